@@ -1,0 +1,2 @@
+//! Hands and eyes: the only crate that touches kernel, processes and files.
+#![deny(unsafe_code)]

@@ -1,0 +1,2 @@
+//! rtnetlink, nfnetlink and kernel events over blocking sockets.
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The repository's own tasks.
+#![forbid(unsafe_code)]
+fn main() {}
