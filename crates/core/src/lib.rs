@@ -1,2 +1,11 @@
-//! Everything Patchcord knows and decides, without IO, clocks or randomness.
+//! Everything Patchcord knows and decides.
+//!
+//! The way of the data is the way of the folders: `xml` reads what people wrote into `model`, `plan` turns a
+//! model and what was observed into ordered steps, and `engine` decides when. Nothing in here does IO, reads a
+//! clock or draws a random number: those enter as values.
 #![forbid(unsafe_code)]
+
+pub mod error;
+pub mod model;
+
+pub use error::{Error, ErrorKind, Position, Result};

@@ -1,0 +1,105 @@
+//! Where a network forwards to.
+
+use super::LinkName;
+use std::net::Ipv4Addr;
+
+/// `<forward mode>`. libvirt writes `passthrough`, the kernel `passthru`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ForwardMode {
+    /// No `<forward>`: guests reach each other and the host.
+    #[default]
+    Isolated,
+    /// Behind the host's address.
+    Nat,
+    /// Routed by the host, addresses kept.
+    Route,
+    /// Routed, and no packet rules of ours.
+    Open,
+    /// A host bridge, or macvtap in bridge mode when devices are given.
+    Bridge,
+    /// macvtap in private mode.
+    Private,
+    /// macvtap in vepa mode.
+    Vepa,
+    /// macvtap in passthru mode: one NIC per device.
+    Passthrough,
+    /// PCI devices given to guests whole.
+    Hostdev,
+}
+
+impl ForwardMode {
+    /// libvirt's word; `None` for isolated, which has no `<forward>`.
+    pub const fn as_str(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Isolated => return None,
+            Self::Nat => "nat",
+            Self::Route => "route",
+            Self::Open => "open",
+            Self::Bridge => "bridge",
+            Self::Private => "private",
+            Self::Vepa => "vepa",
+            Self::Passthrough => "passthrough",
+            Self::Hostdev => "hostdev",
+        })
+    }
+
+    /// Whether the network has a bridge, addresses and services of its own.
+    pub const fn has_own_bridge(self) -> bool {
+        matches!(self, Self::Isolated | Self::Nat | Self::Route | Self::Open)
+    }
+
+    /// Whether the host routes for the guests, and so needs forwarding on.
+    pub const fn is_routed(self) -> bool {
+        matches!(self, Self::Nat | Self::Route | Self::Open)
+    }
+}
+
+/// `<forward>`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forward {
+    /// How.
+    pub mode: ForwardMode,
+    /// Whether hostdev devices are bound and unbound for the user.
+    pub managed: Option<bool>,
+    /// `<driver name>` of hostdev, as given.
+    pub driver: Option<String>,
+    /// `<pf dev>`: the pool is this device's virtual functions.
+    pub pf: Option<LinkName>,
+    /// `dev` or the `<interface>` children, in order; `dev` repeats the first one.
+    pub devices: Vec<DeviceRef>,
+    /// `<address>` children of hostdev.
+    pub addresses: Vec<PciAddress>,
+    /// `<nat>`.
+    pub nat: Nat,
+}
+
+/// One `<interface dev>` of `<forward>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceRef {
+    /// The link.
+    pub dev: LinkName,
+}
+
+/// `<address type='pci'>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PciAddress {
+    /// 0 to 0xffff.
+    pub domain: u16,
+    /// 0 to 0xff.
+    pub bus: u8,
+    /// 0 to 0x1f.
+    pub slot: u8,
+    /// 0 to 7.
+    pub function: u8,
+}
+
+/// `<nat>`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Nat {
+    /// Whether IPv6 is translated too.
+    pub ipv6: Option<bool>,
+    /// Source addresses to use instead of the uplink's, first and last.
+    pub addresses: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// Source ports to use, first and last; 1024 to 65535 unless given.
+    pub ports: Option<(u16, u16)>,
+}

@@ -1,0 +1,35 @@
+//! Virtual port parameters: 802.1Qbg, 802.1Qbh, Open vSwitch and midonet.
+
+use uuid::Uuid;
+
+/// `<virtualport type>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum VirtualPortType {
+    /// `802.1Qbg`
+    Qbg,
+    /// `802.1Qbh`
+    Qbh,
+    /// `openvswitch`
+    OpenVSwitch,
+    /// `midonet`
+    Midonet,
+}
+
+/// `<virtualport>`: a type and whatever parameters were given; complete or not is decided after merging.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VirtualPort {
+    /// The type; without one, the other sides' is taken.
+    pub kind: Option<VirtualPortType>,
+    /// `managerid`, 0 to 255.
+    pub manager_id: Option<u8>,
+    /// `typeid`, 24 bits.
+    pub type_id: Option<u32>,
+    /// `typeidversion`, 0 to 255.
+    pub type_id_version: Option<u8>,
+    /// `instanceid`
+    pub instance_id: Option<Uuid>,
+    /// `profileid`
+    pub profile_id: Option<String>,
+    /// `interfaceid`
+    pub interface_id: Option<Uuid>,
+}
