@@ -1,2 +1,30 @@
-//! See the crate description.
-#![forbid(unsafe_code)]
+//! What Patchcord's tests share: private network namespaces, guests in user space, probes and skips.
+//!
+//! A kernel test runs in a namespace of its own and looks at it through other people's programs:
+//!
+//! ```no_run
+//! // with #[test] in front:
+//! fn a_bridge_gets_its_port() {
+//!     patchcord_testkit::in_namespace(|ns| {
+//!         ns.run("ip link add br0 type bridge");
+//!         let links = ns.json("ip -j link show dev br0");
+//!         assert_eq!(links[0]["ifname"], "br0");
+//!     });
+//! }
+//! ```
+//!
+//! This crate is for tests only: its helpers panic with a message where a product would return an error.
+#![deny(unsafe_code)]
+
+mod guest;
+mod namespace;
+mod process;
+mod skip;
+mod sys;
+mod wait;
+
+pub use guest::{Background, Continuity, Guest, GuestError, Lease, Prefix, RouterAdvertisement, create_tap};
+pub use namespace::{Namespace, in_namespace};
+pub use process::Process;
+pub use skip::{has_bond, has_bridge_vlan_filtering, has_dummy, has_vlan, needs, probe, require_root, skip, test_name};
+pub use wait::wait_until;
