@@ -55,8 +55,8 @@ impl Guest {
         let mut socket = dhcpv4::Socket::new();
         let mut retry = dhcpv4::RetryConfig::default();
         // The defaults of 10 s and 5 s would make a test wait whose first request was lost.
-        retry.discover_timeout = smoltcp::time::Duration::from_secs(1);
-        retry.initial_request_timeout = smoltcp::time::Duration::from_secs(1);
+        retry.discover_timeout = smoltcp::time::Duration::from_millis(250);
+        retry.initial_request_timeout = smoltcp::time::Duration::from_millis(500);
         socket.set_retry_config(retry);
         socket.set_parameter_request_list(REQUESTED);
         // The socket borrows these for its life, which is the guest's; a test makes few guests.
