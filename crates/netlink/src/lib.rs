@@ -1,2 +1,51 @@
 //! rtnetlink, nfnetlink and kernel events over blocking sockets.
+//!
+//! [`Socket`] speaks rtnetlink: links, addresses, routes and forwarding-database entries, each as a plain struct
+//! and a handful of verbs.
+//!
+//! The packet crates' types end at this crate's edge: they encode our requests. What the kernel sends is read attribute
+//! by attribute by readers of our own, because one surprising attribute (an alias that is not UTF-8, a number of
+//! an unknown width) makes the packet crates refuse a whole message, and no message may be lost.
+//!
+//! A netlink socket belongs to the network namespace in which it was opened.
 #![forbid(unsafe_code)]
+
+mod addr;
+mod attr;
+mod channel;
+mod error;
+mod extack;
+mod frame;
+mod link;
+mod neigh;
+mod route;
+mod socket;
+
+pub use addr::{Address, AddressFilter, NewAddress};
+pub use error::{Error, KernelError};
+pub use link::{
+    BridgeOptions, BridgePort, BridgeSpec, Link, LinkChange, MacvlanMode, MacvlanSpec, OperState, TunInfo, VethSpec,
+};
+pub use neigh::{FdbChange, FdbEntry};
+pub use route::{NewRoute, Route, RouteFilter, TABLE_LOCAL, TABLE_MAIN};
+pub use socket::{Dump, Request, Socket};
+
+/// Feeds bytes to every reader of kernel messages in this crate; for fuzzing, which looks for panics.
+#[doc(hidden)]
+pub fn fuzz_readers(bytes: &[u8]) {
+    for frame in frame::Frames::new(bytes) {
+        let Ok(frame) = frame else { break };
+        fuzz_payload(frame.payload);
+    }
+    fuzz_payload(bytes);
+}
+
+fn fuzz_payload(bytes: &[u8]) {
+    let _ = link::read(bytes);
+    let _ = addr::read(bytes);
+    let _ = route::read(bytes);
+    let _ = neigh::read(bytes);
+    let _ = extack::read_error(bytes, 0);
+    let _ = extack::read_error(bytes, u16::MAX);
+    let _ = extack::read_done(bytes);
+}
