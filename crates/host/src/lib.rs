@@ -1,2 +1,19 @@
-//! Hands and eyes: the only crate that touches kernel, processes and files.
+//! Hands and eyes: the only crate that touches the kernel, processes and files.
+//!
+//! It decides nothing. What to do comes from `patchcord-core` as plans and records; this crate carries them out
+//! and reports what it found. Everything here blocks; the daemon calls it from threads of its own, or waits for
+//! the descriptors that the types give out through `AsFd`.
 #![deny(unsafe_code)]
+
+pub mod error;
+pub mod ident;
+pub mod lock;
+pub mod root;
+pub mod store;
+mod sys;
+pub mod tap;
+
+pub use error::Error;
+
+/// This crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,157 @@
+//! What can go wrong at the edges.
+//!
+//! `Display` says what was attempted on which object and, where it is known, what would help; the cause is the
+//! error's source, with the kernel's error number kept.
+
+use std::io;
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or directory operation failed.
+    #[error("cannot {op} {}", path.display())]
+    File {
+        /// What was attempted, as a verb: "read", "write".
+        op: &'static str,
+        /// What it was attempted on.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A file was read, and what it holds can't be used.
+    #[error("{}: {problem}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A name can't be used for what it was meant.
+    #[error("{what} name {name:?}: {problem}")]
+    Name {
+        /// The kind of name: "link", "file", "sysctl".
+        what: &'static str,
+        /// The name as given.
+        name: String,
+        /// The rule that it breaks.
+        problem: &'static str,
+    },
+    /// Another daemon has the root.
+    #[error("{} is held by {}; two daemons can't share a root directory: stop that one or use another --root",
+        path.display(), holder(*pid))]
+    RootHeld {
+        /// The lock file.
+        path: PathBuf,
+        /// The holder, as it wrote itself down.
+        pid: Option<u32>,
+    },
+    /// Another daemon of the same user has the network namespace.
+    #[error("this network namespace is held by {}; two daemons can't share one: stop that one or use another \
+        namespace", holder(*pid))]
+    NamespaceHeld {
+        /// The holder, as the kernel tells.
+        pid: Option<u32>,
+    },
+    /// The claim on the network namespace could not be made.
+    #[error("cannot {op} the socket that claims this network namespace")]
+    NamespaceClaim {
+        /// What was attempted.
+        op: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// /dev/net/tun can't be opened.
+    #[error("cannot open /dev/net/tun{}", tun_hint(source))]
+    TunDevice {
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A tap was to be made under a name that a link already has.
+    #[error("tap {name}: a link of that name exists")]
+    TapExists {
+        /// The tap's name.
+        name: String,
+    },
+    /// All queues of a tap are attached to someone.
+    #[error("tap {name}: held by another process, and it has no free queue")]
+    TapBusy {
+        /// The tap's name.
+        name: String,
+    },
+    /// No persistent tap has the name.
+    #[error("tap {name}: there is no persistent tap of that name")]
+    TapAbsent {
+        /// The tap's name.
+        name: String,
+    },
+    /// Another operation on a tap failed.
+    #[error("tap {name}: cannot {op}{}", permission_hint(source))]
+    Tap {
+        /// The tap's name, or a description of the descriptor.
+        name: String,
+        /// What was attempted.
+        op: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Random bytes could not be had.
+    #[error("cannot draw random bytes")]
+    Random {
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// "process 12", or "another process".
+fn holder(pid: Option<u32>) -> String {
+    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+}
+
+/// What helps when /dev/net/tun doesn't open.
+fn tun_hint(source: &io::Error) -> &'static str {
+    match Errno::from_io_error(source) {
+        Some(Errno::NOENT | Errno::NXIO | Errno::NODEV) => "; load the kernel module tun",
+        Some(Errno::ACCESS | Errno::PERM) => "; access to that device is needed",
+        _ => "",
+    }
+}
+
+/// What helps when the kernel says no.
+fn permission_hint(source: &io::Error) -> &'static str {
+    match Errno::from_io_error(source) {
+        Some(Errno::PERM) => "; CAP_NET_ADMIN, or being the tap's owner, is needed",
+        _ => "",
+    }
+}
+
+impl Error {
+    /// The kernel's error number, where one is at the bottom of this.
+    pub fn errno(&self) -> Option<Errno> {
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            if let Some(errno) = error.downcast_ref::<io::Error>().and_then(Errno::from_io_error) {
+                return Some(errno);
+            }
+            if let Some(errno) = error.downcast_ref::<Errno>() {
+                return Some(*errno);
+            }
+            cause = error.source();
+        }
+        None
+    }
+
+    /// For `map_err` on a file operation.
+    pub(crate) fn file<E: Into<io::Error>>(op: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(E) -> Self {
+        let path = path.into();
+        move |source| Self::File { op, path, source: source.into() }
+    }
+}

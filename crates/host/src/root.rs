@@ -1,0 +1,79 @@
+//! Where everything is, below one root directory (`patchcordd --root`).
+
+use std::path::{Path, PathBuf};
+
+/// The root directory, and all paths below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root {
+    base: PathBuf,
+}
+
+impl Default for Root {
+    fn default() -> Self {
+        Self::new("/")
+    }
+}
+
+/// Methods that give one fixed path each.
+macro_rules! paths {
+    ($($(#[$doc:meta])* $name:ident = $path:literal;)*) => {
+        $($(#[$doc])* pub fn $name(&self) -> PathBuf { self.base.join($path) })*
+    };
+}
+
+impl Root {
+    /// Everything below `base`, normally `/`.
+    pub fn new(base: impl Into<PathBuf>) -> Self {
+        Self { base: base.into() }
+    }
+
+    /// The root directory itself.
+    pub fn base(&self) -> &Path {
+        &self.base
+    }
+
+    paths! {
+        /// The daemon's configuration.
+        config = "etc/patchcord/patchcord.toml";
+        /// Definitions of networks, one `NAME.xml` each, in libvirt's layout.
+        networks = "etc/patchcord/networks";
+        /// Links to the definitions of networks that start with the daemon.
+        networks_autostart = "etc/patchcord/networks/autostart";
+        /// Definitions of host interfaces.
+        interfaces = "etc/patchcord/interfaces";
+        /// Hook programs.
+        hooks = "etc/patchcord/hooks";
+        /// Everything that ends with a reboot.
+        run = "run/patchcord";
+        /// Held by the running daemon.
+        lock = "run/patchcord/lock";
+        /// The native API's socket.
+        native_socket = "run/patchcord/patchcord.sock";
+        /// Run state of active networks.
+        run_networks = "run/patchcord/networks";
+        /// Run state of ports.
+        run_ports = "run/patchcord/ports";
+        /// Run state of NICs.
+        run_nics = "run/patchcord/nics";
+        /// dnsmasq's configuration and process ids.
+        run_dnsmasq = "run/patchcord/dnsmasq";
+        /// Directory of libvirt's sockets.
+        libvirt_run = "run/libvirt";
+        /// A monolithic libvirtd's socket.
+        libvirtd_socket = "run/libvirt/libvirt-sock";
+        /// What outlives a reboot.
+        lib = "var/lib/patchcord";
+        /// This installation's id.
+        instance = "var/lib/patchcord/instance";
+        /// Leases and host files.
+        dnsmasq = "var/lib/patchcord/dnsmasq";
+        /// `BRIDGE.status` and `BRIDGE.macs`, where libnss_libvirt reads them.
+        libvirt_dnsmasq = "var/lib/libvirt/dnsmasq";
+    }
+
+    /// The sockets of libvirt's `service` (`virtnetworkd` and so on): for reading and writing, for reading only.
+    pub fn libvirt_sockets(&self, service: &str) -> (PathBuf, PathBuf) {
+        let run = self.libvirt_run();
+        (run.join(format!("{service}-sock")), run.join(format!("{service}-sock-ro")))
+    }
+}

@@ -1,0 +1,124 @@
+//! The crate's only unsafe code: what no crate offers safely.
+//!
+//! The ioctls are those of `linux/if_tun.h`; `struct ifreq` is that of `linux/if.h`.
+#![allow(unsafe_code)]
+
+use std::ffi::{c_int, c_uint};
+use std::os::fd::BorrowedFd;
+
+use rustix::io::{Errno, Result};
+use rustix::ioctl::{Getter, IntegerSetter, Opcode, Setter, Updater, ioctl, opcode};
+
+/// `IFF_TAP`: Ethernet frames.
+pub(crate) const IFF_TAP: u16 = 0x0002;
+/// `IFF_MULTI_QUEUE`: more than one queue may attach.
+pub(crate) const IFF_MULTI_QUEUE: u16 = 0x0100;
+/// `IFF_PERSIST`: reported by `TUNGETIFF` for a tap that outlives its descriptors.
+pub(crate) const IFF_PERSIST: u16 = 0x0800;
+/// `IFF_NO_PI`: no four bytes of packet information before each frame.
+pub(crate) const IFF_NO_PI: u16 = 0x1000;
+/// `IFF_VNET_HDR`: a `virtio_net_hdr` before each frame.
+pub(crate) const IFF_VNET_HDR: u16 = 0x4000;
+/// `IFF_TUN_EXCL`: the link must not exist yet.
+pub(crate) const IFF_TUN_EXCL: u16 = 0x8000;
+
+const TUNSETIFF: Opcode = opcode::write::<c_int>(b'T', 202);
+const TUNSETPERSIST: Opcode = opcode::write::<c_int>(b'T', 203);
+const TUNSETOWNER: Opcode = opcode::write::<c_int>(b'T', 204);
+const TUNSETGROUP: Opcode = opcode::write::<c_int>(b'T', 206);
+const TUNSETOFFLOAD: Opcode = opcode::write::<c_uint>(b'T', 208);
+const TUNGETIFF: Opcode = opcode::read::<c_uint>(b'T', 210);
+const TUNGETVNETHDRSZ: Opcode = opcode::read::<c_int>(b'T', 215);
+const TUNSETVNETHDRSZ: Opcode = opcode::write::<c_int>(b'T', 216);
+const TUNSETCARRIER: Opcode = opcode::write::<c_int>(b'T', 226);
+
+/// Bytes of a link name, its NUL included (`IFNAMSIZ`).
+const NAME_SIZE: usize = 16;
+
+/// `struct ifreq` with `ifr_flags` as the union's member.
+#[repr(C)]
+struct IfReq {
+    name: [u8; NAME_SIZE],
+    flags: u16,
+    rest: [u8; IfReq::REST],
+}
+
+impl IfReq {
+    /// What is left of the union, whose longest member is `struct ifmap`: 24 bytes with 64-bit longs, else 16.
+    const REST: usize = if cfg!(target_pointer_width = "64") { 22 } else { 14 };
+
+    fn new(name: &str, flags: u16) -> Result<Self> {
+        let bytes = name.as_bytes();
+        if bytes.len() >= NAME_SIZE || bytes.contains(&0) {
+            return Err(Errno::INVAL);
+        }
+        let mut request = Self { name: [0; NAME_SIZE], flags, rest: [0; Self::REST] };
+        request.name[..bytes.len()].copy_from_slice(bytes);
+        Ok(request)
+    }
+
+    fn name(&self) -> String {
+        let length = self.name.iter().position(|byte| *byte == 0).unwrap_or(NAME_SIZE);
+        String::from_utf8_lossy(&self.name[..length]).into_owned()
+    }
+}
+
+/// Makes `fd`, an open /dev/net/tun, a queue of the tap `name`; the kernel's name for it comes back.
+pub(crate) fn tun_set_iff(fd: BorrowedFd<'_>, name: &str, flags: u16) -> Result<String> {
+    let mut request = IfReq::new(name, flags)?;
+    // SAFETY: TUNSETIFF reads and writes one struct ifreq, which IfReq is, despite the size in its number.
+    unsafe { ioctl(fd, Updater::<TUNSETIFF, IfReq>::new(&mut request))? };
+    Ok(request.name())
+}
+
+/// Name and `IFF_` flags of the tap that `fd` is a queue of.
+pub(crate) fn tun_get_iff(fd: BorrowedFd<'_>) -> Result<(String, u16)> {
+    let mut request = IfReq::new("", 0)?;
+    // SAFETY: TUNGETIFF writes one struct ifreq, which IfReq is.
+    unsafe { ioctl(fd, Updater::<TUNGETIFF, IfReq>::new(&mut request))? };
+    Ok((request.name(), request.flags))
+}
+
+/// Lets the tap outlive its descriptors, or not.
+pub(crate) fn tun_set_persist(fd: BorrowedFd<'_>, persist: bool) -> Result<()> {
+    // SAFETY: TUNSETPERSIST takes its argument by value.
+    unsafe { ioctl(fd, IntegerSetter::<TUNSETPERSIST>::new_usize(persist.into())) }
+}
+
+/// Lets a user without CAP_NET_ADMIN attach queues.
+pub(crate) fn tun_set_owner(fd: BorrowedFd<'_>, uid: u32) -> Result<()> {
+    // SAFETY: TUNSETOWNER takes its argument by value.
+    unsafe { ioctl(fd, IntegerSetter::<TUNSETOWNER>::new_usize(uid as usize)) }
+}
+
+/// Lets a group without CAP_NET_ADMIN attach queues.
+pub(crate) fn tun_set_group(fd: BorrowedFd<'_>, gid: u32) -> Result<()> {
+    // SAFETY: TUNSETGROUP takes its argument by value.
+    unsafe { ioctl(fd, IntegerSetter::<TUNSETGROUP>::new_usize(gid as usize)) }
+}
+
+/// Says which offloads (`TUN_F_` bits) the reader of the tap accepts.
+pub(crate) fn tun_set_offload(fd: BorrowedFd<'_>, offloads: u32) -> Result<()> {
+    // SAFETY: TUNSETOFFLOAD takes its argument by value.
+    unsafe { ioctl(fd, IntegerSetter::<TUNSETOFFLOAD>::new_usize(offloads as usize)) }
+}
+
+/// Bytes of the virtio-net header before each frame.
+pub(crate) fn tun_vnet_hdr_size(fd: BorrowedFd<'_>) -> Result<usize> {
+    // SAFETY: TUNGETVNETHDRSZ writes one int.
+    let size = unsafe { ioctl(fd, Getter::<TUNGETVNETHDRSZ, c_int>::new())? };
+    usize::try_from(size).map_err(|_| Errno::RANGE)
+}
+
+/// Sets the size of the virtio-net header, in bytes; the kernel takes 10 or more.
+pub(crate) fn tun_set_vnet_hdr_size(fd: BorrowedFd<'_>, size: usize) -> Result<()> {
+    let size = c_int::try_from(size).map_err(|_| Errno::INVAL)?;
+    // SAFETY: TUNSETVNETHDRSZ reads one int.
+    unsafe { ioctl(fd, Setter::<TUNSETVNETHDRSZ, c_int>::new(size)) }
+}
+
+/// Sets the carrier that the host sees on the tap.
+pub(crate) fn tun_set_carrier(fd: BorrowedFd<'_>, carrier: bool) -> Result<()> {
+    // SAFETY: TUNSETCARRIER reads one int.
+    unsafe { ioctl(fd, Setter::<TUNSETCARRIER, c_int>::new(carrier.into())) }
+}
