@@ -1,3 +1,53 @@
-//! The repository's own tasks.
+//! The repository's own tasks, run as `cargo xtask TASK`.
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod ci;
+mod suite;
+mod tidy;
+mod vm;
+mod workspace;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use workspace::Workspace;
+
+/// The tasks report to a person, who needs a sentence and no type.
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+const USAGE: &str = "\
+usage: cargo xtask TASK
+
+ci                     every check and every test; what `make test` runs
+tidy                   the repository's rules, without building anything
+vm [-p PACKAGE]... [-- FILTER...]
+                       tests in a QEMU machine with Debian's kernel; a FILTER is a part of a test's
+                       name or of its binary's; without one, those that the last ci run skipped
+                       and those with `vm_` in their names";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match args[..] {
+        ["ci"] => Workspace::find().and_then(|ws| ci::run(&ws)),
+        ["tidy"] => Workspace::find().and_then(|ws| tidy::run(&ws)),
+        ["vm", ref rest @ ..] => {
+            let Some(choice) = vm::Choice::parse(rest) else {
+                eprintln!("{USAGE}");
+                return ExitCode::from(2);
+            };
+            Workspace::find().and_then(|ws| vm::run(&ws, &choice).map(drop))
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Debian's kernel, unpacked beside the build output and never installed, and its initramfs.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::Result;
+use crate::workspace::{Workspace, capture, run, write};
+
+/// A kernel that can be booted.
+pub(crate) struct Kernel {
+    pub(crate) version: String,
+    pub(crate) image: PathBuf,
+    pub(crate) initramfs: PathBuf,
+}
+
+/// What it takes to mount the host's root: the modules' closure is found by modprobe.
+const BOOT_MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
+
+const INIT: &str = include_str!("init");
+
+/// Fetches and unpacks the packages unless they are there, and makes the initramfs.
+pub(crate) fn prepare(ws: &Workspace, dir: &Path) -> Result<Kernel> {
+    let kernel = dir.join("kernel");
+    if !kernel.exists() {
+        fetch_kernel(ws, dir, &kernel)?;
+    }
+    let busybox = dir.join("busybox");
+    if !busybox.exists() {
+        unpack(ws, dir, "busybox-static", &busybox)?;
+    }
+    let version = only_entry(&kernel.join("lib/modules"))?;
+    let image = kernel.join("boot").join(format!("vmlinuz-{version}"));
+    let initramfs = dir.join("initramfs");
+    make_initramfs(ws, dir, &version, &initramfs)?;
+    Ok(Kernel { version, image, initramfs })
+}
+
+/// The kernel that the package linux-image-amd64 stands for at present.
+fn fetch_kernel(ws: &Workspace, dir: &Path, kernel: &Path) -> Result<()> {
+    let depends = || capture(ws.command("apt-cache").args(["depends", "linux-image-amd64"]));
+    let find = |text: String| {
+        let package = text.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
+        package.filter(|name| name.starts_with("linux-image-")).map(str::to_owned)
+    };
+    let package = match depends().ok().and_then(find) {
+        Some(package) => package,
+        None => {
+            update(ws)?;
+            find(depends()?).ok_or("apt knows no linux-image-amd64: the VM lane needs Debian")?
+        }
+    };
+    println!("vm: fetching {package}");
+    let unpacked = dir.join("kernel.new");
+    unpack(ws, dir, &package, &unpacked)?;
+    // Debian 12 ships lib/modules, later ones usr/lib/modules; which of the two depmod and modprobe
+    // read is compiled into them.
+    let (old, new) = (unpacked.join("lib"), unpacked.join("usr/lib"));
+    if !old.join("modules").exists() {
+        symlink("usr/lib", &old)?;
+    } else if !new.join("modules").exists() {
+        std::fs::create_dir_all(&new)?;
+        symlink("../../lib/modules", new.join("modules"))?;
+    }
+    let version = only_entry(&unpacked.join("lib/modules"))?;
+    // The package leaves the index files to its install script.
+    run(ws.command("depmod").arg("-b").arg(&unpacked).arg(&version))?;
+    std::fs::rename(&unpacked, kernel)?;
+    Ok(())
+}
+
+/// Downloads a package and unpacks it into a directory that appears only when complete.
+fn unpack(ws: &Workspace, dir: &Path, package: &str, into: &Path) -> Result<()> {
+    let scratch = dir.join("package");
+    empty(&scratch)?;
+    let download = || {
+        let mut apt = ws.command("apt-get");
+        // Its sandbox user could not write here.
+        apt.args(["-qq", "-o", "APT::Sandbox::User=root", "download", package]);
+        run(apt.current_dir(&scratch))
+    };
+    if download().is_err() {
+        update(ws)?;
+        download()?;
+    }
+    let archive = scratch.join(only_entry(&scratch)?);
+    let partial = dir.join("partial");
+    empty(&partial)?;
+    run(ws.command("dpkg").arg("-x").arg(archive).arg(&partial))?;
+    std::fs::remove_dir_all(&scratch)?;
+    if into.exists() {
+        std::fs::remove_dir_all(into)?;
+    }
+    std::fs::rename(&partial, into)?;
+    Ok(())
+}
+
+/// Refreshes apt's lists, which a fresh container does not have.
+fn update(ws: &Workspace) -> Result<()> {
+    let root = capture(Command::new("id").arg("-u"))?.trim() == "0";
+    let mut update = ws.command(if root { "env" } else { "sudo" });
+    run(update.args(["apt-get", "-qq", "update"]))
+}
+
+/// Packs busybox, the modules that the root file system needs, and the init script.
+fn make_initramfs(ws: &Workspace, dir: &Path, version: &str, archive: &Path) -> Result<()> {
+    let tree = dir.join("initramfs.d");
+    empty(&tree)?;
+    std::fs::create_dir_all(tree.join("bin"))?;
+    std::fs::create_dir_all(tree.join("mods"))?;
+    let busybox = ["bin/busybox", "usr/bin/busybox"].map(|path| dir.join("busybox").join(path));
+    let busybox = busybox.iter().find(|path| path.exists()).ok_or("the package has no busybox")?;
+    std::fs::copy(busybox, tree.join("bin/busybox"))?;
+    for (index, module) in boot_modules(ws, dir, version)?.iter().enumerate() {
+        let name = module.file_name().unwrap_or_default().to_string_lossy();
+        let target = tree.join("mods").join(format!("{index:02}-{}", name.trim_end_matches(".xz")));
+        if name.ends_with(".xz") {
+            let output = std::fs::File::create(target)?;
+            run(ws.command("xz").arg("-dc").arg(module).stdout(output))?;
+        } else {
+            std::fs::copy(module, target)?;
+        }
+    }
+    let init = tree.join("init");
+    write(&init, INIT.replace("@DIR@", &dir.to_string_lossy()))?;
+    std::fs::set_permissions(&init, std::fs::Permissions::from_mode(0o755))?;
+    let mut pack = ws.command("sh");
+    pack.args(["-c", "find . | cpio --quiet -o -H newc"]).current_dir(&tree);
+    run(pack.stdin(Stdio::null()).stdout(std::fs::File::create(archive)?))
+}
+
+/// The modules to load, each after those that it needs.
+fn boot_modules(ws: &Workspace, dir: &Path, version: &str) -> Result<Vec<PathBuf>> {
+    let mut modules = Vec::new();
+    for module in BOOT_MODULES {
+        let mut modprobe = ws.command("modprobe");
+        modprobe.arg("-d").arg(dir.join("kernel")).args(["-S", version, "--show-depends", module]);
+        for path in insmod_paths(&capture(&mut modprobe)?) {
+            if !modules.contains(&path) {
+                modules.push(path);
+            }
+        }
+    }
+    Ok(modules)
+}
+
+/// The paths of `modprobe --show-depends`, without the modules that are built in.
+fn insmod_paths(depends: &str) -> Vec<PathBuf> {
+    let paths = depends.lines().filter_map(|line| line.strip_prefix("insmod "));
+    paths.map(|path| PathBuf::from(path.trim())).collect()
+}
+
+/// The name of the one entry of a directory.
+fn only_entry(dir: &Path) -> Result<String> {
+    let mut entries = std::fs::read_dir(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    match (entries.next().transpose()?, entries.next()) {
+        (Some(entry), None) => Ok(entry.file_name().to_string_lossy().into_owned()),
+        _ => Err(format!("{} should have one entry", dir.display()).into()),
+    }
+}
+
+/// Makes a directory that has nothing in it.
+fn empty(dir: &Path) -> Result<()> {
+    if dir.exists() {
+        std::fs::remove_dir_all(dir)?;
+    }
+    Ok(std::fs::create_dir_all(dir)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn built_in_modules_have_no_path() {
+        let depends = "builtin virtio\ninsmod /m/9pnet.ko.xz \ninsmod /m/9p.ko\n";
+        let paths = ["/m/9pnet.ko.xz", "/m/9p.ko"].map(PathBuf::from);
+        assert_eq!(insmod_paths(depends), paths);
+    }
+}
