@@ -7,5 +7,6 @@
 
 pub mod error;
 pub mod model;
+pub mod plan;
 
 pub use error::{Error, ErrorKind, Position, Result};
