@@ -1,5 +1,28 @@
 //! From what should be and what is to what has to be done: pure functions.
+//!
+//! | file | what |
+//! |---|---|
+//! | `observed` | what is |
+//! | `desired` | what should be, of one network or NIC |
+//! | `diff` | the steps from one to the other |
+//! | `step` | steps, plans and how they went |
+//! | `absorb` | what a step changes about what is |
+//! | `mark` | how what we make is told from what others made |
+//! | `nft`, `dnsmasq`, `subnet` | packet rules, name and address service, overlapping subnets |
 
+mod absorb;
+pub mod desired;
+pub mod diff;
 pub mod dnsmasq;
+mod mark;
 pub mod nft;
+mod observed;
+mod step;
 pub mod subnet;
+
+pub use desired::{Plug, Unplugged};
+pub use mark::{ADDRESS_PROTOCOL, GROUP_DOOMED, GROUP_LIVE, Mark, MarkKind, ROUTE_PROTOCOL};
+pub use observed::{BridgeState, Change, Index, Link, LinkKind, Observed, PortFlags, Route, Service, Sysctl};
+pub use step::{
+    BridgeSpec, Handover, LinkChange, LinkRef, Op, Outcome, Plan, RouteSpec, Step, StepFailure, TapSpec,
+};

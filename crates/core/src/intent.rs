@@ -1,0 +1,219 @@
+//! Intent: what people asked for. With what is observed, it decides everything.
+
+use crate::model::{MacAddr, Name, Network, Nic, NicSource};
+use crate::plan::{Handover, Sysctl};
+use std::collections::{BTreeMap, BTreeSet};
+use uuid::Uuid;
+
+/// A network: its definition, and its active instance while started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkIntent {
+    /// The persistent definition; a transient network has none.
+    pub definition: Option<Network>,
+    /// Whether it starts by itself.
+    pub autostart: bool,
+    /// What runs; `None` while stopped.
+    pub active: Option<Network>,
+}
+
+impl NetworkIntent {
+    /// What describes it now: the active instance, else the definition.
+    pub fn current(&self) -> Option<&Network> {
+        self.active.as_ref().or(self.definition.as_ref())
+    }
+}
+
+/// The process that a NIC belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Owner {
+    /// Process id.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot (`/proc/PID/stat`, field 22): with the pid it names a process for good.
+    pub start_time: u64,
+}
+
+/// A NIC that was attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NicIntent {
+    /// Its id.
+    pub id: Uuid,
+    /// The guest it belongs to, as its owner calls it.
+    pub guest: Name,
+    /// The guest's UUID, where given.
+    pub guest_uuid: Option<Uuid>,
+    /// As its owner configured it.
+    pub given: Nic,
+    /// The same with MAC and tap name filled in; what is printed and planned.
+    pub nic: Nic,
+    /// The network it names, by UUID, so that it is found again after a rename; none for other sources.
+    pub network: Option<Uuid>,
+    /// Its owner; without one it lives until detached.
+    pub owner: Option<Owner>,
+    /// How its tap is handed over.
+    pub handover: Handover,
+    /// Who attached it.
+    pub uid: u32,
+    /// Whether its attach was answered. One that was not is taken back after a crash, unless somebody holds its tap.
+    pub confirmed: bool,
+}
+
+impl NicIntent {
+    /// The name of the network it names, if it names one.
+    pub fn network_name(&self) -> Option<&Name> {
+        match &self.nic.source {
+            NicSource::Network { network, .. } => Some(network),
+            _ => None,
+        }
+    }
+}
+
+/// How many active networks need the host to forward, by address family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Routed {
+    /// IPv4.
+    pub v4: usize,
+    /// IPv6.
+    pub v6: usize,
+}
+
+impl Routed {
+    fn count(&mut self, active: Option<&Network>, by: isize) {
+        let Some(network) = active.filter(|n| n.forward.mode.is_routed()) else { return };
+        let has = |v6: bool| network.ips.iter().any(|ip| ip.address.is_ipv6() == v6);
+        if has(false) {
+            self.v4 = self.v4.saturating_add_signed(by);
+        }
+        if has(true) {
+            self.v6 = self.v6.saturating_add_signed(by);
+        }
+    }
+}
+
+/// All intent, and the values that were there before we changed host-wide settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Intent {
+    /// This installation's id, which marks what we make.
+    pub instance: Uuid,
+    networks: BTreeMap<Uuid, NetworkIntent>,
+    names: BTreeMap<Name, Uuid>,
+    nics: BTreeMap<Uuid, NicIntent>,
+    nics_of: BTreeMap<Uuid, BTreeSet<Uuid>>,
+    by_mac: BTreeMap<MacAddr, BTreeSet<Uuid>>,
+    by_owner: BTreeMap<Owner, BTreeSet<Uuid>>,
+    routed: Routed,
+    /// Settings that we changed, with their values before.
+    pub saved: BTreeMap<Sysctl, String>,
+}
+
+impl Intent {
+    /// No intent, of that installation.
+    pub fn new(instance: Uuid) -> Self {
+        Self { instance, ..Self::default() }
+    }
+
+    /// The network of that UUID.
+    pub fn network(&self, uuid: Uuid) -> Option<&NetworkIntent> {
+        self.networks.get(&uuid)
+    }
+
+    /// The UUID of the network of that name.
+    pub fn named(&self, name: &Name) -> Option<Uuid> {
+        self.names.get(name).copied()
+    }
+
+    /// All networks, by UUID.
+    pub fn networks(&self) -> impl Iterator<Item = (Uuid, &NetworkIntent)> {
+        self.networks.iter().map(|(uuid, network)| (*uuid, network))
+    }
+
+    /// Puts a network in place of what was there; one without definition and active instance is forgotten.
+    pub fn set_network(&mut self, uuid: Uuid, network: NetworkIntent) {
+        if let Some(old) = self.networks.remove(&uuid) {
+            self.routed.count(old.active.as_ref(), -1);
+            for known in [old.definition, old.active].into_iter().flatten() {
+                if self.names.get(&known.name) == Some(&uuid) {
+                    self.names.remove(&known.name);
+                }
+            }
+        }
+        let Some(current) = network.current() else { return };
+        self.names.insert(current.name.clone(), uuid);
+        self.routed.count(network.active.as_ref(), 1);
+        self.networks.insert(uuid, network);
+    }
+
+    /// How many active networks need the host to forward.
+    pub fn routed(&self) -> Routed {
+        self.routed
+    }
+
+    /// The NIC of that id.
+    pub fn nic(&self, id: Uuid) -> Option<&NicIntent> {
+        self.nics.get(&id)
+    }
+
+    /// All NICs, by id.
+    pub fn nics(&self) -> impl Iterator<Item = &NicIntent> {
+        self.nics.values()
+    }
+
+    /// The NICs that name that network.
+    pub fn nics_of(&self, network: Uuid) -> impl Iterator<Item = &NicIntent> {
+        self.nics_of.get(&network).into_iter().flatten().filter_map(|id| self.nics.get(id))
+    }
+
+    /// Adds a NIC, or puts it in place of the one of that id.
+    pub fn set_nic(&mut self, nic: NicIntent) {
+        self.remove_nic(nic.id);
+        if let Some(network) = nic.network {
+            self.nics_of.entry(network).or_default().insert(nic.id);
+        }
+        if let Some(mac) = nic.nic.mac {
+            self.by_mac.entry(mac).or_default().insert(nic.id);
+        }
+        if let Some(owner) = nic.owner {
+            self.by_owner.entry(owner).or_default().insert(nic.id);
+        }
+        self.nics.insert(nic.id, nic);
+    }
+
+    /// The NICs with that address, on whatever network.
+    pub fn nics_with(&self, mac: MacAddr) -> impl Iterator<Item = &NicIntent> {
+        self.by_mac.get(&mac).into_iter().flatten().filter_map(|id| self.nics.get(id))
+    }
+
+    /// The NICs that belong to that process.
+    pub fn nics_owned_by(&self, owner: Owner) -> impl Iterator<Item = &NicIntent> {
+        self.by_owner.get(&owner).into_iter().flatten().filter_map(|id| self.nics.get(id))
+    }
+
+    /// The NICs whose network is not known (any more), by the name they gave.
+    pub fn nics_without_network(&self) -> impl Iterator<Item = &NicIntent> {
+        let lost = self.nics_of.iter().filter(|(network, _)| !self.networks.contains_key(network));
+        lost.flat_map(|(_, ids)| ids).filter_map(|id| self.nics.get(id))
+    }
+
+    /// Forgets a NIC.
+    pub fn remove_nic(&mut self, id: Uuid) -> Option<NicIntent> {
+        let nic = self.nics.remove(&id)?;
+        if let Some(network) = nic.network {
+            remove(&mut self.nics_of, &network, id);
+        }
+        if let Some(mac) = nic.nic.mac {
+            remove(&mut self.by_mac, &mac, id);
+        }
+        if let Some(owner) = nic.owner {
+            remove(&mut self.by_owner, &owner, id);
+        }
+        Some(nic)
+    }
+}
+
+fn remove<K: Ord>(index: &mut BTreeMap<K, BTreeSet<Uuid>>, key: &K, id: Uuid) {
+    if let Some(ids) = index.get_mut(key) {
+        ids.remove(&id);
+        if ids.is_empty() {
+            index.remove(key);
+        }
+    }
+}

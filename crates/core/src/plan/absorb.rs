@@ -1,0 +1,170 @@
+//! What an operation does to the host, as far as it is observed. The engine takes it on when the host says that the
+//! operation was done; the simulated host does nothing else. What the kernel does besides is read later.
+
+use super::mark::{GROUP_DOOMED, GROUP_LIVE, ROUTE_PROTOCOL};
+use super::observed::{Change, Index, Link, LinkKind, Observed, PortFlags, Route};
+use super::step::{LinkChange, LinkRef, Op, Outcome, Plan};
+
+/// The index that a reference stands for, given what each step made.
+pub fn resolve(link: LinkRef, made: &[Option<Index>]) -> Option<Index> {
+    match link {
+        LinkRef::Index(index) => Some(index),
+        LinkRef::MadeBy(step) => made.get(step).copied().flatten(),
+    }
+}
+
+impl Observed {
+    /// Takes on a plan that was carried out. A failed one left nothing behind, or the host reads it again.
+    pub fn absorb(&mut self, plan: &Plan, outcome: &Outcome) {
+        if outcome.failed.is_some() {
+            return;
+        }
+        for (number, step) in plan.steps.iter().enumerate() {
+            let made = outcome.made.get(number).copied().flatten();
+            self.absorb_op(&step.op, made, &outcome.made);
+        }
+    }
+
+    /// Takes on one operation; `made` is what it made, `all` what the plan's steps made.
+    pub fn absorb_op(&mut self, op: &Op, made: Option<Index>, all: &[Option<Index>]) {
+        match op {
+            Op::MakeBridge(spec) => {
+                let Some(index) = made else { return };
+                let link = Link {
+                    index,
+                    name: spec.name.to_string(),
+                    kind: LinkKind::Bridge,
+                    mac: Some(spec.mac),
+                    mtu: spec.mtu,
+                    up: false,
+                    controller: None,
+                    mark: Some(spec.mark),
+                    group: GROUP_LIVE,
+                    bridge: Some(spec.settings),
+                    port: None,
+                };
+                self.set_link(index, Some(link));
+            }
+            Op::MakeTap(spec) => {
+                let Some(index) = made else { return };
+                let link = Link {
+                    index,
+                    name: spec.name.to_string(),
+                    kind: LinkKind::Tap,
+                    mac: spec.mac,
+                    mtu: spec.mtu,
+                    up: false,
+                    controller: None,
+                    mark: Some(spec.mark),
+                    group: GROUP_LIVE,
+                    bridge: None,
+                    port: None,
+                };
+                self.set_link(index, Some(link));
+            }
+            Op::SetLink(link, change) => self.edit(*link, all, |l| set_link(l, change, all)),
+            Op::SetBridge(link, settings) => self.edit(*link, all, |l| l.bridge = Some(*settings)),
+            Op::SetPort(link, flags) => self.edit(*link, all, |l| l.port = Some(*flags)),
+            Op::Doom(index) => {
+                let doomed = format!("pcdel{}", index.0);
+                self.edit(LinkRef::Index(*index), all, |l| {
+                    l.group = GROUP_DOOMED;
+                    l.name = doomed;
+                    l.up = false;
+                    l.controller = None;
+                    l.port = None;
+                });
+            }
+            Op::AddAddress(link, address) => {
+                if let Some(index) = resolve(*link, all) {
+                    self.addresses_mut(index).insert(*address);
+                }
+            }
+            Op::RemoveAddress(link, address) => {
+                if let Some(index) = resolve(*link, all) {
+                    self.addresses_mut(index).remove(address);
+                }
+            }
+            Op::AddRoute(link, r) => {
+                if let Some(link) = resolve(*link, all) {
+                    let route = Route { to: r.to, via: r.via, link, metric: r.metric, protocol: ROUTE_PROTOCOL };
+                    self.routes_mut().insert(route);
+                }
+            }
+            Op::RemoveRoute(link, r) => {
+                if let Some(link) = resolve(*link, all) {
+                    let route = Route { to: r.to, via: r.via, link, metric: r.metric, protocol: ROUTE_PROTOCOL };
+                    self.routes_mut().remove(&route);
+                }
+            }
+            Op::SetForwarding { port, mac, present } => {
+                if let Some(index) = resolve(*port, all) {
+                    if *present {
+                        self.forwarding.insert((index, *mac));
+                    } else {
+                        self.forwarding.remove(&(index, *mac));
+                    }
+                }
+            }
+            Op::Nft(change) => self.nft.apply(change),
+            Op::SetSysctl(sysctl, value) => {
+                self.sysctls.insert(sysctl.clone(), value.clone());
+            }
+            Op::Announce(..) => {}
+        }
+    }
+
+    fn edit(&mut self, link: LinkRef, all: &[Option<Index>], edit: impl FnOnce(&mut Link)) {
+        let Some(index) = resolve(link, all) else { return };
+        let Some(mut link) = self.link(index).cloned() else { return };
+        let was = link.controller;
+        edit(&mut link);
+        if link.controller != was {
+            self.forget_forwarding(index);
+        }
+        self.set_link(index, Some(link));
+    }
+
+    /// Takes on one thing that was read.
+    pub fn take(&mut self, change: Change) {
+        match change {
+            Change::Link(index, link) => self.set_link(index, link),
+            Change::Addresses(index, addresses) => self.set_addresses(index, addresses),
+            Change::Routes(routes) => self.set_routes(routes),
+            Change::Nft(table, _) => self.nft = table,
+            Change::Sysctl(sysctl, Some(value)) => {
+                self.sysctls.insert(sysctl, value);
+            }
+            Change::Sysctl(sysctl, None) => {
+                self.sysctls.remove(&sysctl);
+            }
+            Change::Service(network, Some(service)) => {
+                self.services.insert(network, service);
+            }
+            Change::Service(network, None) => {
+                self.services.remove(&network);
+            }
+            Change::Leases(network, leases) => {
+                self.leases.insert(network, leases);
+            }
+            Change::Resolvers(resolvers) => self.resolvers = resolvers,
+            Change::Snapshot(observed) => *self = *observed,
+        }
+    }
+}
+
+fn set_link(link: &mut Link, change: &LinkChange, all: &[Option<Index>]) {
+    if let Some(up) = change.up {
+        link.up = up;
+    }
+    if let Some(mtu) = change.mtu {
+        link.mtu = mtu;
+    }
+    if let Some(mac) = change.mac {
+        link.mac = Some(mac);
+    }
+    if let Some(controller) = change.controller {
+        link.controller = controller.and_then(|c| resolve(c, all));
+        link.port = link.controller.map(|_| PortFlags::NEW);
+    }
+}

@@ -1,0 +1,276 @@
+//! From what is to what should be: ordered steps, each with its undo. Steps only for what differs.
+
+use super::desired::{DesiredBridge, DesiredNetwork, DesiredNic, Plug};
+use super::mark::{Mark, MarkKind, ROUTE_PROTOCOL};
+use super::nft::{self, ForeignTable, NetworkRules};
+use super::observed::{Index, Link, Observed, PortFlags, Sysctl};
+use super::step::{LinkChange, LinkRef, Op, Plan, RouteSpec};
+use crate::intent::Intent;
+use crate::model::LinkName;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+use uuid::Uuid;
+
+/// What a network's rules are now, and what they were made for before: the bridge and the rules that an undo
+/// restores. A network that is stopped has none, and so has one that never ran.
+pub type RulesBefore = Option<(LinkName, NetworkRules)>;
+
+/// The steps for one network: its bridge and what is on it, then its rules; backwards when it stops.
+pub fn network(
+    plan: &mut Plan,
+    (instance, uuid): (Uuid, Uuid),
+    desired: &DesiredNetwork,
+    observed: &Observed,
+    before: RulesBefore,
+) -> Result<(), ForeignTable> {
+    let there = observed.link_marked(MarkKind::Bridge, uuid);
+    let Some(bridge) = &desired.bridge else {
+        rules(plan, instance, desired, observed, before)?;
+        if let Some(link) = there {
+            plan.push(Op::Doom(link.index), None, "the network is stopped");
+        }
+        return Ok(());
+    };
+    match there {
+        Some(link) if link.name == bridge.spec.name.as_str() => existing_bridge(plan, bridge, link, observed),
+        other => {
+            if let Some(link) = other {
+                plan.push(Op::Doom(link.index), None, "the network's bridge has another name now");
+            }
+            new_bridge(plan, bridge, observed);
+        }
+    }
+    rules(plan, instance, desired, observed, before)
+}
+
+/// The packet rules of one network, which go with the bridge's name.
+fn rules(
+    plan: &mut Plan,
+    instance: Uuid,
+    desired: &DesiredNetwork,
+    observed: &Observed,
+    before: RulesBefore,
+) -> Result<(), ForeignTable> {
+    let mut wanted = nft::Intent::new();
+    let mut previous = nft::Intent::new();
+    if let Some((bridge, rules)) = before {
+        wanted.insert(bridge.clone(), NetworkRules::default());
+        previous.insert(bridge, rules);
+    }
+    if let Some((bridge, rules)) = &desired.rules {
+        previous.entry(bridge.clone()).or_default();
+        wanted.insert(bridge.clone(), rules.clone());
+    }
+    let change = nft::diff(&observed.nft, &wanted, nft::Scope::Changed, instance)?;
+    if !change.is_empty() {
+        let undo = change.undo(&observed.nft, &previous, instance);
+        plan.push(Op::Nft(change), Some(Op::Nft(undo)), "the network's packet rules");
+    }
+    Ok(())
+}
+
+/// A bridge that is not there yet.
+fn new_bridge(plan: &mut Plan, bridge: &DesiredBridge, observed: &Observed) {
+    let made = plan.push(Op::MakeBridge(bridge.spec.clone()), None, "the network's bridge");
+    on_bridge(plan, bridge, made, None, observed);
+    let up = LinkChange { up: Some(true), ..LinkChange::default() };
+    plan.push(Op::SetLink(made, up), None, "the bridge carries frames");
+    // Routes need the link up.
+    routes(plan, &bridge.routes, made, None, observed);
+}
+
+/// What differs about a bridge that is there.
+fn existing_bridge(plan: &mut Plan, desired: &DesiredBridge, link: &Link, observed: &Observed) {
+    let here = LinkRef::Index(link.index);
+    on_bridge(plan, desired, here, Some(link.index), observed);
+    if let Some(settings) = link.bridge.filter(|s| *s != desired.spec.settings) {
+        let undo = Op::SetBridge(here, settings);
+        plan.push(Op::SetBridge(here, desired.spec.settings), Some(undo), "spanning tree as defined");
+    }
+    let (mut change, mut undo) = (LinkChange::default(), LinkChange::default());
+    if link.mtu != desired.spec.mtu {
+        (change.mtu, undo.mtu) = (Some(desired.spec.mtu), Some(link.mtu));
+    }
+    if link.mac != Some(desired.spec.mac) {
+        (change.mac, undo.mac) = (Some(desired.spec.mac), link.mac);
+    }
+    if !link.up {
+        (change.up, undo.up) = (Some(true), Some(false));
+    }
+    if change != LinkChange::default() {
+        plan.push(Op::SetLink(here, change), Some(Op::SetLink(here, undo)), "the bridge as defined");
+    }
+    routes(plan, &desired.routes, here, Some(link.index), observed);
+}
+
+/// Settings and addresses of a bridge.
+fn on_bridge(plan: &mut Plan, desired: &DesiredBridge, link: LinkRef, index: Option<Index>, observed: &Observed) {
+    for (sysctl, value) in &desired.sysctls {
+        // A new link has the host's defaults, whatever was read under its name before.
+        let was = index.and_then(|_| observed.sysctls.get(sysctl));
+        if was != Some(value) {
+            let undo = was.map(|was| Op::SetSysctl(sysctl.clone(), was.clone()));
+            plan.push(Op::SetSysctl(sysctl.clone(), value.clone()), undo, "the host keeps quiet on the bridge");
+        }
+    }
+    let there: BTreeSet<IpNet> = index.map(|i| observed.addresses(i).collect()).unwrap_or_default();
+    for address in desired.addresses.difference(&there) {
+        plan.push(
+            Op::AddAddress(link, *address),
+            Some(Op::RemoveAddress(link, *address)),
+            "the host's address on the network",
+        );
+    }
+    for address in there.difference(&desired.addresses) {
+        plan.push(
+            Op::RemoveAddress(link, *address),
+            Some(Op::AddAddress(link, *address)),
+            "no longer the host's address on the network",
+        );
+    }
+}
+
+/// Static routes out of a bridge.
+fn routes(plan: &mut Plan, wanted: &BTreeSet<RouteSpec>, link: LinkRef, index: Option<Index>, observed: &Observed) {
+    if wanted.is_empty() && index.is_none() {
+        return;
+    }
+    let there: BTreeSet<RouteSpec> = index
+        .map(|i| {
+            let ours = observed.routes().filter(|r| r.link == i && r.protocol == ROUTE_PROTOCOL);
+            ours.map(RouteSpec::from).collect()
+        })
+        .unwrap_or_default();
+    for route in wanted.difference(&there) {
+        plan.push(
+            Op::AddRoute(link, route.clone()),
+            Some(Op::RemoveRoute(link, route.clone())),
+            "the network's static route",
+        );
+    }
+    for route in there.difference(wanted) {
+        plan.push(
+            Op::RemoveRoute(link, route.clone()),
+            Some(Op::AddRoute(link, route.clone())),
+            "no longer the network's static route",
+        );
+    }
+}
+
+/// The steps for one NIC; `desired` is `None` once it is detached.
+pub fn nic(plan: &mut Plan, id: Uuid, desired: Option<&DesiredNic>, observed: &Observed) {
+    let there = observed.link_marked(MarkKind::Tap, id);
+    let Some(desired) = desired else {
+        if let Some(link) = there {
+            plan.push(Op::Doom(link.index), None, "the NIC is detached");
+        }
+        return;
+    };
+    let (link, index) = match there {
+        Some(link) => (LinkRef::Index(link.index), Some(link.index)),
+        None => (plan.push(Op::MakeTap(desired.tap.clone()), None, "the NIC's tap"), None),
+    };
+    let now = index.and_then(|i| observed.link(i));
+    // A controller that is doomed is as good as none.
+    let controller = now.and_then(|l| l.controller);
+    let wanted = match &desired.plug {
+        Plug::Bridge { controller, .. } => Some(*controller),
+        Plug::Nothing(_) => None,
+    };
+    let (mut change, mut undo) = (LinkChange::default(), LinkChange::default());
+    let parked_on_doomed = controller.is_some_and(|c| observed.link(c).is_none_or(Link::is_doomed)) && wanted.is_none();
+    if controller != wanted && !parked_on_doomed {
+        change.controller = Some(wanted.map(LinkRef::Index));
+        undo.controller = Some(controller.map(LinkRef::Index));
+    }
+    if now.is_some_and(|l| l.mtu != desired.tap.mtu) {
+        (change.mtu, undo.mtu) = (Some(desired.tap.mtu), now.map(|l| l.mtu));
+    }
+    if now.is_none_or(|l| !l.up) {
+        (change.up, undo.up) = (Some(true), Some(false));
+    }
+    let replugged = change.controller.is_some() && wanted.is_some();
+    if change != LinkChange::default() {
+        let why = if wanted.is_some() { "the NIC is plugged in" } else { "the NIC is plugged into nothing" };
+        let undo = index.map(|_| Op::SetLink(link, undo));
+        plan.push(Op::SetLink(link, change), undo, why);
+    }
+    if let Plug::Bridge { flags, forwarding, controller: to } = &desired.plug {
+        port(plan, link, now.filter(|l| l.controller == Some(*to)).and_then(|l| l.port), *flags);
+        if let Some(mac) = forwarding {
+            let written = !replugged && index.is_some_and(|i| observed.forwarding.contains(&(i, *mac)));
+            if !written {
+                plan.push(
+                    Op::SetForwarding { port: link, mac: *mac, present: true },
+                    None,
+                    "the bridge learns the guest's address from us",
+                );
+            }
+        }
+        if let (true, Some(mac), Some(_)) = (replugged, desired.announce, index) {
+            plan.push(Op::Announce(link, mac), None, "switches learn where the guest is now");
+        }
+    }
+}
+
+/// A port's flags; a new port has the kernel's defaults.
+fn port(plan: &mut Plan, link: LinkRef, now: Option<PortFlags>, wanted: PortFlags) {
+    let was = now.unwrap_or(PortFlags::NEW);
+    if was != wanted {
+        let undo = now.map(|was| Op::SetPort(link, was));
+        plan.push(Op::SetPort(link, wanted), undo, "isolation and learning as defined");
+    }
+}
+
+/// The steps for host-wide settings: what is wanted, and what nobody wants any more goes back to what it was.
+pub fn host(plan: &mut Plan, wanted: &BTreeMap<Sysctl, String>, saved: &BTreeMap<Sysctl, String>, observed: &Observed) {
+    let mut set = |sysctl: &Sysctl, value: &String, why| {
+        let was = observed.sysctls.get(sysctl);
+        if was != Some(value) {
+            let undo = was.map(|was| Op::SetSysctl(sysctl.clone(), was.clone()));
+            plan.push(Op::SetSysctl(sysctl.clone(), value.clone()), undo, why);
+        }
+    };
+    // Listening to router advertisements comes before forwarding, which would end it.
+    for (sysctl, value) in wanted.iter().filter(|(s, _)| matches!(s, Sysctl::AcceptRa(_))) {
+        set(sysctl, value, "the uplink keeps its router while the host forwards");
+    }
+    for (sysctl, value) in wanted.iter().filter(|(s, _)| !matches!(s, Sysctl::AcceptRa(_))) {
+        set(sysctl, value, "the host routes for its guests");
+    }
+    for (sysctl, value) in saved.iter().rev().filter(|(s, _)| !wanted.contains_key(*s)) {
+        set(sysctl, value, "back to what it was: nobody needs it any more");
+    }
+}
+
+/// Links that carry our mark and that nobody knows any more go, unless `keep` says that they may yet have an owner.
+pub fn orphans(plan: &mut Plan, intent: &Intent, observed: &Observed, keep: impl Fn(Mark) -> bool) {
+    for link in observed.links().filter(|l| !l.is_doomed()) {
+        let Some(mark) = link.mark.filter(|m| m.instance == intent.instance) else { continue };
+        let known = match mark.kind {
+            MarkKind::Bridge => intent.network(mark.id).is_some(),
+            MarkKind::Tap => intent.nic(mark.id).is_some(),
+        };
+        if !known && !keep(mark) {
+            plan.push(Op::Doom(link.index), None, "it belongs to nothing any more");
+        }
+    }
+}
+
+/// The packet rules of all networks at once: after a start, and when somebody else changed our table.
+pub fn all_rules(plan: &mut Plan, intent: &Intent, observed: &Observed, scope: nft::Scope) -> Result<(), ForeignTable> {
+    let networks = intent.networks().filter(|(_, n)| n.active.is_some());
+    let wanted: nft::Intent = networks.filter_map(|(uuid, _)| super::desired::network(intent, uuid).rules).collect();
+    let change = nft::diff(&observed.nft, &wanted, scope, intent.instance)?;
+    if !change.is_empty() {
+        // What was wrong before is not worth restoring.
+        plan.push(Op::Nft(change), None, "the packet rules of all networks");
+    }
+    Ok(())
+}
+
+/// Whether a NIC's tap is in some bridge that lives.
+pub fn is_plugged(observed: &Observed, nic: Uuid) -> bool {
+    let controller = observed.link_marked(MarkKind::Tap, nic).and_then(|l| l.controller);
+    controller.and_then(|c| observed.link(c)).is_some_and(|l| !l.is_doomed())
+}

@@ -1,0 +1,300 @@
+//! What is: the host as last read, and how it changes.
+
+use super::mark::{GROUP_DOOMED, Mark, MarkKind};
+use super::{dnsmasq::Lease, nft::ObservedTable};
+use crate::model::MacAddr;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use uuid::Uuid;
+
+/// A kernel link's index (`ifindex`), never 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Index(pub u32);
+
+/// What kind a link is, as far as it matters here (`IFLA_INFO_KIND`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    /// `bridge`
+    Bridge,
+    /// `tun`: a tap.
+    Tap,
+    /// `macvlan`
+    Macvlan,
+    /// `macvtap`
+    Macvtap,
+    /// Anything else, with the kernel's word; empty for physical devices.
+    Other(String),
+}
+
+/// A bridge's own settings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BridgeState {
+    /// Spanning tree.
+    pub stp: bool,
+    /// Forwarding delay in seconds.
+    pub delay: u32,
+}
+
+/// A bridge port's flags, with the kernel's words (`IFLA_BRPORT_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortFlags {
+    /// Can't reach other isolated ports.
+    pub isolated: bool,
+    /// Learns addresses.
+    pub learning: bool,
+    /// Gets frames to unknown unicast addresses.
+    pub flood: bool,
+}
+
+impl PortFlags {
+    /// What the kernel gives a new port.
+    pub const NEW: Self = Self { isolated: false, learning: true, flood: true };
+}
+
+/// A link as read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its index.
+    pub index: Index,
+    /// Its name, up to 15 bytes; what is not UTF-8 is replaced.
+    pub name: String,
+    /// Its kind.
+    pub kind: LinkKind,
+    /// Its address.
+    pub mac: Option<MacAddr>,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// The bridge or bond it is in.
+    pub controller: Option<Index>,
+    /// Our mark, if it carries one.
+    pub mark: Option<Mark>,
+    /// Its link group.
+    pub group: u32,
+    /// A bridge's settings.
+    pub bridge: Option<BridgeState>,
+    /// Its flags as a bridge port.
+    pub port: Option<PortFlags>,
+}
+
+impl Link {
+    /// Whether it is about to be deleted, and so counts as gone.
+    pub const fn is_doomed(&self) -> bool {
+        self.group == GROUP_DOOMED
+    }
+}
+
+/// A route of the main table, whoever made it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// Where to; a length of 0 is a default route.
+    pub to: IpNet,
+    /// By which gateway.
+    pub via: Option<IpAddr>,
+    /// Out of which link.
+    pub link: Index,
+    /// Priority; lower wins, 0 is unset.
+    pub metric: u32,
+    /// Who made it (`rtm_protocol`).
+    pub protocol: u8,
+}
+
+/// A kernel setting that we may change and put back.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Sysctl {
+    /// `net.ipv4.ip_forward`
+    Ipv4Forward,
+    /// `net.ipv6.conf.all.forwarding`
+    Ipv6Forward,
+    /// `net.ipv6.conf.LINK.accept_ra`: 2 keeps a host's own router advertisements working while it forwards.
+    AcceptRa(String),
+    /// `net.ipv6.conf.LINK.disable_ipv6`
+    DisableIpv6(String),
+    /// `net.ipv6.conf.LINK.autoconf`
+    Autoconf(String),
+}
+
+impl Sysctl {
+    /// The path below `/proc/sys`, as components, since a link's name may have dots in it.
+    pub fn path(&self) -> Vec<&str> {
+        match self {
+            Self::Ipv4Forward => vec!["net", "ipv4", "ip_forward"],
+            Self::Ipv6Forward => vec!["net", "ipv6", "conf", "all", "forwarding"],
+            Self::AcceptRa(link) => vec!["net", "ipv6", "conf", link, "accept_ra"],
+            Self::DisableIpv6(link) => vec!["net", "ipv6", "conf", link, "disable_ipv6"],
+            Self::Autoconf(link) => vec!["net", "ipv6", "conf", link, "autoconf"],
+        }
+    }
+
+    /// The dotted name, for people.
+    pub fn name(&self) -> String {
+        self.path().join(".")
+    }
+}
+
+/// A network's dnsmasq as found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its process.
+    pub pid: u32,
+    /// The files it was started with or told to read again, by name: what a new configuration is compared with.
+    pub files: BTreeMap<String, String>,
+}
+
+/// The host as last read. Keyed for look-up by what the planner asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    links: BTreeMap<Index, Link>,
+    by_name: HashMap<String, Index>,
+    by_mark: HashMap<(MarkKind, Uuid), Index>,
+    addresses: BTreeMap<Index, BTreeSet<IpNet>>,
+    routes: BTreeSet<Route>,
+    ports: HashMap<Index, usize>,
+    /// Static entries that we wrote into bridges' forwarding tables: the port and the address behind it.
+    pub forwarding: BTreeSet<(Index, MacAddr)>,
+    /// Our packet rules.
+    pub nft: ObservedTable,
+    /// Settings that were read. What is missing was never read.
+    pub sysctls: BTreeMap<Sysctl, String>,
+    /// Each network's dnsmasq.
+    pub services: BTreeMap<Uuid, Service>,
+    /// Each network's leases.
+    pub leases: BTreeMap<Uuid, Vec<Lease>>,
+    /// The host's own name servers, in order.
+    pub resolvers: Vec<IpAddr>,
+}
+
+impl Observed {
+    /// The link of that index.
+    pub fn link(&self, index: Index) -> Option<&Link> {
+        self.links.get(&index)
+    }
+
+    /// The link of that name.
+    pub fn link_named(&self, name: &str) -> Option<&Link> {
+        self.links.get(self.by_name.get(name)?)
+    }
+
+    /// The living link that carries that mark.
+    pub fn link_marked(&self, kind: MarkKind, id: Uuid) -> Option<&Link> {
+        self.links.get(self.by_mark.get(&(kind, id))?)
+    }
+
+    /// All links.
+    pub fn links(&self) -> impl Iterator<Item = &Link> {
+        self.links.values()
+    }
+
+    /// How many ports a bridge has.
+    pub fn ports(&self, bridge: Index) -> usize {
+        self.ports.get(&bridge).copied().unwrap_or(0)
+    }
+
+    /// The addresses of a link.
+    pub fn addresses(&self, index: Index) -> impl Iterator<Item = IpNet> + '_ {
+        self.addresses.get(&index).into_iter().flatten().copied()
+    }
+
+    /// All routes of the main table.
+    pub fn routes(&self) -> impl Iterator<Item = &Route> {
+        self.routes.iter()
+    }
+
+    /// A link was read, or is gone.
+    pub fn set_link(&mut self, index: Index, link: Option<Link>) {
+        if let Some(old) = self.links.remove(&index) {
+            if self.by_name.get(&old.name) == Some(&index) {
+                self.by_name.remove(&old.name);
+            }
+            if link.as_ref().is_none_or(|l| l.name != old.name) {
+                let name = &old.name;
+                let of_link =
+                    [Sysctl::AcceptRa(name.clone()), Sysctl::DisableIpv6(name.clone()), Sysctl::Autoconf(name.clone())];
+                for sysctl in of_link {
+                    self.sysctls.remove(&sysctl);
+                }
+            }
+            if let Some(ports) = old.controller.and_then(|c| self.ports.get_mut(&c)) {
+                *ports = ports.saturating_sub(1);
+            }
+            if let Some(mark) = old.mark {
+                if self.by_mark.get(&(mark.kind, mark.id)) == Some(&index) {
+                    self.by_mark.remove(&(mark.kind, mark.id));
+                }
+            }
+        }
+        let Some(link) = link else {
+            self.addresses.remove(&index);
+            self.ports.remove(&index);
+            self.routes.retain(|r| r.link != index);
+            self.forget_forwarding(index);
+            return;
+        };
+        if let Some(controller) = link.controller {
+            *self.ports.entry(controller).or_default() += 1;
+        }
+        self.by_name.insert(link.name.clone(), index);
+        if let (Some(mark), false) = (link.mark, link.is_doomed()) {
+            self.by_mark.insert((mark.kind, mark.id), index);
+        }
+        self.links.insert(index, link);
+    }
+
+    /// A port's static entries go when it leaves its bridge.
+    pub(super) fn forget_forwarding(&mut self, port: Index) {
+        let entries = (port, MacAddr([0; 6]))..=(port, MacAddr([0xff; 6]));
+        let gone: Vec<_> = self.forwarding.range(entries).copied().collect();
+        for entry in gone {
+            self.forwarding.remove(&entry);
+        }
+    }
+
+    /// The addresses of a link were read.
+    pub fn set_addresses(&mut self, index: Index, addresses: BTreeSet<IpNet>) {
+        if addresses.is_empty() {
+            self.addresses.remove(&index);
+        } else {
+            self.addresses.insert(index, addresses);
+        }
+    }
+
+    /// The main table was read.
+    pub fn set_routes(&mut self, routes: BTreeSet<Route>) {
+        self.routes = routes;
+    }
+
+    /// Mutable access for `super::absorb`, which knows what our own operations did.
+    pub(super) fn routes_mut(&mut self) -> &mut BTreeSet<Route> {
+        &mut self.routes
+    }
+
+    /// See [`Self::routes_mut`].
+    pub(super) fn addresses_mut(&mut self, index: Index) -> &mut BTreeSet<IpNet> {
+        self.addresses.entry(index).or_default()
+    }
+}
+
+/// One thing that is different from before, read after the fact: never a guess from an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A link was read again; `None` when it is gone.
+    Link(Index, Option<Link>),
+    /// A link's addresses were read again.
+    Addresses(Index, BTreeSet<IpNet>),
+    /// The main routing table was read again.
+    Routes(BTreeSet<Route>),
+    /// Our table was read again; who changed it last, when known.
+    Nft(ObservedTable, Option<String>),
+    /// A setting was read again; `None` when it is gone.
+    Sysctl(Sysctl, Option<String>),
+    /// A network's dnsmasq was looked at; `None` when it is gone.
+    Service(Uuid, Option<Service>),
+    /// A network's leases were read again.
+    Leases(Uuid, Vec<Lease>),
+    /// The host's name servers were read again.
+    Resolvers(Vec<IpAddr>),
+    /// Everything was read again, because messages were lost.
+    Snapshot(Box<Observed>),
+}
