@@ -108,10 +108,11 @@ pub(crate) fn read(payload: &[u8]) -> Option<Address> {
         let read = match attr.kind {
             IFA_LOCAL => attr.ip().map(|ip| local = Some(ip)),
             IFA_ADDRESS => attr.ip().map(|ip| peer = Some(ip)),
-            IFA_BROADCAST => match attr.ip() {
-                Some(IpAddr::V4(ip)) => Some(address.broadcast = Some(ip)),
-                _ => None,
-            },
+            IFA_BROADCAST => attr.ip().map(|ip| {
+                if let IpAddr::V4(ip) = ip {
+                    address.broadcast = Some(ip);
+                }
+            }),
             IFA_FLAGS => attr.u32().map(|bits| flags = bits),
             IFA_PROTO => attr.u8().map(|number| address.protocol = number),
             _ => Some(()),

@@ -13,7 +13,6 @@ pub(crate) const NLM_F_REQUEST: u16 = 0x1;
 pub(crate) const NLM_F_ACK: u16 = 0x4;
 pub(crate) const NLM_F_ECHO: u16 = 0x8;
 pub(crate) const NLM_F_DUMP: u16 = 0x300;
-pub(crate) const NLM_F_REPLACE: u16 = 0x100;
 pub(crate) const NLM_F_EXCL: u16 = 0x200;
 pub(crate) const NLM_F_CREATE: u16 = 0x400;
 pub(crate) const NLM_F_APPEND: u16 = 0x800;
@@ -33,6 +32,7 @@ const MSG_TRUNC: i32 = rustix::net::RecvFlags::TRUNC.bits() as i32;
 #[derive(Debug)]
 pub(crate) struct Channel {
     socket: netlink_sys::Socket,
+    port: u32,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -58,13 +58,18 @@ impl Channel {
     /// requests (without it the kernel ignores their filters).
     pub(crate) fn open(protocol: isize) -> Result<Self, Error> {
         let mut socket = netlink_sys::Socket::new(protocol).map_err(Error::Open)?;
-        socket.bind_auto().map_err(Error::Open)?;
+        let port = socket.bind_auto().map_err(Error::Open)?.port_number();
         socket.connect(&SocketAddr::new(0, 0)).map_err(Error::Open)?;
         socket.set_ext_ack(true).map_err(Error::Open)?;
         socket.set_cap_ack(true).map_err(Error::Open)?;
         socket.set_netlink_get_strict_chk(true).map_err(Error::Open)?;
         enlarge(&socket, SOCKET_BUFFER);
-        Ok(Channel { socket, sequence: 0, buffer: vec![0; RECEIVE_BUFFER] })
+        Ok(Channel { socket, port, sequence: 0, buffer: vec![0; RECEIVE_BUFFER] })
+    }
+
+    /// The socket's port, unique in its namespace while it is open.
+    pub(crate) fn port(&self) -> u32 {
+        self.port
     }
 
     /// Numbers for `count` requests in a row; never 0, which the kernel uses for its own announcements.
@@ -94,7 +99,7 @@ impl Channel {
         mut each: impl FnMut(&Frame<'_>) -> Result<bool, Error>,
     ) -> Result<(), Error> {
         loop {
-            let length = receive_datagram(&self.socket, &mut self.buffer).map_err(|error| match error {
+            let length = receive_datagram(&self.socket, &mut self.buffer, 0).map_err(|error| match error {
                 ReceiveError::Io(source) => Error::Receive { request, source },
                 ReceiveError::Truncated => Error::Answer { request, what: "longer than the receive buffer" },
             })?;
@@ -165,10 +170,14 @@ pub(crate) fn enlarge(socket: &netlink_sys::Socket, bytes: usize) {
 
 /// Reads one datagram sent by the kernel into the buffer and returns its length. Datagrams of other processes, which may
 /// address our port, are passed over.
-pub(crate) fn receive_datagram(socket: &netlink_sys::Socket, buffer: &mut [u8]) -> Result<usize, ReceiveError> {
+pub(crate) fn receive_datagram(
+    socket: &netlink_sys::Socket,
+    buffer: &mut [u8],
+    flags: i32,
+) -> Result<usize, ReceiveError> {
     loop {
         let mut room = &mut *buffer;
-        let (length, sender) = retry(|| socket.recv_from(&mut room, MSG_TRUNC)).map_err(ReceiveError::Io)?;
+        let (length, sender) = retry(|| socket.recv_from(&mut room, MSG_TRUNC | flags)).map_err(ReceiveError::Io)?;
         if sender.port_number() != 0 {
             continue;
         }

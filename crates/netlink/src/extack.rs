@@ -119,10 +119,10 @@ mod tests {
 
     #[test]
     fn the_offset_names_the_nested_attribute() {
+        let mut info = Writer::new();
+        info.put(1, b"bridge\0");
         let mut body = Writer::new();
-        body.raw(&[0; 16]).put(3, b"x\0").nest(18, |info| {
-            info.put(1, b"bridge\0");
-        });
+        body.raw(&[0; 16]).put(3, b"x\0").put(18, &info.into_bytes());
         let mut request = Vec::new();
         crate::frame::append(&mut request, 16, 5, 1, &body.into_bytes());
         // Header 16, link header 16, name 8, then the nest's header.

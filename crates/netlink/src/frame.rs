@@ -13,6 +13,8 @@ pub(crate) struct Frame<'a> {
     /// `NLM_F_*`.
     pub(crate) flags: u16,
     pub(crate) sequence: u32,
+    /// The port of the socket whose request caused this; 0 for the kernel itself.
+    pub(crate) port: u32,
     /// What follows the header, padding excluded.
     pub(crate) payload: &'a [u8],
 }
@@ -54,6 +56,7 @@ impl<'a> Iterator for Frames<'a> {
             kind: u16::from_ne_bytes([header[4], header[5]]),
             flags: u16::from_ne_bytes([header[6], header[7]]),
             sequence: word(8),
+            port: word(12),
             payload: &self.rest[HEADER..length],
         };
         self.rest = self.rest.get(align(length)..).unwrap_or(&[]);

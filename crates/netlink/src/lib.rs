@@ -1,7 +1,8 @@
 //! rtnetlink, nfnetlink and kernel events over blocking sockets.
 //!
 //! [`Socket`] speaks rtnetlink: links, addresses, routes and forwarding-database entries, each as a plain struct
-//! and a handful of verbs.
+//! and a handful of verbs. [`nft::Socket`] speaks nfnetlink: nftables transactions and what is needed to read them
+//! back. [`Monitor`] and [`nft::Monitor`] receive the kernel's announcements as [`Hint`]s that say what to read again.
 //!
 //! The packet crates' types end at this crate's edge: they encode our requests. What the kernel sends is read attribute
 //! by attribute by readers of our own, because one surprising attribute (an alias that is not UTF-8, a number of
@@ -14,10 +15,13 @@ mod addr;
 mod attr;
 mod channel;
 mod error;
+mod events;
 mod extack;
 mod frame;
 mod link;
+mod monitor;
 mod neigh;
+pub mod nft;
 mod route;
 mod socket;
 
@@ -26,6 +30,7 @@ pub use error::{Error, KernelError};
 pub use link::{
     BridgeOptions, BridgePort, BridgeSpec, Link, LinkChange, MacvlanMode, MacvlanSpec, OperState, TunInfo, VethSpec,
 };
+pub use monitor::{Hint, LINK_GROUPS, Monitor, MonitorGroups};
 pub use neigh::{FdbChange, FdbEntry};
 pub use route::{NewRoute, Route, RouteFilter, TABLE_LOCAL, TABLE_MAIN};
 pub use socket::{Dump, Request, Socket};
@@ -36,6 +41,8 @@ pub fn fuzz_readers(bytes: &[u8]) {
     for frame in frame::Frames::new(bytes) {
         let Ok(frame) = frame else { break };
         fuzz_payload(frame.payload);
+        let _ = monitor::classify(&frame);
+        let _ = nft::classify(&frame);
     }
     fuzz_payload(bytes);
 }
@@ -48,4 +55,5 @@ fn fuzz_payload(bytes: &[u8]) {
     let _ = extack::read_error(bytes, 0);
     let _ = extack::read_error(bytes, u16::MAX);
     let _ = extack::read_done(bytes);
+    nft::fuzz_payload(bytes);
 }

@@ -1,5 +1,7 @@
 //! Addresses, routes and forwarding entries on a real kernel, looked at with iproute2's eyes.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use std::net::{IpAddr, Ipv4Addr};

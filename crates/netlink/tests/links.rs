@@ -1,5 +1,7 @@
 //! Links on a real kernel, looked at with iproute2's eyes.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use common::{bridge, in_new_namespace, ip_link, json, run, skip, veth};

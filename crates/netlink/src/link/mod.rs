@@ -148,7 +148,7 @@ impl Socket {
     /// [`Error::Kernel`] and the socket's own errors.
     pub fn links(&mut self) -> Result<Dump<Link>, Error> {
         let request = get_link("list links", 0, None);
-        self.dump(&request, RTM_NEWLINK, |payload| read(payload))
+        self.dump(&request, RTM_NEWLINK, read)
     }
 
     /// The link with this index; `None` when there is none.

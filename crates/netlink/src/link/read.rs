@@ -197,3 +197,55 @@ impl MacvlanMode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attr::Writer;
+
+    const IFLA_VF_PORTS: u16 = 24;
+    const IFLA_PORT_SELF: u16 = 25;
+
+    fn message(attributes: &[(u16, &[u8])]) -> Vec<u8> {
+        let mut writer = Writer::new();
+        writer.raw(&[0, 0, 1, 0, 7, 0, 0, 0]).raw(&IFF_UP.to_ne_bytes()).raw(&[0; 4]);
+        writer.put(IFLA_IFNAME, b"eth0\0");
+        for (kind, value) in attributes {
+            writer.put(*kind, value);
+        }
+        writer.put(IFLA_GROUP, &9u32.to_ne_bytes());
+        writer.into_bytes()
+    }
+
+    #[test]
+    fn an_attribute_of_another_width_is_lost_alone() {
+        let odd: [(u16, &[u8]); 6] = [
+            (IFLA_MTU, &[1, 2]),
+            (IFLA_MASTER, &[0; 8]),
+            (IFLA_OPERSTATE, &[]),
+            (IFLA_NUM_TX_QUEUES, &[1]),
+            (IFLA_IFALIAS, &[0xff, 0xfe]),
+            (IFLA_LINKINFO, &[9, 0, 1]),
+        ];
+        for attribute in odd {
+            let link = read(&message(&[attribute])).unwrap();
+            assert!(link.partly_read, "{attribute:?}");
+            assert_eq!((link.index, link.name.as_str(), link.group, link.up), (7, "eth0", 9, true));
+        }
+    }
+
+    #[test]
+    fn attributes_without_meaning_to_us_may_look_as_they_like() {
+        let attributes: [(u16, &[u8]); 4] = [(IFLA_VF_PORTS, &[]), (IFLA_PORT_SELF, &[]), (999, &[1]), (7, &[1, 2, 3])];
+        let link = read(&message(&attributes)).unwrap();
+        assert!(!link.partly_read);
+        assert_eq!(link.group, 9);
+    }
+
+    #[test]
+    fn a_lower_link_elsewhere_has_no_index_here() {
+        let lower = (IFLA_LINK, &5u32.to_ne_bytes()[..]);
+        assert_eq!(read(&message(&[lower])).unwrap().lower, Some(5));
+        assert_eq!(read(&message(&[lower, (IFLA_LINK_NETNSID, &[0; 4])])).unwrap().lower, None);
+    }
+}

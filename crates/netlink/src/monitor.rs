@@ -1,0 +1,184 @@
+//! rtnetlink's announcements, as hints what to read again.
+//!
+//! A hint carries a key, and for links what the announcement told. It does not say what is true now: announcements queue up, and
+//! the reader reads again. Which message types are read and which are known and passed over is written in
+//! [`classify`]; any other type leads to a [`Hint::Resync`], as do lost messages.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::events::Events;
+use crate::frame::Frame;
+use crate::link::Link;
+use crate::{addr, link, neigh, route};
+
+const RTNLGRP_LINK: u32 = 1;
+const RTNLGRP_NEIGH: u32 = 3;
+const RTNLGRP_IPV4_IFADDR: u32 = 5;
+const RTNLGRP_IPV4_ROUTE: u32 = 7;
+const RTNLGRP_IPV6_IFADDR: u32 = 9;
+const RTNLGRP_IPV6_ROUTE: u32 = 11;
+
+const AF_BRIDGE: u8 = 7;
+
+/// What to listen to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MonitorGroups {
+    /// Links that come, go and change.
+    pub links: bool,
+    /// IPv4 and IPv6 addresses.
+    pub addresses: bool,
+    /// IPv4 and IPv6 routes.
+    pub routes: bool,
+    /// Neighbours and forwarding entries.
+    pub neighbours: bool,
+}
+
+/// Links, addresses and routes.
+pub const LINK_GROUPS: MonitorGroups = MonitorGroups { links: true, addresses: true, routes: true, neighbours: false };
+
+/// Something changed: what to read again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hint {
+    /// A link came, went or changed.
+    Link {
+        /// Its index.
+        index: u32,
+        /// It left this network namespace: deleted, or moved to another one.
+        gone: bool,
+        /// What the announcement told about it; `None` where that is only a part.
+        link: Option<Box<Link>>,
+    },
+    /// An address of this link came, went or changed.
+    Address {
+        /// The link's index.
+        index: u32,
+    },
+    /// A route came, went or changed.
+    Route,
+    /// A neighbour or a forwarding entry of this link came, went or changed.
+    Neighbour {
+        /// The link's index.
+        index: u32,
+    },
+    /// Announcements were lost or not understood: read everything.
+    Resync {
+        /// Why, for the log.
+        reason: &'static str,
+    },
+}
+
+/// A socket that listens to rtnetlink. It can be polled together with others; [`Monitor::receive`] with a
+/// timeout of zero then never blocks.
+#[derive(Debug)]
+pub struct Monitor {
+    events: Events,
+}
+
+impl Monitor {
+    /// Opens a socket in the calling thread's network namespace. What happens from now on is announced; read the
+    /// present state afterwards, so that nothing is missed between.
+    ///
+    /// # Errors
+    /// [`Error::Open`].
+    pub fn open(groups: MonitorGroups) -> Result<Self, Error> {
+        let wanted = [
+            (groups.links, RTNLGRP_LINK),
+            (groups.addresses, RTNLGRP_IPV4_IFADDR),
+            (groups.addresses, RTNLGRP_IPV6_IFADDR),
+            (groups.routes, RTNLGRP_IPV4_ROUTE),
+            (groups.routes, RTNLGRP_IPV6_ROUTE),
+            (groups.neighbours, RTNLGRP_NEIGH),
+        ];
+        let numbers: Vec<u32> = wanted.iter().filter(|(on, _)| *on).map(|(_, number)| *number).collect();
+        Ok(Monitor { events: Events::open(netlink_sys::protocols::NETLINK_ROUTE, &numbers)? })
+    }
+
+    /// Waits for announcements (`None`: as long as it takes) and returns what they hint at; nothing when the time is
+    /// over. Equal hints in a row are given once.
+    ///
+    /// # Errors
+    /// The socket's own errors. Lost announcements are no error but a [`Hint::Resync`].
+    pub fn receive(&mut self, timeout: Option<Duration>) -> Result<Vec<Hint>, Error> {
+        let mut hints = Vec::new();
+        self.events.receive(timeout, |message| {
+            let hint = match message {
+                Ok(frame) => classify(frame),
+                Err(reason) => Some(Hint::Resync { reason }),
+            };
+            if let Some(hint) = hint.filter(|hint| hints.last() != Some(hint)) {
+                hints.push(hint);
+            }
+        })?;
+        Ok(hints)
+    }
+}
+
+impl AsFd for Monitor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
+    }
+}
+
+/// What an announcement hints at; `None` for those that are known and mean nothing to us.
+pub(crate) fn classify(frame: &Frame<'_>) -> Option<Hint> {
+    const NLMSG_NOOP: u16 = 1;
+    let short = Hint::Resync { reason: "a message was shorter than its header" };
+    Some(match frame.kind {
+        link::RTM_NEWLINK | link::RTM_DELLINK => link_hint(frame).unwrap_or(short),
+        addr::RTM_NEWADDR | addr::RTM_DELADDR => index(frame.payload).map_or(short, |index| Hint::Address { index }),
+        route::RTM_NEWROUTE | route::RTM_DELROUTE => Hint::Route,
+        neigh::RTM_NEWNEIGH | neigh::RTM_DELNEIGH => {
+            index(frame.payload).map_or(short, |index| Hint::Neighbour { index })
+        }
+        NLMSG_NOOP => return None,
+        _ => Hint::Resync { reason: "a message was of an unknown type" },
+    })
+}
+
+/// The link's index, which links, addresses and neighbours have at the same place of their headers.
+fn index(payload: &[u8]) -> Option<u32> {
+    let bytes = payload.get(4..8)?;
+    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+}
+
+fn link_hint(frame: &Frame<'_>) -> Option<Hint> {
+    let link = link::read(frame.payload)?;
+    let index = link.index;
+    if frame.payload.first() == Some(&AF_BRIDGE) {
+        // The bridge's view of a port. Its RTM_DELLINK says that the port left its bridge, not that the link is gone.
+        return Some(Hint::Link { index, gone: false, link: None });
+    }
+    let gone = frame.kind == link::RTM_DELLINK;
+    Some(Hint::Link { index, gone, link: (!gone).then(|| Box::new(link)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hint(kind: u16, payload: &[u8]) -> Option<Hint> {
+        classify(&Frame { kind, flags: 0, sequence: 0, port: 0, payload })
+    }
+
+    #[test]
+    fn a_bridges_dellink_is_no_end_and_a_links_is() {
+        let mut header = [0; 16];
+        header[4] = 9;
+        assert_eq!(hint(link::RTM_DELLINK, &header), Some(Hint::Link { index: 9, gone: true, link: None }));
+        header[0] = AF_BRIDGE;
+        assert_eq!(hint(link::RTM_DELLINK, &header), Some(Hint::Link { index: 9, gone: false, link: None }));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_never_skipped() {
+        // Netconf, multicast database, next hop, link property, VLAN.
+        for kind in [80, 84, 104, 108, 112] {
+            assert!(matches!(hint(kind, &[0; 16]), Some(Hint::Resync { .. })), "{kind}");
+        }
+        for kind in [link::RTM_NEWLINK, addr::RTM_NEWADDR, neigh::RTM_DELNEIGH] {
+            assert!(matches!(hint(kind, &[0; 3]), Some(Hint::Resync { .. })), "{kind}");
+        }
+    }
+}
