@@ -27,16 +27,22 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
         run_command(&mut ws.cargo(["build", "--workspace"]))?;
         run_command(&mut ws.cargo(["nextest", "run", "--workspace", "--no-run"]))
     });
-    let tests = steps.run("tests", || tests(ws));
+    let (mut here, mut skips) = (Count::default(), Vec::new());
+    steps.run("tests", || {
+        (here, skips) = tests(ws)?;
+        here.verdict()
+    });
     steps.run("doctests", || run_command(&mut ws.cargo(["test", "--workspace", "--doc", "--quiet"])));
     steps.run("documentation", || {
         let mut doc = ws.cargo(["doc", "--workspace", "--no-deps", "--quiet"]);
         run_command(doc.env("RUSTDOCFLAGS", "-Dwarnings"))
     });
-    let machine = steps.run("vm", || vm::run(ws, &vm::Choice::default()));
+    let mut machine = Count::default();
+    steps.run("vm", || {
+        machine = vm::run(ws, &vm::Choice::default())?;
+        machine.verdict()
+    });
 
-    let (here, skips) = tests.unwrap_or_default();
-    let machine = machine.unwrap_or_default();
     println!("\n{}", steps.table());
     for Skip { name, reason } in &skips {
         println!("SKIP {name}: {reason}");
@@ -57,6 +63,13 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
 pub(crate) struct Count {
     pub(crate) passed: usize,
     pub(crate) failed: usize,
+}
+
+impl Count {
+    /// An error if a test failed.
+    pub(crate) fn verdict(self) -> Result<()> {
+        if self.failed == 0 { Ok(()) } else { Err(format!("{} tests failed", self.failed).into()) }
+    }
 }
 
 /// What ran, how long it took, and what went wrong.
@@ -108,7 +121,7 @@ fn dependencies(ws: &Workspace) -> Result<()> {
     }
 }
 
-/// Runs the tests in namespaces of their own, so that not even a faulty one reaches the host's
+/// Runs the tests, of which some may fail, in namespaces of their own, so that not even a faulty one reaches the host's
 /// links or its /run/netns.
 fn tests(ws: &Workspace) -> Result<(Count, Vec<Skip>)> {
     const INSIDE: &str = "mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && \
@@ -126,12 +139,13 @@ fn tests(ws: &Workspace) -> Result<(Count, Vec<Skip>)> {
     let result = run_command(&mut command);
     let skips = suite::skips(&read(&log)?)?;
     match (result, read(&junit)) {
-        (Ok(()), Ok(report)) => Ok((count(&report)?, skips)),
-        (Err(error), Ok(report)) => {
-            let Count { passed, failed } = count(&report)?;
-            Err(format!("{passed} passed, {failed} failed ({error})").into())
-        }
-        (Err(error), Err(_)) | (Ok(()), Err(error)) => Err(error),
+        (Ok(()), report) => Ok((count(&report?)?, skips)),
+        (Err(error), Ok(report)) => match count(&report)? {
+            // nextest itself failed, not a test.
+            Count { failed: 0, .. } => Err(error),
+            count => Ok((count, skips)),
+        },
+        (Err(error), Err(_)) => Err(error),
     }
 }
 
@@ -177,6 +191,12 @@ mod tests {
         let report = r#"<?xml version="1.0"?><testsuites name="n" tests="7" failures="2" errors="1">"#;
         assert_eq!(count(report).unwrap(), Count { passed: 4, failed: 3 });
         assert!(count("<testsuites>").is_err());
+    }
+
+    #[test]
+    fn a_failed_test_fails_the_step() {
+        assert!(Count { passed: 1, failed: 0 }.verdict().is_ok());
+        assert_eq!(Count { passed: 1, failed: 2 }.verdict().unwrap_err().to_string(), "2 tests failed");
     }
 
     #[test]

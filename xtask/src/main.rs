@@ -36,7 +36,7 @@ fn main() -> ExitCode {
                 eprintln!("{USAGE}");
                 return ExitCode::from(2);
             };
-            Workspace::find().and_then(|ws| vm::run(&ws, &choice).map(drop))
+            Workspace::find().and_then(|ws| vm::run(&ws, &choice)?.verdict())
         }
         _ => {
             eprintln!("{USAGE}");
