@@ -132,15 +132,19 @@ fn change(observed: &ObservedTable, intent: &Intent, scope: Scope, comment: Stri
     if observed.comment.is_none() {
         ops.push(NftOp::AddTable { comment });
     }
-    ops.extend(Map::ALL.into_iter().filter(|m| !observed.maps.contains(m)).map(NftOp::AddMap));
     let base = base_chains();
-    let wanted: Vec<&Chain> = base.iter().chain(intent.values().flat_map(|rules| &rules.chains)).collect();
-    for chain in &wanted {
+    let networks: Vec<&Chain> = intent.values().flat_map(|rules| &rules.chains).collect();
+    // Networks' chains before maps, since nft moves the elements of a new interval map up to the map.
+    for chain in &networks {
+        edit_chain(observed.chains.get(&chain.name), chain, &mut ops);
+    }
+    ops.extend(Map::ALL.into_iter().filter(|m| !observed.maps.contains(m)).map(NftOp::AddMap));
+    for chain in &base {
         edit_chain(observed.chains.get(&chain.name), chain, &mut ops);
     }
 
-    let keep: BTreeSet<&str> = wanted.iter().map(|c| c.name.as_str()).collect();
-    let going: Vec<String> = match scope {
+    let keep: BTreeSet<&str> = base.iter().chain(networks).map(|c| c.name.as_str()).collect();
+    let going: BTreeSet<String> = match scope {
         Scope::Whole => observed.chains.keys().filter(|c| !keep.contains(c.as_str())).cloned().collect(),
         Scope::Changed => intent
             .keys()
@@ -321,10 +325,9 @@ impl ObservedTable {
                     rules.insert(place.unwrap_or(rules.len()), new);
                 }
                 NftOp::DeleteRule { chain, rule } => {
-                    if let Some(chain) = self.chains.get_mut(chain) {
-                        if let Some(at) = chain.rules.iter().position(|r| r == rule) {
-                            chain.rules.remove(at);
-                        }
+                    let rules = self.chains.get_mut(chain).map(|c| &mut c.rules);
+                    if let Some((rules, at)) = rules.and_then(|r| r.iter().position(|r| r == rule).map(|at| (r, at))) {
+                        rules.remove(at);
                     }
                 }
                 NftOp::AddElement(element) => self.set_element(element.clone()),
