@@ -157,8 +157,8 @@ fn as_root(ws: &Workspace) -> Result<Command> {
     let mut command = ws.command("sudo");
     command.arg("env");
     for (name, value) in std::env::vars() {
-        let kept = ["HOME", "TERM", "STRICT"].contains(&name.as_str())
-            || ["CARGO", "RUST", "PATCHCORD_"].iter().any(|prefix| name.starts_with(prefix));
+        let kept = ["HOME", "TERM", "STRICT", "CARGO_HOME", "CARGO_TARGET_DIR"].contains(&name.as_str())
+            || ["RUST", "PATCHCORD_"].iter().any(|prefix| name.starts_with(prefix));
         if kept {
             command.arg(format!("{name}={value}"));
         }
