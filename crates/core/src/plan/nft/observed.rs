@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RuleRef {
     /// The kernel's handle; `None` for a rule that a change not carried out yet will make
-    /// (see [`NftChange::resolve`](super::NftChange::resolve)).
+    /// (see [`NftChange::resolve`](super::NftChange::resolve), which whoever carries out a change calls first).
     pub handle: Option<u64>,
     /// What its comment says; empty for a rule without one, which is not ours.
     pub fingerprint: String,
