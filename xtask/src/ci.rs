@@ -128,6 +128,8 @@ fn tests(ws: &Workspace) -> Result<(Count, Vec<Skip>)> {
                           ip link set lo up && exec \"$@\"";
     let log = skip_log(ws);
     let junit = ws.target.join("nextest/ci/junit.xml");
+    // Made here, lest root own it.
+    std::fs::create_dir_all(ws.target.join("nextest/ci"))?;
     // A count or a skip of an earlier run must not be taken for one of this run.
     let _ = std::fs::remove_file(&junit);
     write(&log, "")?;
