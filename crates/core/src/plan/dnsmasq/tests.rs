@@ -159,15 +159,15 @@ fn a_server_that_is_the_network_itself_is_left_out() {
 
 #[test]
 fn names_and_records() {
-    let c = config(&format!(
+    let c = config(
         "<domain name='lab.example' localOnly='yes'/>
          <dns forwardPlainNames='no'><txt name='t' value='v w'/>
          <srv service='sip' protocol='udp' domain='lab.example' target='pbx' port='5060' weight='4'/>
          <srv service='none' protocol='tcp'/>
          <host ip='10.0.0.9'><hostname>a</hostname><hostname>b</hostname></host></dns>
          <ip address='10.0.0.1' netmask='255.255.255.0' localPtr='yes'/>
-         <ip family='ipv6' address='fd00:1:2:3::1' prefix='64' localPtr='yes'/>"
-    ))
+         <ip family='ipv6' address='fd00:1:2:3::1' prefix='64' localPtr='yes'/>",
+    )
     .unwrap();
     has(
         &c,
