@@ -109,6 +109,43 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A process can't be watched, read about or signalled.
+    #[error("cannot {op} process {pid}")]
+    Process {
+        /// Its id.
+        pid: u32,
+        /// What was attempted.
+        op: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The spawner, which runs programs for us, can't be reached.
+    #[error("cannot {op} the spawner")]
+    Spawner {
+        /// What was attempted.
+        op: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The spawner has ended; the daemon must be started again to have a new one.
+    #[error("the spawner has ended; no program can be run until the daemon is started again")]
+    SpawnerGone,
+    /// The spawner's reply makes no sense, which no input can bring about.
+    #[error("the spawner's reply can't be read")]
+    SpawnerReply,
+    /// A program can't be run.
+    #[error("cannot run {}: {problem}", program.display())]
+    Program {
+        /// Its path.
+        program: PathBuf,
+        /// What is in the way.
+        problem: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// "process 12", or "another process".

@@ -8,7 +8,9 @@
 pub mod error;
 pub mod ident;
 pub mod lock;
+pub mod process;
 pub mod root;
+pub mod spawner;
 pub mod store;
 mod sys;
 pub mod tap;

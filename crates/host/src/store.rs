@@ -364,7 +364,7 @@ fn file_name(name: &CStr) -> Option<&str> {
     name.to_str().ok().filter(|name| *name != "." && *name != "..")
 }
 
-fn write_all(file: impl AsFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
+pub(crate) fn write_all(file: impl AsFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(&file, bytes) {
             Ok(0) => return Err(Errno::NOSPC),

@@ -4,7 +4,9 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_uint};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use rustix::io::{Errno, Result};
 use rustix::ioctl::{Getter, IntegerSetter, Opcode, Setter, Updater, ioctl, opcode};
@@ -121,4 +123,32 @@ pub(crate) fn tun_set_vnet_hdr_size(fd: BorrowedFd<'_>, size: usize) -> Result<(
 pub(crate) fn tun_set_carrier(fd: BorrowedFd<'_>, carrier: bool) -> Result<()> {
     // SAFETY: TUNSETCARRIER reads one int.
     unsafe { ioctl(fd, Setter::<TUNSETCARRIER, c_int>::new(carrier.into())) }
+}
+
+/// Makes the command's process the leader of a session, and so of a process group, of its own.
+pub(crate) fn start_in_own_session(command: &mut Command) {
+    let lead = || {
+        rustix::process::setsid()?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec only one system call is made; it takes no lock and allocates nothing.
+    unsafe { command.pre_exec(lead) };
+}
+
+/// Sets close-on-exec on all open descriptors from `first` on: what systemd or a shell left open is for no child.
+pub(crate) fn close_on_exec_from(first: RawFd) -> Result<()> {
+    let list = std::fs::read_dir("/proc/self/fd").map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    for entry in list.flatten() {
+        let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) else { continue };
+        if fd < first {
+            continue;
+        }
+        // SAFETY: the borrow ends with this call. A descriptor that was closed since it was listed gives EBADF.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        match rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC) {
+            Ok(()) | Err(Errno::BADF) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
 }
