@@ -45,7 +45,7 @@ pub struct DhcpHost {
 pub struct Expiry {
     /// How many of `unit`.
     pub expiry: u64,
-    /// The unit; minutes unless given.
+    /// The unit: minutes unless given, none when the lease never ends.
     pub unit: Option<LeaseUnit>,
 }
 
@@ -65,6 +65,25 @@ pub enum LeaseUnit {
 pub struct Bootp {
     /// Boot file.
     pub file: String,
-    /// TFTP server, an address or a name; ours unless given.
-    pub server: Option<String>,
+    /// TFTP server; ours unless given.
+    pub server: Option<IpAddr>,
+}
+
+impl LeaseUnit {
+    /// Seconds in one of them.
+    pub const fn seconds(self) -> u64 {
+        match self {
+            Self::Seconds => 1,
+            Self::Minutes => 60,
+            Self::Hours => 3600,
+        }
+    }
+}
+
+impl Expiry {
+    /// Seconds that the lease lasts; `None` is for ever.
+    pub fn seconds(self) -> Option<u64> {
+        let unit = self.unit.unwrap_or(LeaseUnit::Minutes);
+        (self.expiry != 0).then(|| self.expiry.saturating_mul(unit.seconds()))
+    }
 }

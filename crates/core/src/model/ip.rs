@@ -1,6 +1,6 @@
 //! Addresses that the host has on a network, and static routes through it.
 
-use super::Dhcp;
+use super::{Dhcp, DhcpRange};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -56,6 +56,52 @@ impl Ip {
         // A length beyond the family's was refused when the document was read.
         IpNet::new(self.address, len).unwrap_or_else(|_| IpNet::from(self.address))
     }
+
+    /// Whether the range lies within the network, in order, without the network's own and the broadcast address, and
+    /// with at most 65,535 steps from start to end (libvirt's limit). The error is the field at fault and the cause.
+    pub fn check_range(&self, range: &DhcpRange) -> Result<(), (&'static str, String)> {
+        let net = self.network();
+        let (start, end) = (range.start, range.end);
+        for (field, address) in [("start", start), ("end", end)] {
+            if !net.contains(&address) {
+                return Err((field, format!("{address} is outside the network {}", net.trunc())));
+            }
+        }
+        if start > end {
+            return Err(("end", format!("{end} is before the start, {start}")));
+        }
+        if start.is_ipv4() && net.prefix_len() < 31 {
+            if start == net.network() {
+                return Err(("start", format!("{start} is the network's own address")));
+            }
+            if end == net.broadcast() {
+                return Err(("end", format!("{end} is the network's broadcast address")));
+            }
+        }
+        let number = |address| match address {
+            IpAddr::V4(a) => u128::from(u32::from(a)),
+            IpAddr::V6(a) => u128::from(a),
+        };
+        if number(end) - number(start) > 0xffff {
+            return Err(("end", format!("{end} is more than 65535 addresses after the start, {start}")));
+        }
+        Ok(())
+    }
+
+    /// Whether a reservation for `address` makes sense here. The error is the cause.
+    pub fn check_host_address(&self, address: IpAddr) -> Result<(), String> {
+        let net = self.network();
+        if !net.contains(&address) {
+            return Err(format!("{address} is outside the network {}", net.trunc()));
+        }
+        if address == self.address {
+            return Err(format!("{address} is the host's own address there"));
+        }
+        if address.is_ipv4() && net.prefix_len() < 31 && (address == net.network() || address == net.broadcast()) {
+            return Err(format!("{address} is the network's own or its broadcast address"));
+        }
+        Ok(())
+    }
 }
 
 impl Mask {
@@ -86,4 +132,22 @@ pub struct Route {
     pub gateway: IpAddr,
     /// `metric`, when given; 1 to 2³²−1.
     pub metric: Option<u32>,
+}
+
+impl Route {
+    /// Where it leads. Without a mask: everywhere for the unspecified address, else as in [`Ip::network`].
+    pub fn destination(&self) -> IpNet {
+        if self.mask.is_none() && self.address.is_unspecified() {
+            return IpNet::new(self.address, 0).unwrap_or_else(|_| IpNet::from(self.address));
+        }
+        let ip = Ip {
+            family: self.family,
+            address: self.address,
+            mask: self.mask,
+            local_ptr: None,
+            tftp_root: None,
+            dhcp: None,
+        };
+        ip.network()
+    }
 }

@@ -1,6 +1,6 @@
 //! A network: the logical switch that guests name.
 
-use super::{Bandwidth, Bridge, Dns, Forward, Ip, MacAddr, Name, Portgroup, Route, Tag, VirtualPort, Vlan};
+use super::{Bandwidth, Bridge, Dns, Forward, Ip, MacAddr, Metadata, Name, Portgroup, Route, Tag, VirtualPort, Vlan};
 use uuid::Uuid;
 
 /// `<network>`, in the order libvirt prints it.
@@ -20,8 +20,8 @@ pub struct Network {
     pub title: Option<String>,
     /// `<description>`
     pub description: Option<String>,
-    /// The inner XML of `<metadata>`, as written.
-    pub metadata: Option<String>,
+    /// `<metadata>`
+    pub metadata: Option<Metadata>,
     /// `<forward>`
     pub forward: Forward,
     /// `<bridge>`

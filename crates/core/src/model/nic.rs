@@ -1,6 +1,7 @@
 //! A guest's network interface, as its owner configured it.
 
-use super::{Bandwidth, LinkName, MacAddr, Name, Tag, VirtualPort, Vlan};
+use super::{Bandwidth, LinkName, MacAddr, Name, Tag, VirtualPort, VirtualPortType, Vlan};
+use crate::{Error, ErrorKind, Result};
 use uuid::Uuid;
 
 /// What a NIC is plugged into: `<interface type>` with its `<source>`.
@@ -98,6 +99,10 @@ pub struct Nic {
     pub mtu: Option<u32>,
     /// `<driver queues>`, 1 to 256.
     pub queues: Option<u16>,
+    /// The other attributes of `<driver>`, which are the VMM's affair, in order.
+    pub driver_attributes: Vec<(String, String)>,
+    /// The children of `<driver>` (the guest's and the host's offloads), as written.
+    pub driver_kept: Vec<String>,
     /// `<pc:driver plug='macvtap'>`: a true macvtap instead of a cord.
     pub plug_macvtap: bool,
     /// Children that are the VMM's affair (model, address, boot and the like), as written, in order.
@@ -122,6 +127,8 @@ impl Nic {
             link: None,
             mtu: None,
             queues: None,
+            driver_attributes: Vec::new(),
+            driver_kept: Vec::new(),
             plug_macvtap: false,
             kept: Vec::new(),
         }
@@ -135,5 +142,35 @@ impl Nic {
             NicSource::Direct { .. } => NicType::Direct,
             NicSource::None => NicType::None,
         }
+    }
+
+    /// Checks what depends on several fields: parameters that a source has no use for.
+    pub fn validate(&self) -> Result<()> {
+        let object = self.mac.map_or_else(|| "NIC".to_owned(), |mac| format!("NIC {mac}"));
+        let invalid = |field: &str, cause: &str| Err(Error::new(ErrorKind::InvalidXml, &object, cause).field(field));
+        if self.mac.is_some_and(|mac| mac.is_multicast() || mac.is_zero()) {
+            return invalid("<mac address>", "no NIC can have a multicast address or all zeros");
+        }
+        if let Some(port) = &self.virtualport {
+            let software = matches!(port.kind, Some(VirtualPortType::OpenVSwitch | VirtualPortType::Midonet));
+            if let Some(name) = port.foreign_parameter() {
+                return invalid("<virtualport parameters>", &format!("'{name}' does not go with its type"));
+            }
+            if software && self.kind() == NicType::Direct {
+                return invalid("<virtualport type>", "openvswitch and midonet are bridges: a direct NIC has neither");
+            }
+            if !software && port.kind.is_some() && self.kind() == NicType::Bridge {
+                return invalid("<virtualport type>", "802.1Qbg and 802.1Qbh need a physical device, not a bridge");
+            }
+        }
+        if self.plug_macvtap && self.kind() == NicType::Bridge {
+            return invalid("<pc:driver plug>", "a bridge takes a tap: macvtap sits on a device");
+        }
+        if self.bandwidth.as_ref().and_then(|b| b.inbound).is_some_and(|r| r.floor.is_some())
+            && !matches!(self.kind(), NicType::Network | NicType::None)
+        {
+            return invalid("<inbound floor>", "a guaranteed rate needs a network that counts what it has promised");
+        }
+        Ok(())
     }
 }

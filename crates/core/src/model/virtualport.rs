@@ -33,3 +33,22 @@ pub struct VirtualPort {
     /// `interfaceid`
     pub interface_id: Option<Uuid>,
 }
+
+impl VirtualPort {
+    /// The first parameter that means nothing to its type; `None` if there is none or no type yet (libvirt's rules).
+    pub fn foreign_parameter(&self) -> Option<&'static str> {
+        use VirtualPortType::{Midonet, OpenVSwitch, Qbg, Qbh};
+        let kind = self.kind?;
+        let qbg = kind == Qbg;
+        [
+            ("managerid", self.manager_id.is_some(), qbg),
+            ("typeid", self.type_id.is_some(), qbg),
+            ("typeidversion", self.type_id_version.is_some(), qbg),
+            ("instanceid", self.instance_id.is_some(), qbg),
+            ("profileid", self.profile_id.is_some(), matches!(kind, Qbh | OpenVSwitch)),
+            ("interfaceid", self.interface_id.is_some(), matches!(kind, OpenVSwitch | Midonet)),
+        ]
+        .into_iter()
+        .find_map(|(name, given, wanted)| (given && !wanted).then_some(name))
+    }
+}

@@ -1,0 +1,211 @@
+//! What of a network depends on several of its fields.
+
+use super::{Bandwidth, ForwardMode, Network, VirtualPort, VirtualPortType};
+use crate::{Error, ErrorKind, Result};
+use std::collections::HashSet;
+
+impl Network {
+    /// Checks a definition: libvirt's rules about what goes with which forward mode, and that portgroups, addresses,
+    /// ranges, reservations and routes agree with each other. Nothing here depends on the host.
+    pub fn validate(&self) -> Result<()> {
+        self.check_mode()?;
+        self.check_portgroups()?;
+        self.check_virtualports()?;
+        self.check_addresses()?;
+        self.check_routes()?;
+        self.check_dns()?;
+        self.check_floors()
+    }
+
+    fn invalid(&self, field: &str, cause: impl Into<String>) -> Error {
+        Error::new(ErrorKind::InvalidXml, format!("network '{}'", self.name), cause).field(field)
+    }
+
+    fn check_mode(&self) -> Result<()> {
+        let forward = &self.forward;
+        let Some(mode) = forward.mode.as_str() else { return Ok(()) };
+        if forward.mode.has_own_bridge() {
+            if self.ips.is_empty() {
+                let hint = "add an <ip address='…' prefix='…'>, or remove <forward>";
+                return Err(self.invalid("<ip>", format!("forward mode '{mode}' needs an address")).hint(hint));
+            }
+            if forward.devices.len() > 1 {
+                let cause = format!("forward mode '{mode}' takes one device, and there are {}", forward.devices.len());
+                return Err(self.invalid("<forward interface>", cause));
+            }
+            if forward.pf.is_some() || !forward.addresses.is_empty() {
+                let cause = format!("forward mode '{mode}' takes neither <pf> nor <address>");
+                return Err(self.invalid("<forward>", cause));
+            }
+            return Ok(());
+        }
+        let bridge = &self.bridge;
+        let named = bridge.name.is_some() || bridge.pattern.is_some();
+        if forward.mode == ForwardMode::Bridge {
+            if named && (!forward.devices.is_empty() || forward.pf.is_some()) {
+                let cause = "there is a <bridge> and a <forward> device: NICs join the one or sit on the other";
+                return Err(self.invalid("<bridge name>", cause).hint("remove one of them"));
+            }
+            if bridge.pattern.is_some() {
+                let cause = "forward mode 'bridge' uses a bridge that is there, and makes none";
+                return Err(self.invalid("<bridge name>", cause).hint("name a bridge of the host"));
+            }
+        } else if named {
+            return Err(self.invalid("<bridge name>", format!("forward mode '{mode}' has no bridge")));
+        }
+        if forward.pf.is_some() && (!forward.devices.is_empty() || !forward.addresses.is_empty()) {
+            return Err(self.invalid("<forward pf>", "it can't be mixed with <interface> and <address>"));
+        }
+        let has_records = self.dns.as_ref().is_some_and(|d| *d != super::Dns::default());
+        let not_ours = [
+            ("<mac>", self.mac.is_some()),
+            ("<ip>", !self.ips.is_empty()),
+            ("<route>", !self.routes.is_empty()),
+            ("<dns>", has_records),
+            ("<domain>", self.domain.is_some()),
+            ("<mtu>", self.mtu.is_some()),
+            ("<bandwidth>", self.bandwidth.is_some()),
+        ];
+        if let Some((field, _)) = not_ours.iter().find(|(_, given)| *given) {
+            let cause = format!("forward mode '{mode}' leaves it to whoever runs the outer network");
+            return Err(self.invalid(field, cause).hint("remove it, or use mode nat, route, open or none"));
+        }
+        Ok(())
+    }
+
+    fn check_portgroups(&self) -> Result<()> {
+        let mut names = HashSet::new();
+        if let Some(twice) = self.portgroups.iter().find(|p| !names.insert(&p.name)) {
+            return Err(self.invalid("<portgroup name>", format!("there are two portgroups '{}'", twice.name)));
+        }
+        let mut defaults = self.portgroups.iter().filter(|p| p.default == Some(true));
+        if let (Some(first), Some(second)) = (defaults.next(), defaults.next()) {
+            let cause = format!("'{}' and '{}' are both the default", first.name, second.name);
+            return Err(self.invalid("<portgroup default>", cause).hint("only one portgroup can be it"));
+        }
+        Ok(())
+    }
+
+    fn check_virtualports(&self) -> Result<()> {
+        let check = |port: Option<&VirtualPort>, whose: &str| {
+            let Some(port) = port else { return Ok(()) };
+            if let Some(name) = port.foreign_parameter() {
+                return Err(
+                    self.invalid("<virtualport parameters>", format!("'{name}' does not go with the type of {whose}"))
+                );
+            }
+            let mode = self.forward.mode;
+            let fits = match port.kind {
+                None => true,
+                // libvirt's rule: 802.1Qbg and Qbh are spoken over a physical device, the others by a software switch.
+                Some(VirtualPortType::Qbg | VirtualPortType::Qbh) => {
+                    !mode.has_own_bridge() && self.bridge.name.is_none()
+                }
+                Some(VirtualPortType::OpenVSwitch | VirtualPortType::Midonet) => {
+                    mode == ForwardMode::Bridge && self.forward.devices.is_empty()
+                }
+            };
+            if fits {
+                return Ok(());
+            }
+            let cause =
+                format!("the type of {whose} does not go with forward mode '{}'", mode.as_str().unwrap_or("none"));
+            let hint = "802.1Qbg and 802.1Qbh need a physical device, openvswitch and midonet a bridge of theirs";
+            Err(self.invalid("<virtualport type>", cause).hint(hint))
+        };
+        check(self.virtualport.as_ref(), "the network")?;
+        for portgroup in &self.portgroups {
+            check(portgroup.virtualport.as_ref(), &format!("portgroup '{}'", portgroup.name))?;
+            let kinds = |p: &Option<VirtualPort>| p.as_ref().and_then(|p| p.kind);
+            if let (Some(a), Some(b)) = (kinds(&self.virtualport), kinds(&portgroup.virtualport))
+                && a != b
+            {
+                let cause = format!("portgroup '{}' and the network name different types", portgroup.name);
+                return Err(self.invalid("<virtualport type>", cause));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_addresses(&self) -> Result<()> {
+        for (n, ip) in self.ips.iter().enumerate() {
+            if self.ips[..n].iter().any(|other| other.address == ip.address) {
+                return Err(self.invalid("<ip address>", format!("{} is there twice", ip.address)));
+            }
+            let Some(dhcp) = &ip.dhcp else { continue };
+            let family = if ip.address.is_ipv4() { "IPv4" } else { "IPv6" };
+            if self.ips[..n].iter().any(|o| o.dhcp.is_some() && o.address.is_ipv4() == ip.address.is_ipv4()) {
+                let cause = format!("there are two for {family}, and a network serves one of each family");
+                return Err(self.invalid("<dhcp>", cause));
+            }
+            for (m, range) in dhcp.ranges.iter().enumerate() {
+                ip.check_range(range).map_err(|(field, cause)| self.invalid(&format!("<range {field}>"), cause))?;
+                if let Some(other) = dhcp.ranges[..m].iter().find(|o| o.start <= range.end && range.start <= o.end) {
+                    let cause = format!("{}-{} and {}-{} overlap", other.start, other.end, range.start, range.end);
+                    return Err(self.invalid("<range>", cause));
+                }
+            }
+            let (mut macs, mut ids, mut addresses) = (HashSet::new(), HashSet::new(), HashSet::new());
+            for host in &dhcp.hosts {
+                let who = || host.name.clone().or_else(|| host.mac.map(|m| m.to_string())).unwrap_or_default();
+                if let Some(address) = host.ip {
+                    ip.check_host_address(address).map_err(|cause| self.invalid("<host ip>", cause))?;
+                    if !addresses.insert(address) {
+                        let cause = format!("{address} is reserved twice, the second time for '{}'", who());
+                        return Err(self.invalid("<host ip>", cause));
+                    }
+                }
+                if let Some(mac) = host.mac.filter(|mac| !macs.insert(*mac)) {
+                    return Err(self.invalid("<host mac>", format!("{mac} has two reservations")));
+                }
+                if let Some(id) = host.id.as_ref().filter(|id| !ids.insert(id.to_lowercase())) {
+                    return Err(self.invalid("<host id>", format!("'{id}' has two reservations")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_routes(&self) -> Result<()> {
+        let mut seen = HashSet::new();
+        for route in &self.routes {
+            if !self.ips.iter().any(|ip| ip.network().contains(&route.gateway)) {
+                let cause = format!("no address of the network reaches {}", route.gateway);
+                return Err(self.invalid("<route gateway>", cause).hint("the gateway must lie within an <ip>"));
+            }
+            if self.ips.iter().any(|ip| ip.address == route.gateway) {
+                let cause = format!("{} is the host's own address", route.gateway);
+                return Err(self.invalid("<route gateway>", cause));
+            }
+            if !seen.insert((route.destination(), route.metric)) {
+                return Err(self.invalid("<route address>", format!("there are two to {}", route.destination())));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_dns(&self) -> Result<()> {
+        let Some(dns) = &self.dns else { return Ok(()) };
+        let records = dns.forwarders.len() + dns.txts.len() + dns.srvs.len() + dns.hosts.len();
+        if dns.enable == Some(false) && records > 0 {
+            let cause = "enable='no' leaves nobody to serve the records that it lists";
+            return Err(self.invalid("<dns>", cause).hint("remove the records, or enable='no'"));
+        }
+        if dns.hosts.iter().any(|h| h.ip.is_none() || h.hostnames.is_empty()) {
+            return Err(self.invalid("<dns host>", "a record needs an 'ip' and a <hostname>"));
+        }
+        if dns.txts.iter().any(|t| t.value.is_none()) {
+            return Err(self.invalid("<dns txt>", "a record needs a 'value'"));
+        }
+        Ok(())
+    }
+
+    fn check_floors(&self) -> Result<()> {
+        let floor = |b: &Option<Bandwidth>| b.as_ref().and_then(|b| b.inbound).and_then(|r| r.floor).is_some();
+        if floor(&self.bandwidth) || self.portgroups.iter().any(|p| floor(&p.bandwidth)) {
+            let cause = "a guaranteed rate belongs to a NIC";
+            return Err(self.invalid("<inbound floor>", cause));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,29 @@
+//! XML in and out: libvirt's grammar, libvirt's layout, our elements beside them.
+//!
+//! For each element a function that reads and one that writes stand side by side. Reading gives model values, with
+//! errors that say where; writing gives what libvirt 9.0 would print. What depends on several elements is checked by
+//! [`Network::validate`](crate::model::Network::validate), which [`read_network`] calls.
+
+pub(crate) mod dns;
+mod forward;
+pub(crate) mod ip;
+mod metadata;
+pub(crate) mod network;
+mod nic;
+pub(crate) mod parts;
+pub(crate) mod reader;
+mod runstate;
+mod writer;
+
+pub use network::{Connections, TagForm, WriteOptions, read_network, write_network, write_network_with};
+pub use nic::{LiveSource, read_nic, write_nic, write_nic_live};
+pub use reader::{MAX_BYTES, MAX_DEPTH, Mode, root_name};
+pub use runstate::{
+    Stamp, read_host_state, read_network_state, read_nic_state, write_host_state, write_network_state, write_nic_state,
+};
+pub use writer::{Tag, Writer};
+
+/// The namespace of what is ours inside other people's documents.
+pub const PATCHCORD_NAMESPACE: &str = "urn:patchcord:1";
+/// The namespace of `<dnsmasq:options>`.
+pub const DNSMASQ_NAMESPACE: &str = "http://libvirt.org/schemas/network/dnsmasq/1.0";

@@ -1,0 +1,141 @@
+//! libvirt's own test files: what it reads and prints, we read and print alike.
+//!
+//! `PATCHCORD_CORPUS` names the folder (by default `../shared/corpus/libvirt-9.0.0` beside the workspace). The files are
+//! not part of this project; without them the tests say that they were skipped.
+
+use patchcord_core::xml::{Mode, read_network, write_network};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Says that a test was skipped, and why; where everything must run, that is a failure.
+fn skip(name: &str, reason: &str) {
+    eprintln!("SKIP {name}: {reason}");
+    if let Some(log) = std::env::var_os("PATCHCORD_SKIP_LOG") {
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(log);
+        writeln!(file.expect("the skip log opens"), "SKIP {name}: {reason}").expect("the skip log is writable");
+    }
+    assert!(std::env::var("STRICT").as_deref() != Ok("1"), "{name} was skipped: {reason}");
+}
+
+fn corpus(name: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("PATCHCORD_CORPUS").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus/libvirt-9.0.0"),
+        PathBuf::from,
+    );
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    skip(name, &format!("{} is not there", folder.display()));
+    None
+}
+
+fn xml_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("a folder of the corpus");
+    let mut files: Vec<_> = entries.map(|e| e.expect("an entry").path()).collect();
+    files.retain(|f| f.extension().is_some_and(|e| e == "xml"));
+    files.sort();
+    assert!(!files.is_empty(), "{} has no files", folder.display());
+    files
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().expect("a name").to_string_lossy().into_owned()
+}
+
+/// What libvirt's own test expects to be refused, and what of the refusal a person must be able to see.
+const REFUSED: &[(&str, &str)] = &[
+    ("open-network-with-forward-dev", "forward mode 'open' takes no device"),
+    ("routed-network-no-dns-extra-elements", "enable='no' leaves nobody to serve the records"),
+];
+
+#[test]
+fn definitions_are_printed_as_libvirt_prints_them() {
+    let Some(corpus) = corpus("definitions_are_printed_as_libvirt_prints_them") else { return };
+    let mut wrong = Vec::new();
+    for file in xml_files(&corpus.join("networkxml2xmlin")) {
+        let (name, text) = (stem(&file), read(&file));
+        if let Some((_, cause)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
+            let error = read_network(&text, Mode::Strict).expect_err(&name);
+            assert!(error.to_string().contains(cause), "{name}: {error}");
+            continue;
+        }
+        let out = corpus.join("networkxml2xmlout").join(file.file_name().expect("a name"));
+        let network = match read_network(&text, Mode::Strict) {
+            Ok(network) => network,
+            Err(e) => {
+                wrong.push(format!("{name}: {e}"));
+                continue;
+            }
+        };
+        let printed = write_network(&network);
+        if out.exists() && printed != read(&out) {
+            wrong.push(format!("{name}: printed\n{printed}"));
+        }
+        // What was printed is read back as the same, and printed the same again.
+        assert_eq!(read_network(&printed, Mode::Strict).as_ref(), Ok(&network), "{name}");
+    }
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn every_definition_of_the_other_folders_is_read() {
+    let Some(corpus) = corpus("every_definition_of_the_other_folders_is_read") else { return };
+    for folder in ["networkxml2confdata", "networkxml2firewalldata", "networkxml2xmlout", "networkxml2xmlupdateout"] {
+        for file in xml_files(&corpus.join(folder)) {
+            let network =
+                read_network(&read(&file), Mode::Strict).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+            let printed = write_network(&network);
+            assert_eq!(read_network(&printed, Mode::Strict).as_ref(), Ok(&network), "{}", file.display());
+            if folder == "networkxml2xmlout" {
+                assert_eq!(printed, read(&file), "{}", file.display());
+            }
+        }
+    }
+}
+
+/// A copy without what virsh's test driver adds on its own: generated MACs, bridge names and NAT's default ports.
+fn without_defaults(xml: &str, given: &str) -> String {
+    xml.lines()
+        .filter(|line| given.contains("<mac") || !line.contains("<mac address="))
+        .map(|line| match (given.contains("<bridge"), line.find("<bridge name='virbr")) {
+            (false, Some(at)) => format!("{}<bridge{}", &line[..at], &line[line.find(" stp=").unwrap_or(line.len())..]),
+            _ => line.to_owned(),
+        })
+        .fold(String::new(), |all, line| all + &line + "\n")
+}
+
+#[test]
+fn virsh_prints_the_same() {
+    let name = "virsh_prints_the_same";
+    let Some(corpus) = corpus(name) else { return };
+    if Command::new("virsh").arg("--version").output().is_err() {
+        return skip(name, "virsh is not installed (package libvirt-clients)");
+    }
+    let (mut compared, mut wrong) = (0, Vec::new());
+    for folder in ["networkxml2xmlin", "networkxml2confdata", "networkxml2firewalldata"] {
+        for file in xml_files(&corpus.join(folder)) {
+            let text = read(&file);
+            // The test driver has no private namespace for dnsmasq's options.
+            let Ok(ours) = read_network(&text, Mode::Lenient) else { continue };
+            let Some(uuid) = ours.uuid.filter(|_| ours.dnsmasq_options.is_empty()) else { continue };
+            let script = format!("net-define {}; net-dumpxml {uuid}", file.display());
+            let mut virsh = Command::new("virsh");
+            let output = virsh.args(["-q", "-c", "test:///default", &script]).output().expect("virsh runs");
+            let theirs = String::from_utf8(output.stdout).expect("UTF-8");
+            let theirs = &theirs[theirs.find("<network").unwrap_or(theirs.len())..];
+            let (ours, theirs) =
+                (without_defaults(&write_network(&ours), &text), without_defaults(theirs.trim_end(), &text));
+            compared += 1;
+            if ours != theirs {
+                wrong.push(format!("{}: virsh\n{theirs}we\n{ours}", file.display()));
+            }
+        }
+    }
+    assert!(compared > 30, "only {compared} files were compared");
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
