@@ -5,8 +5,13 @@
 //! clock or draws a random number: those enter as values.
 #![forbid(unsafe_code)]
 
+pub mod engine;
 pub mod error;
+pub mod intent;
 pub mod model;
 pub mod plan;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+pub mod xml;
 
 pub use error::{Error, ErrorKind, Position, Result};

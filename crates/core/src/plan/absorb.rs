@@ -6,7 +6,7 @@ use super::observed::{Change, Index, Link, LinkKind, Observed, PortFlags, Route}
 use super::step::{LinkChange, LinkRef, Op, Outcome, Plan};
 
 /// The index that a reference stands for, given what each step made.
-pub fn resolve(link: LinkRef, made: &[Option<Index>]) -> Option<Index> {
+fn resolve(link: LinkRef, made: &[Option<Index>]) -> Option<Index> {
     match link {
         LinkRef::Index(index) => Some(index),
         LinkRef::MadeBy(step) => made.get(step).copied().flatten(),

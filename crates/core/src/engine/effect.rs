@@ -1,0 +1,203 @@
+//! What the engine wants done, in order.
+
+use super::input::{Now, RequestId};
+use super::view::{LeaseView, NetworkView, NicView};
+use crate::intent::Owner;
+use crate::plan::{Plan, dnsmasq};
+use crate::{Error, Result};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// Which plan an outcome belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PlanId(pub u64);
+
+/// Which job an outcome belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobId(pub u64);
+
+/// One thing to do. A list of them is carried out in order, and ends at a record that can't be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Write one record atomically, or delete it.
+    Persist(Record),
+    /// Carry out a plan.
+    Apply(PlanId, Arc<Plan>),
+    /// Begin slow work, off the executor.
+    Start(JobId, Job),
+    /// Answer a request.
+    Reply(RequestId, Result<Answer>),
+    /// Tell the watchers.
+    Publish(Event),
+    /// Send a tick at that time.
+    Wake(Now),
+}
+
+/// Which record.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RecordKey {
+    /// A network's definition, by name.
+    Definition(String),
+    /// Whether it starts by itself; the content says nothing.
+    Autostart(String),
+    /// An active network, by name.
+    Network(String),
+    /// A NIC.
+    Nic(Uuid),
+    /// The host's settings as they were before us.
+    Host,
+}
+
+/// A record and its new content; `None` deletes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Which.
+    pub key: RecordKey,
+    /// The document.
+    pub content: Option<String>,
+}
+
+/// Slow work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Job {
+    /// Start a network's dnsmasq.
+    StartService(Uuid, Box<dnsmasq::Config>),
+    /// Make it read its files again.
+    ReloadService(Uuid, u32, Box<dnsmasq::Config>),
+    /// End it.
+    StopService(Uuid, u32),
+    /// Say when that process is gone.
+    WatchOwner(Owner),
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// What was asked for.
+    pub body: Body,
+    /// What the client should know besides.
+    pub warnings: Vec<String>,
+}
+
+/// What was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// Done.
+    Done,
+    /// One network.
+    Network(Box<NetworkView>),
+    /// Networks.
+    Networks(Vec<NetworkView>),
+    /// One NIC.
+    Nic(Box<NicView>),
+    /// NICs.
+    Nics(Vec<NicView>),
+    /// Leases.
+    Leases(Vec<LeaseView>),
+    /// A document.
+    Xml(String),
+}
+
+impl From<Body> for Answer {
+    fn from(body: Body) -> Self {
+        Self { body, warnings: Vec::new() }
+    }
+}
+
+/// What watchers are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Something happened to a network.
+    Network {
+        /// Its name.
+        name: String,
+        /// Its UUID.
+        uuid: Uuid,
+        /// Its labels.
+        tags: Vec<String>,
+        /// What.
+        what: NetworkEvent,
+    },
+    /// Something happened to a NIC.
+    Nic {
+        /// What it is now, or was last.
+        nic: Box<NicView>,
+        /// What.
+        what: NicEvent,
+    },
+    /// A lease came, was renewed, or went.
+    Lease {
+        /// The network's name.
+        network: String,
+        /// The lease.
+        lease: LeaseView,
+        /// What.
+        what: LeaseEvent,
+    },
+    /// Something was not as it should be and was put back; or could not be.
+    Drift {
+        /// The object, as users know it.
+        object: String,
+        /// Why the steps were needed, or what failed.
+        what: String,
+        /// Who did it, where that is known.
+        culprit: Option<String>,
+        /// Whether it is as it should be again.
+        repaired: bool,
+    },
+}
+
+/// What happened to a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetworkEvent {
+    /// A definition was stored.
+    Defined,
+    /// The definition is gone.
+    Undefined,
+    /// It started.
+    Started,
+    /// It stopped.
+    Stopped,
+    /// It was changed while it ran, or its definition was.
+    Updated,
+}
+
+/// What happened to a NIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NicEvent {
+    /// It was attached.
+    Attached,
+    /// It was detached.
+    Detached,
+    /// Its owner is gone, and so is it.
+    OwnerGone,
+    /// It was configured anew.
+    Modified,
+    /// It was plugged in.
+    Plugged,
+    /// It was plugged into nothing: its network stopped, its device went, or its cable was pulled.
+    Unplugged,
+}
+
+/// What happened to a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseEvent {
+    /// It is new.
+    Added,
+    /// It lasts longer, or its name changed.
+    Renewed,
+    /// It ended.
+    Removed,
+}
+
+impl Effect {
+    /// An answer.
+    pub fn answer(id: RequestId, body: Body) -> Self {
+        Self::Reply(id, Ok(body.into()))
+    }
+
+    /// A refusal.
+    pub fn refuse(id: RequestId, error: Error) -> Self {
+        Self::Reply(id, Err(error))
+    }
+}

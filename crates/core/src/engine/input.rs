@@ -1,0 +1,162 @@
+//! What comes into the engine: requests, what was observed, how plans and jobs went, and the time.
+
+use super::effect::{JobId, PlanId};
+use crate::intent::Owner;
+use crate::model::{Name, Network, Nic, UpdateCommand, UpdateSection};
+use crate::plan::{Change, Handover, Observed, Outcome, Service};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// Milliseconds on a clock that never goes back.
+pub type Now = u64;
+
+/// Which request an answer belongs to; the daemon counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// What the engine is told.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The daemon starts: what was stored, and what is there.
+    Start(Box<Startup>),
+    /// A client wants something. The random bits become UUIDs and MAC addresses.
+    Request(RequestId, Command, u128),
+    /// Something is different from before.
+    Observed(Change),
+    /// A plan was carried out, or how far.
+    Applied(PlanId, Outcome),
+    /// Slow work ended.
+    Finished(JobId, JobOutcome),
+    /// A record couldn't be written, so nothing after it in the same list of effects was done.
+    NotPersisted {
+        /// The record.
+        key: super::effect::RecordKey,
+        /// Why, as a phrase with the path in it.
+        cause: String,
+        /// The effects that were not done.
+        dropped: Vec<super::effect::Effect>,
+    },
+    /// The time that was asked for has come.
+    Tick,
+}
+
+/// What the daemon found when it started.
+#[derive(Clone, Debug, Default)]
+pub struct Startup {
+    /// Stored documents by file stem: definitions.
+    pub definitions: BTreeMap<String, String>,
+    /// File stems of definitions that start by themselves.
+    pub autostart: Vec<String>,
+    /// Run state of networks, by file stem.
+    pub networks: BTreeMap<String, String>,
+    /// Run state of NICs, by file stem.
+    pub nics: BTreeMap<String, String>,
+    /// Settings of the host as they were before us.
+    pub host: Option<String>,
+    /// What is there.
+    pub observed: Observed,
+    /// Which owners still live; what is missing is gone.
+    pub owners: Vec<Owner>,
+    /// Ids of NICs whose tap somebody other than us holds or could open: not taken back when they are pending.
+    pub held: Vec<Uuid>,
+}
+
+/// How slow work ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobOutcome {
+    /// A dnsmasq runs, with this configuration.
+    Running(Service),
+    /// Done; nothing to tell.
+    Done,
+    /// It failed, and why, as a phrase.
+    Failed(String),
+}
+
+/// What clients want. Names of networks may be UUIDs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Store a definition; a network of that name and UUID gets a new one.
+    Define(Box<Network>),
+    /// Start a network that is not stored.
+    Create(Box<Network>),
+    /// Start a stored one.
+    Start(String),
+    /// Stop one; its NICs are parked.
+    Stop(String),
+    /// Forget the definition; an active network becomes transient.
+    Undefine(String),
+    /// Whether it starts by itself.
+    Autostart(String, bool),
+    /// Change a part of a network.
+    Update {
+        /// Which network.
+        network: String,
+        /// What to do.
+        command: UpdateCommand,
+        /// With which part.
+        section: UpdateSection,
+        /// Which of several parents, where there are such.
+        parent: Option<u32>,
+        /// The part.
+        xml: String,
+        /// Change the active instance.
+        live: bool,
+        /// Change the definition.
+        config: bool,
+    },
+    /// All networks.
+    ListNetworks,
+    /// One network.
+    ShowNetwork(String),
+    /// A network's document: the live one, or with `inactive` the definition.
+    NetworkXml {
+        /// Which network.
+        network: String,
+        /// The definition instead of the active instance.
+        inactive: bool,
+    },
+    /// A network's leases.
+    Leases(String),
+    /// Attach a NIC.
+    Attach(Box<Attach>),
+    /// Detach it.
+    Detach(Uuid),
+    /// Configure it anew, while it runs.
+    Modify(Uuid, Box<Nic>),
+    /// Pull or plug its cable.
+    Link(Uuid, bool),
+    /// Give it another owner, or none.
+    Own(Uuid, Option<Owner>),
+    /// All NICs, or those of one network.
+    ListNics(Option<String>),
+    /// One NIC.
+    ShowNic(Uuid),
+    /// A NIC's document: the live one, or as given.
+    NicXml {
+        /// Which NIC.
+        id: Uuid,
+        /// As given.
+        inactive: bool,
+    },
+    /// Would this NIC attach, and what would it get?
+    Check(Box<Attach>),
+}
+
+/// A NIC to be attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attach {
+    /// The guest, as its owner calls it.
+    pub guest: Name,
+    /// The guest's UUID.
+    pub guest_uuid: Option<Uuid>,
+    /// The NIC.
+    pub nic: Nic,
+    /// Its owner.
+    pub owner: Option<Owner>,
+    /// How the tap is handed over.
+    pub handover: Handover,
+    /// Who attaches it.
+    pub uid: u32,
+    /// Leave out the MAC when none is given: the VMM chooses it and tells nobody (QEMU's helper).
+    pub mac_unknown: bool,
+}

@@ -1,0 +1,168 @@
+//! What one call of the engine changed, so that it can be put back when its records can't be written.
+
+use super::effect::{Effect, RecordKey};
+use super::work::Goal;
+use super::{Engine, Object};
+use crate::intent::{NetworkIntent, NicIntent};
+use crate::model::{Name, Network};
+use crate::plan::{Outcome, StepFailure, Sysctl};
+use crate::{Error, ErrorKind, xml};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// The values before the call's changes, in the order of the changes.
+#[derive(Debug, Default)]
+pub(super) struct Journal {
+    entries: Vec<Entry>,
+    /// Whether a request is being carried out. What happens without one stays as it is, and only its record is
+    /// written again later: nobody is there who could be told that it didn't happen.
+    pub(super) open: bool,
+}
+
+impl Journal {
+    fn note(&mut self, entry: impl FnOnce() -> Entry) {
+        if self.open {
+            self.entries.push(entry());
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Entry {
+    Network(Uuid, Option<Box<NetworkIntent>>),
+    Nic(Uuid, Option<Box<NicIntent>>),
+    Saved(BTreeMap<Sysctl, String>),
+}
+
+impl Engine {
+    /// Changes a network's intent, and remembers what it was.
+    pub(super) fn set_network(&mut self, uuid: Uuid, network: Option<NetworkIntent>) {
+        let before = self.intent.network(uuid);
+        self.journal.note(|| Entry::Network(uuid, before.cloned().map(Box::new)));
+        let none = NetworkIntent { definition: None, autostart: false, active: None };
+        self.intent.set_network(uuid, network.unwrap_or(none));
+    }
+
+    /// Changes a NIC's intent, and remembers what it was.
+    pub(super) fn set_nic(&mut self, id: Uuid, nic: Option<NicIntent>) {
+        let before = self.intent.nic(id);
+        self.journal.note(|| Entry::Nic(id, before.cloned().map(Box::new)));
+        match nic {
+            Some(nic) => self.intent.set_nic(nic),
+            None => {
+                self.intent.remove_nic(id);
+            }
+        }
+    }
+
+    /// Changes what is known of the host's settings before us.
+    pub(super) fn set_saved(&mut self, saved: BTreeMap<Sysctl, String>) {
+        let before = std::mem::replace(&mut self.intent.saved, saved);
+        self.journal.note(|| Entry::Saved(before));
+    }
+
+    /// A record of the last call couldn't be written. What that call changed is put back; its plans count as not
+    /// started, and whoever was to be told of success is told why there is none.
+    pub(super) fn not_persisted(&mut self, key: RecordKey, cause: &str, dropped: Vec<Effect>, journal: Journal) {
+        const AGAIN: super::Now = 2000;
+        let lost = dropped.iter().filter_map(|e| match e {
+            Effect::Persist(record) => Some(record.key.clone()),
+            _ => None,
+        });
+        self.unwritten.extend(lost.chain([key]));
+        self.wake(self.now + AGAIN, Object::Host);
+        let journal_was_empty = journal.entries.is_empty();
+        let mut touched = Vec::new();
+        for entry in journal.entries.into_iter().rev() {
+            match entry {
+                Entry::Network(uuid, before) => {
+                    let none = NetworkIntent { definition: None, autostart: false, active: None };
+                    self.intent.set_network(uuid, before.map_or(none, |b| *b));
+                    touched.push(Object::Network(uuid));
+                }
+                Entry::Nic(id, before) => {
+                    match before {
+                        Some(nic) => self.intent.set_nic(*nic),
+                        None => {
+                            self.intent.remove_nic(id);
+                        }
+                    }
+                    touched.push(Object::Nic(id));
+                }
+                Entry::Saved(saved) => self.intent.saved = saved,
+            }
+        }
+        let error = || {
+            Error::new(ErrorKind::HostFailed, "the run state", cause.to_owned())
+                .hint("nothing was changed; make room or make the directory writable, and try again")
+        };
+        for object in touched {
+            // What was put back is what the operation would restore, so it has failed without a trace.
+            if let Some(operation) = self.work.get_mut(&object).and_then(|w| w.operation.as_mut()) {
+                operation.error.get_or_insert_with(error);
+                match &mut operation.goal {
+                    Goal::Network { previous, .. } => {
+                        *previous = match object {
+                            Object::Network(uuid) => self.intent.network(uuid).cloned().map(Box::new),
+                            _ => None,
+                        }
+                    }
+                    Goal::Nic { previous, .. } => {
+                        *previous = match object {
+                            Object::Nic(id) => self.intent.nic(id).cloned().map(Box::new),
+                            _ => None,
+                        }
+                    }
+                }
+            }
+        }
+        let mut events = Vec::new();
+        for effect in dropped {
+            match effect {
+                Effect::Apply(id, _) => {
+                    let failed =
+                        StepFailure { step: 0, cause: format!("not started: {cause}"), errno: None, left: Vec::new() };
+                    self.applied(id, &Outcome { made: Vec::new(), failed: Some(failed) });
+                }
+                Effect::Start(id, _) => self.finished(id, super::JobOutcome::Failed(format!("not started: {cause}"))),
+                Effect::Reply(id, Ok(_)) => self.out.push(Effect::refuse(id, error())),
+                Effect::Reply(id, Err(e)) => self.out.push(Effect::refuse(id, e)),
+                Effect::Wake(at) => self.out.push(Effect::Wake(at)),
+                // A record is written again, and an event may be true all the same.
+                Effect::Persist(_) => {}
+                Effect::Publish(event) => events.push(event),
+            }
+        }
+        if journal_was_empty {
+            self.out.extend(events.into_iter().map(Effect::Publish));
+        }
+    }
+
+    /// Writes the records that couldn't be written, as they should be now.
+    pub(super) fn write_again(&mut self) {
+        for key in std::mem::take(&mut self.unwritten) {
+            let named = |name: &str| {
+                let uuid = Name::new(name).ok().and_then(|name| self.intent.named(&name))?;
+                self.intent.network(uuid)
+            };
+            let is = |network: &Network, name: &str| network.name.as_str() == name;
+            let content = match &key {
+                RecordKey::Definition(name) => {
+                    let definition = named(name).and_then(|n| n.definition.as_ref());
+                    definition.filter(|d| is(d, name)).map(xml::write_network)
+                }
+                RecordKey::Autostart(name) => named(name).filter(|n| n.autostart).map(|_| String::new()),
+                RecordKey::Network(name) => {
+                    let active = named(name).and_then(|n| n.active.as_ref());
+                    active.filter(|a| is(a, name)).map(|a| xml::write_network_state(&self.config.stamp, a))
+                }
+                RecordKey::Nic(id) => self.intent.nic(*id).map(|n| xml::write_nic_state(&self.config.stamp, n)),
+                RecordKey::Host => {
+                    let saved = &self.intent.saved;
+                    (!saved.is_empty()).then(|| xml::write_host_state(&self.config.stamp, saved))
+                }
+            };
+            self.persist(key, content);
+        }
+    }
+}

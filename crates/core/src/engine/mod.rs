@@ -1,0 +1,263 @@
+//! The part that decides: one value, one door.
+//!
+//! [`Engine::handle`] takes one input and gives effects in order. Whatever happened (a request, a restart, a link
+//! that went away), the same follows for each object it concerns: what should be, what is, and a plan for the
+//! difference, one at a time for each object.
+//!
+//! | file | what |
+//! |---|---|
+//! | `input`, `effect` | what comes in, what goes out |
+//! | `work` | each object's plan or job in flight, its operation, and what waits |
+//! | `reconcile` | from an object to its next plan or job, until it is settled |
+//! | `networks`, `nics`, `live` | requests |
+//! | `observe` | which objects a change concerns |
+//! | `startup` | the first look after a start |
+//! | `view` | what users see |
+
+mod effect;
+mod input;
+mod journal;
+mod live;
+mod networks;
+mod nics;
+mod observe;
+mod reconcile;
+mod startup;
+mod view;
+mod work;
+
+pub use effect::{
+    Answer, Body, Effect, Event, Job, JobId, LeaseEvent, NetworkEvent, NicEvent, PlanId, Record, RecordKey,
+};
+pub use input::{Attach, Command, Input, JobOutcome, Now, RequestId, Startup};
+pub use view::{LeaseView, NetworkView, NicState, NicView};
+
+use crate::intent::Intent;
+use crate::plan::{Observed, Plan, dnsmasq};
+use crate::{Error, ErrorKind, xml};
+use journal::Journal;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use uuid::Uuid;
+use work::Work;
+
+/// What the engine is told once, and keeps.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This installation.
+    pub instance: Uuid,
+    /// Boot and network namespace: run state of others is gone.
+    pub stamp: xml::Stamp,
+    /// Where dnsmasq keeps its files, and as whom it runs; the name servers are observed.
+    pub dnsmasq: dnsmasq::Settings,
+}
+
+/// An object that plans and jobs are about, one at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Object {
+    /// The host's settings, and what belongs to nobody any more.
+    Host,
+    /// A network.
+    Network(Uuid),
+    /// A NIC.
+    Nic(Uuid),
+}
+
+/// The engine. See the module.
+pub struct Engine {
+    config: Config,
+    intent: Intent,
+    observed: Observed,
+    work: HashMap<Object, Work>,
+    plans: HashMap<PlanId, (Object, Arc<Plan>)>,
+    repairs: HashMap<Object, work::Repairs>,
+    jobs: HashMap<JobId, (Object, Job)>,
+    watched: BTreeSet<crate::intent::Owner>,
+    next: u64,
+    next_tap: u32,
+    /// When to look at which object again.
+    alarms: BTreeMap<Now, BTreeSet<Object>>,
+    /// Records that couldn't be written, and are to be written again.
+    unwritten: BTreeSet<RecordKey>,
+    /// What this call changed, in case its records can't be written.
+    journal: Journal,
+    /// What this call wants done.
+    out: Vec<Effect>,
+    now: Now,
+    started: bool,
+    /// Networks that start by themselves, and the link each waits for.
+    waiting_for_uplink: BTreeMap<Uuid, String>,
+    /// Those whose link has come.
+    start_by_itself: BTreeSet<Uuid>,
+    /// Objects whose run state can't be read. They are left alone, and so is what belongs to them.
+    damaged: startup::Damaged,
+    /// Who changed our packet rules last, while their repair is being planned.
+    culprit: Option<String>,
+}
+
+impl Engine {
+    /// An engine that knows nothing yet; [`Input::Start`] comes first.
+    pub fn new(config: Config) -> Self {
+        Self {
+            intent: Intent::new(config.instance),
+            config,
+            observed: Observed::default(),
+            work: HashMap::new(),
+            plans: HashMap::new(),
+            repairs: HashMap::new(),
+            jobs: HashMap::new(),
+            watched: BTreeSet::new(),
+            next: 0,
+            next_tap: 0,
+            alarms: BTreeMap::new(),
+            unwritten: BTreeSet::new(),
+            journal: Journal::default(),
+            out: Vec::new(),
+            now: 0,
+            started: false,
+            waiting_for_uplink: BTreeMap::new(),
+            start_by_itself: BTreeSet::new(),
+            damaged: startup::Damaged::default(),
+            culprit: None,
+        }
+    }
+
+    /// Takes one input; gives what is to be done, in order. `now` never goes back.
+    pub fn handle(&mut self, now: Now, input: Input) -> Vec<Effect> {
+        self.now = self.now.max(now);
+        let journal = std::mem::take(&mut self.journal);
+        match input {
+            Input::Start(startup) => self.start_up(*startup),
+            Input::Request(id, command, random) => self.request(id, command, random),
+            Input::Observed(change) => self.observe(change),
+            Input::Applied(id, outcome) => self.applied(id, &outcome),
+            Input::Finished(id, outcome) => self.finished(id, outcome),
+            Input::NotPersisted { key, cause, dropped } => self.not_persisted(key, &cause, dropped, journal),
+            Input::Tick => self.tick(),
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    /// What is intended, for those who only read.
+    pub fn intent(&self) -> &Intent {
+        &self.intent
+    }
+
+    /// What was observed, for those who only read.
+    pub fn observed(&self) -> &Observed {
+        &self.observed
+    }
+
+    fn request(&mut self, id: RequestId, command: Command, random: u128) {
+        self.journal.open = true;
+        if let Err(error) = self.dispatch(id, command, random) {
+            self.out.push(Effect::refuse(id, error));
+        }
+        self.journal.open = false;
+    }
+
+    /// Carries a request out, or makes it wait behind what its object is doing.
+    fn dispatch(&mut self, id: RequestId, command: Command, random: u128) -> Result<(), Error> {
+        if let Some(object) = self.object_of(&command)? {
+            if self.is_damaged(object) {
+                return Err(Error::new(ErrorKind::InvalidState, self.describe(object), "its run state can't be read, so it is left as it is")
+                    .hint("the daemon's log says which file; repair or remove it, and restart the daemon"));
+            }
+            if let Some(work) = self.work.get_mut(&object).filter(|w| w.operation.is_some()) {
+                return work.wait(id, command, random);
+            }
+        }
+        match command {
+            Command::Define(network) => self.define(id, *network, random),
+            Command::Create(network) => self.create(id, *network, random),
+            Command::Start(name) => self.start(id, &name),
+            Command::Stop(name) => self.stop(id, &name),
+            Command::Undefine(name) => self.undefine(id, &name),
+            Command::Autostart(name, on) => self.autostart(id, &name, on),
+            Command::Update { network, command, section, parent, xml, live, config } => {
+                self.update(id, &network, live::Part { command, section, parent, xml: &xml }, live, config)
+            }
+            Command::Attach(attach) => self.attach(id, *attach, random),
+            Command::Detach(nic) => self.detach(id, nic),
+            Command::Modify(nic, given) => self.modify(id, nic, *given),
+            Command::Link(nic, up) => self.link(id, nic, up),
+            Command::Own(nic, owner) => self.own(id, nic, owner),
+            Command::Check(attach) => self.check(id, &attach, random),
+            read => {
+                let answer = self.read(read)?;
+                self.out.push(Effect::Reply(id, Ok(answer)));
+                Ok(())
+            }
+        }
+    }
+
+    /// The object whose operations a request must wait for; reading waits for none.
+    fn object_of(&self, command: &Command) -> Result<Option<Object>, Error> {
+        Ok(match command {
+            Command::Define(network) | Command::Create(network) => {
+                let known = network.uuid.filter(|u| self.intent.network(*u).is_some());
+                known.or_else(|| self.intent.named(&network.name)).map(Object::Network)
+            }
+            Command::Start(name)
+            | Command::Stop(name)
+            | Command::Undefine(name)
+            | Command::Autostart(name, _)
+            | Command::Update { network: name, .. } => Some(Object::Network(self.find(name)?)),
+            Command::Attach(attach) => match &attach.nic.source {
+                crate::model::NicSource::Network { network, .. } => self.intent.named(network).map(Object::Network),
+                _ => None,
+            },
+            Command::Detach(id) | Command::Modify(id, _) | Command::Link(id, _) | Command::Own(id, _) => {
+                Some(Object::Nic(*id))
+            }
+            _ => None,
+        })
+    }
+
+    /// The UUID of the network that a user names, by name or by UUID.
+    fn find(&self, network: &str) -> Result<Uuid, Error> {
+        let named = crate::model::Name::new(network).ok().and_then(|name| self.intent.named(&name));
+        let known = named.or_else(|| Uuid::try_parse(network).ok().filter(|u| self.intent.network(*u).is_some()));
+        known.ok_or_else(|| {
+            Error::new(ErrorKind::NoNetwork, format!("network '{network}'"), "there is no such network")
+                .hint("'patchcord network list' shows those there are")
+        })
+    }
+
+    /// The NIC that a user names.
+    fn find_nic(&self, id: Uuid) -> Result<&crate::intent::NicIntent, Error> {
+        self.intent.nic(id).ok_or_else(|| {
+            Error::new(ErrorKind::NoNic, format!("NIC {id}"), "there is no such NIC")
+                .hint("'patchcord nic list' shows those there are")
+        })
+    }
+
+    fn fresh(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Asks to look at an object again at that time.
+    fn wake(&mut self, at: Now, object: Object) {
+        self.alarms.entry(at).or_default().insert(object);
+        self.out.push(Effect::Wake(at));
+    }
+
+    fn tick(&mut self) {
+        let later = self.alarms.split_off(&(self.now + 1));
+        for object in std::mem::replace(&mut self.alarms, later).into_values().flatten() {
+            match object {
+                Object::Network(uuid) if self.start_by_itself.remove(&uuid) => self.try_autostart(uuid),
+                _ => self.advance(object),
+            }
+        }
+        self.write_again();
+        if let Some(at) = self.alarms.keys().next() {
+            self.out.push(Effect::Wake(*at));
+        }
+    }
+
+    fn persist(&mut self, key: RecordKey, content: Option<String>) {
+        self.out.push(Effect::Persist(Record { key, content }));
+    }
+}

@@ -1,0 +1,153 @@
+//! Which objects a change concerns. They are looked at again; nothing else is.
+
+use super::effect::{Effect, Event, LeaseEvent};
+use super::{Engine, Object, view};
+use crate::intent::NetworkIntent;
+use crate::model::NicSource;
+use crate::plan::{Change, Index, Link, LinkKind, Mark, MarkKind};
+use std::collections::{BTreeMap, BTreeSet};
+use uuid::Uuid;
+
+impl Engine {
+    /// Takes on what was read, and looks at the objects that it concerns.
+    pub(super) fn observe(&mut self, change: Change) {
+        let mut concerned = BTreeSet::new();
+        match &change {
+            Change::Link(index, link) => self.concerned_by_link(*index, link.as_ref(), &mut concerned),
+            Change::Addresses(index, _) => concerned.extend(self.object_of_link(*index)),
+            Change::Routes(routes) => {
+                let lost = self.observed.routes().filter(|r| !routes.contains(*r)).map(|r| r.link);
+                concerned.extend(lost.filter_map(|link| self.object_of_link(link)));
+            }
+            Change::Nft(table, who) => {
+                if *table != self.observed.nft {
+                    self.culprit.clone_from(who);
+                    concerned.insert(Object::Host);
+                }
+            }
+            Change::Sysctl(sysctl, _) => {
+                use crate::plan::Sysctl;
+                let link = match sysctl {
+                    Sysctl::AcceptRa(link) | Sysctl::DisableIpv6(link) | Sysctl::Autoconf(link) => link,
+                    Sysctl::Ipv4Forward | Sysctl::Ipv6Forward => {
+                        concerned.insert(Object::Host);
+                        ""
+                    }
+                };
+                let index = self.observed.link_named(link).map(|l| l.index);
+                concerned.extend(index.and_then(|i| self.object_of_link(i)));
+            }
+            Change::Service(network, _) => {
+                concerned.insert(Object::Network(*network));
+            }
+            Change::Leases(network, leases) => self.publish_leases(*network, leases),
+            Change::Resolvers(_) => {
+                concerned.extend(self.observed.services.keys().map(|uuid| Object::Network(*uuid)));
+            }
+            Change::Snapshot(_) => {}
+        }
+        let everything = matches!(change, Change::Snapshot(_));
+        self.observed.take(change);
+        if everything {
+            return self.look_at_everything();
+        }
+        for object in concerned {
+            self.advance(object);
+        }
+        self.culprit = None;
+    }
+
+    /// Everything was read anew: every object is looked at.
+    pub(super) fn look_at_everything(&mut self) {
+        self.advance(Object::Host);
+        let networks: Vec<Uuid> = self.intent.networks().map(|(uuid, _)| uuid).collect();
+        for uuid in networks {
+            self.advance(Object::Network(uuid));
+        }
+        let nics: Vec<Uuid> = self.intent.nics().map(|n| n.id).collect();
+        for id in nics {
+            self.advance(Object::Nic(id));
+        }
+    }
+
+    fn concerned_by_link(&mut self, index: Index, link: Option<&Link>, concerned: &mut BTreeSet<Object>) {
+        let before = self.observed.link(index);
+        for link in before.into_iter().chain(link) {
+            concerned.extend(link.mark.filter(|m| m.instance == self.config.instance).map(object));
+        }
+        let named =
+            |l: Option<&Link>| l.filter(|l| l.mark.is_none() && l.kind == LinkKind::Bridge).map(|l| l.name.clone());
+        let (was, is) = (named(before), named(link));
+        if was != is {
+            // A host bridge came or went: whoever names it is concerned.
+            for bridge in was.iter().chain(&is) {
+                concerned.extend(self.users_of_bridge(bridge));
+            }
+        }
+        let appeared = before.is_none() && link.is_some();
+        if appeared {
+            if let Some(link) = link {
+                self.uplink_appeared(&link.name.clone());
+            }
+        }
+    }
+
+    /// NICs that are to be plugged into that host bridge.
+    fn users_of_bridge(&self, bridge: &str) -> Vec<Object> {
+        let networks = self.intent.networks().filter(|(_, n)| {
+            let names = n.active.as_ref().filter(|a| !a.forward.mode.has_own_bridge());
+            names.and_then(|a| a.bridge.name.as_ref()).is_some_and(|b| b.as_str() == bridge)
+        });
+        let of_networks = networks.flat_map(|(uuid, _)| self.intent.nics_of(uuid));
+        let by_themselves = self
+            .intent
+            .nics()
+            .filter(|n| matches!(&n.nic.source, NicSource::Bridge { bridge: b } if b.as_str() == bridge));
+        of_networks.chain(by_themselves).map(|n| Object::Nic(n.id)).collect()
+    }
+
+    fn object_of_link(&self, index: Index) -> Option<Object> {
+        let mark = self.observed.link(index)?.mark?;
+        (mark.instance == self.config.instance).then(|| object(mark))
+    }
+
+    /// Networks that start by themselves and waited for that link start now.
+    fn uplink_appeared(&mut self, name: &str) {
+        let waiting = self.waiting_for_uplink.iter().filter(|(_, link)| link.as_str() == name);
+        let waiting: Vec<Uuid> = waiting.map(|(uuid, _)| *uuid).collect();
+        for uuid in waiting {
+            self.waiting_for_uplink.remove(&uuid);
+            // After this change was taken on.
+            self.wake(self.now, Object::Network(uuid));
+            self.start_by_itself.insert(uuid);
+        }
+    }
+
+    /// Tells the watchers which leases came, changed and went.
+    fn publish_leases(&mut self, uuid: Uuid, leases: &[crate::plan::dnsmasq::Lease]) {
+        let Some(network) = self.intent.network(uuid).and_then(NetworkIntent::current) else { return };
+        let views = |list: &[crate::plan::dnsmasq::Lease]| -> BTreeMap<_, _> {
+            list.iter().map(|l| (l.ip, view::lease(&self.intent, network, uuid, l))).collect()
+        };
+        let before = views(self.observed.leases.get(&uuid).map(Vec::as_slice).unwrap_or_default());
+        let now = views(leases);
+        let added = now.iter().filter(|(ip, _)| !before.contains_key(*ip)).map(|(_, l)| (l, LeaseEvent::Added));
+        let renewed = now.iter().filter(|(ip, l)| before.get(*ip).is_some_and(|b| b != *l));
+        let removed = before.iter().filter(|(ip, _)| !now.contains_key(*ip)).map(|(_, l)| (l, LeaseEvent::Removed));
+        let all = added.chain(renewed.map(|(_, l)| (l, LeaseEvent::Renewed))).chain(removed);
+        let name = network.name.to_string();
+        let events: Vec<_> = all
+            .map(|(lease, what)| Event::Lease { network: name.clone(), lease: lease.clone(), what })
+            .map(Effect::Publish)
+            .collect();
+        self.out.extend(events);
+    }
+}
+
+/// The object that a marked link belongs to.
+fn object(mark: Mark) -> Object {
+    match mark.kind {
+        MarkKind::Bridge => Object::Network(mark.id),
+        MarkKind::Tap => Object::Nic(mark.id),
+    }
+}

@@ -1,0 +1,419 @@
+//! From an object to its next plan or job, again and again until nothing differs: then it is settled.
+
+use super::effect::{Effect, Event, Job, JobId, PlanId, RecordKey};
+use super::input::JobOutcome;
+use super::work::{Flight, Goal, PLANS, Repairs, backoff};
+use super::{Engine, Object};
+use crate::intent::NetworkIntent;
+use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, desired, diff, dnsmasq, nft};
+use crate::{Error, ErrorKind, xml};
+use std::sync::Arc;
+use uuid::Uuid;
+
+impl Engine {
+    /// Looks at an object, and starts what is missing; when nothing is, the object is settled. Does nothing while a
+    /// plan or job is in flight, whose end leads here again.
+    pub(super) fn advance(&mut self, object: Object) {
+        if self.is_damaged(object) {
+            return;
+        }
+        let work = self.work.entry(object).or_default();
+        if work.flight.is_some() {
+            return;
+        }
+        if work.plans >= PLANS {
+            let why = work.why.unwrap_or("a plan");
+            let cause = format!("it did not settle after {PLANS} plans, the last one for: {why}");
+            return self.failed(object, Error::new(ErrorKind::HostFailed, self.describe(object), cause));
+        }
+        match self.plan(object) {
+            Err(error) => self.failed(object, error),
+            Ok(plan) if !plan.is_empty() => self.launch(object, plan),
+            Ok(_) => match self.service_job(object) {
+                Err(error) => self.failed(object, error),
+                Ok(Some(job)) => {
+                    let id = JobId(self.fresh());
+                    self.jobs.insert(id, (object, job.clone()));
+                    self.work.entry(object).or_default().flight = Some(Flight::Job(id));
+                    self.out.push(Effect::Start(id, job));
+                }
+                Ok(None) => self.settled(object),
+            },
+        }
+    }
+
+    /// What an object's kernel objects need.
+    fn plan(&self, object: Object) -> Result<Plan, Error> {
+        let mut plan = Plan::default();
+        let foreign = |e: nft::ForeignTable| {
+            Error::new(ErrorKind::InUse, self.describe(object), e.to_string())
+                .hint("another installation of Patchcord made it: remove it, or stop that installation")
+        };
+        match object {
+            Object::Network(uuid) => {
+                let wanted = desired::host(&self.intent, &self.observed);
+                diff::host(&mut plan, &wanted, &self.intent.saved, &self.observed);
+                let desired = desired::network(&self.intent, uuid);
+                let before = self.rules_before(object);
+                diff::network(&mut plan, (self.config.instance, uuid), &desired, &self.observed, before)
+                    .map_err(foreign)?;
+            }
+            Object::Nic(id) => {
+                let desired = desired::nic(&self.intent, &self.observed, id);
+                diff::nic(&mut plan, id, desired.as_ref(), &self.observed);
+            }
+            Object::Host => {
+                let wanted = desired::host(&self.intent, &self.observed);
+                diff::host(&mut plan, &wanted, &self.intent.saved, &self.observed);
+                diff::orphans(&mut plan, &self.intent, &self.observed, |mark| self.may_be_damaged(mark));
+                // With a network whose record can't be read, rules that nobody seems to need may be its own.
+                let scope = if self.damaged.networks.is_empty() { nft::Scope::Whole } else { nft::Scope::Changed };
+                diff::all_rules(&mut plan, &self.intent, &self.observed, scope).map_err(foreign)?;
+            }
+        }
+        Ok(plan)
+    }
+
+    /// The rules that a network's operation started from.
+    fn rules_before(&self, object: Object) -> diff::RulesBefore {
+        let operation = self.work.get(&object)?.operation.as_ref()?;
+        let Goal::Network { previous: Some(previous), .. } = &operation.goal else { return None };
+        let active = previous.active.as_ref()?;
+        let bridge = active.bridge.name.clone()?;
+        let rules = nft::NetworkRules::of(active, &bridge);
+        (!rules.is_empty()).then_some((bridge, rules))
+    }
+
+    fn launch(&mut self, object: Object, plan: Plan) {
+        let now = self.now;
+        let work = self.work.entry(object).or_default();
+        work.plans += 1;
+        work.why = plan.steps.first().map(|s| s.why);
+        work.culprit = self.culprit.clone();
+        if work.operation.is_none() && self.started && object != Object::Host {
+            let repairs = self.repairs.entry(object).or_default();
+            if !repairs.another(now) {
+                let at = now + backoff(repairs.failures);
+                repairs.failures += 1;
+                self.drift(object, "it is being changed again and again; we wait a little".into(), false);
+                self.work.remove(&object);
+                return self.wake(at, object);
+            }
+        }
+        self.remember_settings(&plan);
+        let (id, plan) = (PlanId(self.fresh()), Arc::new(plan));
+        self.plans.insert(id, (object, Arc::clone(&plan)));
+        self.work.entry(object).or_default().flight = Some(Flight::Plan(id));
+        self.out.push(Effect::Apply(id, plan));
+    }
+
+    /// Host-wide settings that the plan is going to change are written down first, with the value they have.
+    fn remember_settings(&mut self, plan: &Plan) {
+        let wanted = desired::host(&self.intent, &self.observed);
+        let mut saved = self.intent.saved.clone();
+        for step in &plan.steps {
+            if let Op::SetSysctl(sysctl, _) = &step.op {
+                if let (true, Some(was)) = (wanted.contains_key(sysctl), self.observed.sysctls.get(sysctl)) {
+                    saved.entry(sysctl.clone()).or_insert_with(|| was.clone());
+                }
+            }
+        }
+        if saved != self.intent.saved {
+            self.set_saved(saved);
+            self.persist_host();
+        }
+    }
+
+    /// Settings that are back to what they were need no remembering.
+    fn forget_settings(&mut self) {
+        if self.intent.saved.is_empty() {
+            return;
+        }
+        let wanted = desired::host(&self.intent, &self.observed);
+        let mut saved = self.intent.saved.clone();
+        saved.retain(|sysctl, was| {
+            wanted.contains_key(sysctl) || self.observed.sysctls.get(sysctl).is_some_and(|v| v != was)
+        });
+        if saved != self.intent.saved {
+            self.set_saved(saved);
+            self.persist_host();
+        }
+    }
+
+    fn persist_host(&mut self) {
+        let content =
+            (!self.intent.saved.is_empty()).then(|| xml::write_host_state(&self.config.stamp, &self.intent.saved));
+        self.persist(RecordKey::Host, content);
+    }
+
+    /// A plan was carried out, or how far.
+    pub(super) fn applied(&mut self, id: PlanId, outcome: &Outcome) {
+        let Some((object, plan)) = self.plans.remove(&id) else { return };
+        self.observed.absorb(&plan, outcome);
+        let work = self.work.entry(object).or_default();
+        work.flight = None;
+        match &outcome.failed {
+            None => {
+                work.made_bridge |= plan.steps.iter().any(|s| matches!(s.op, Op::MakeBridge(_)));
+                self.advance(object);
+            }
+            Some(failure) => {
+                let error = self.explain(object, &plan, failure);
+                self.failed(object, error);
+            }
+        }
+    }
+
+    /// What a user reads of a step that the host refused.
+    fn explain(&self, object: Object, plan: &Plan, failure: &StepFailure) -> Error {
+        let mut cause = failure.cause.clone();
+        let mut kind = ErrorKind::HostFailed;
+        if let Some(step) = plan.steps.get(failure.step) {
+            let link = match &step.op {
+                Op::SetLink(LinkRef::Index(i), _) | Op::Doom(i) => self.observed.link(*i).map(|l| l.name.clone()),
+                _ => None,
+            };
+            let on = link.map(|l| format!(" ({l})")).unwrap_or_default();
+            cause = format!("{}: {}{on}: {}", step.why, step.op, failure.cause);
+        }
+        if !failure.left.is_empty() {
+            kind = ErrorKind::PartlyRolledBack;
+            cause = format!("{cause}; and this could not be taken back: {}", failure.left.join("; "));
+        }
+        Error::new(kind, self.describe(object), cause)
+    }
+
+    /// Slow work ended.
+    pub(super) fn finished(&mut self, id: JobId, outcome: JobOutcome) {
+        let Some((object, job)) = self.jobs.remove(&id) else { return };
+        if let Job::WatchOwner(owner) = job {
+            return self.owner_gone(owner);
+        }
+        let Object::Network(uuid) = object else { return };
+        self.work.entry(object).or_default().flight = None;
+        match (job, outcome) {
+            (_, JobOutcome::Running(service)) => {
+                self.observed.services.insert(uuid, service);
+                self.advance(object);
+            }
+            (Job::StopService(..), JobOutcome::Done) => {
+                self.observed.services.remove(&uuid);
+                self.advance(object);
+            }
+            (_, JobOutcome::Done) => self.advance(object),
+            (job, JobOutcome::Failed(cause)) => {
+                let what = match job {
+                    Job::StopService(..) => {
+                        // Whether it runs is found out by looking, not by the failure.
+                        self.observed.services.remove(&uuid);
+                        "dnsmasq did not stop"
+                    }
+                    Job::ReloadService(..) => {
+                        self.observed.services.remove(&uuid);
+                        "dnsmasq could not be told to read its files again"
+                    }
+                    _ => "dnsmasq did not start",
+                };
+                let error = Error::new(ErrorKind::HostFailed, self.describe(object), format!("{what}: {cause}"))
+                    .field("DHCP and DNS");
+                self.failed(object, error);
+            }
+        }
+    }
+
+    /// The job that a network's dnsmasq needs.
+    fn service_job(&self, object: Object) -> Result<Option<Job>, Error> {
+        let Object::Network(uuid) = object else { return Ok(None) };
+        let active = self.intent.network(uuid).and_then(|n| n.active.as_ref());
+        let running = self.observed.services.get(&uuid);
+        let wanted = match active.and_then(|n| n.bridge.name.as_ref().map(|b| (n, b))) {
+            Some((network, bridge)) if dnsmasq::Config::needed(network) => {
+                let upstream = self.observed.resolvers.clone();
+                let settings = dnsmasq::Settings { upstream, ..self.config.dnsmasq.clone() };
+                Some(dnsmasq::Config::of(network, uuid, bridge, &settings)?)
+            }
+            _ => None,
+        };
+        Ok(match (wanted, running) {
+            (None, None) => None,
+            (None, Some(service)) => Some(Job::StopService(uuid, service.pid)),
+            (Some(config), None) => Some(Job::StartService(uuid, Box::new(config))),
+            (Some(config), Some(service)) => match dnsmasq::refresh_needed(&service.files, &config) {
+                dnsmasq::Refresh::Nothing => None,
+                dnsmasq::Refresh::Reload => Some(Job::ReloadService(uuid, service.pid, Box::new(config))),
+                dnsmasq::Refresh::Restart => Some(Job::StartService(uuid, Box::new(config))),
+            },
+        })
+    }
+
+    /// A plan or job of this object failed. An operation restores what was before; what nobody asked for is tried
+    /// again later.
+    pub(super) fn failed(&mut self, object: Object, error: Error) {
+        let work = self.work.entry(object).or_default();
+        work.flight = None;
+        work.plans = 0;
+        match &mut work.operation {
+            Some(operation) if operation.error.is_none() => {
+                operation.error = Some(error);
+                self.restore(object);
+                self.advance(object);
+            }
+            Some(operation) => {
+                if let Some(first) = &mut operation.error {
+                    if first.kind != ErrorKind::PartlyRolledBack {
+                        first.kind = ErrorKind::PartlyRolledBack;
+                        first.cause = format!("{}; and restoring what was before failed: {}", first.cause, error.cause);
+                    }
+                }
+                self.finish(object);
+                self.retry_later(object);
+            }
+            None => {
+                self.drift(object, error.to_string(), false);
+                self.follower_done(object);
+                self.retry_later(object);
+            }
+        }
+    }
+
+    fn retry_later(&mut self, object: Object) {
+        let repairs: &mut Repairs = self.repairs.entry(object).or_default();
+        let at = self.now + backoff(repairs.failures);
+        repairs.failures += 1;
+        self.work.remove(&object).into_iter().flat_map(|w| w.waiting).for_each(|(id, command, random)| {
+            self.request(id, command, random);
+        });
+        self.wake(at, object);
+    }
+
+    /// Puts back the intent that an operation started from, records included.
+    fn restore(&mut self, object: Object) {
+        let Some(operation) = self.work.get_mut(&object).and_then(|w| w.operation.as_mut()) else { return };
+        match (object, &operation.goal) {
+            (Object::Network(uuid), Goal::Network { previous, .. }) => {
+                let previous = previous.as_deref().cloned();
+                let failed = self.intent.network(uuid).cloned();
+                // The rules that are to go are those of the failed attempt.
+                if let Some(Goal::Network { previous, .. }) =
+                    self.work.get_mut(&object).and_then(|w| w.operation.as_mut()).map(|o| &mut o.goal)
+                {
+                    *previous = failed.map(Box::new);
+                }
+                self.put_network(uuid, previous);
+            }
+            (Object::Nic(id), Goal::Nic { previous, .. }) => {
+                let previous = previous.as_deref().cloned();
+                self.put_nic(id, previous);
+            }
+            _ => {}
+        }
+    }
+
+    /// Nothing differs any more.
+    fn settled(&mut self, object: Object) {
+        self.repairs.remove(&object);
+        let Some(work) = self.work.get_mut(&object) else { return };
+        let (repaired, why) = (std::mem::take(&mut work.plans) > 0, work.why.take());
+        let made_bridge = std::mem::take(&mut work.made_bridge);
+        let followed = work.operation.as_mut().map(|o| std::mem::replace(&mut o.followed, true));
+        match object {
+            Object::Network(uuid) => {
+                self.forget_settings();
+                if followed == Some(false) || (followed.is_none() && made_bridge) {
+                    self.follow(uuid);
+                }
+                if self.work.get(&object).and_then(|w| w.operation.as_ref()).is_some_and(|o| !o.nics.is_empty()) {
+                    return;
+                }
+            }
+            Object::Nic(id) => {
+                if followed.is_none() && repaired {
+                    self.publish_nic(id, None);
+                }
+            }
+            Object::Host => self.forget_settings(),
+        }
+        if followed.is_none() && repaired && self.started {
+            if let Some(why) = why.filter(|_| self.is_drift(object)) {
+                self.drift(object, why.into(), true);
+            }
+        }
+        self.finish(object);
+        self.follower_done(object);
+    }
+
+    /// A network's NICs look at where they belong now; an operation waits for them.
+    fn follow(&mut self, uuid: Uuid) {
+        let object = Object::Network(uuid);
+        let nics: Vec<Uuid> = self.intent.nics_of(uuid).map(|n| n.id).collect();
+        for nic in nics {
+            self.advance(Object::Nic(nic));
+            let busy = self.work.get(&Object::Nic(nic)).is_some_and(|w| w.flight.is_some() && w.operation.is_none());
+            if let (true, Some(operation)) = (busy, self.work.get_mut(&object).and_then(|w| w.operation.as_mut())) {
+                operation.nics.insert(nic);
+            }
+        }
+    }
+
+    /// A NIC that a network's operation waits for is settled, or failed and will be looked at again.
+    fn follower_done(&mut self, object: Object) {
+        let Object::Nic(id) = object else { return };
+        let Some(network) = self.intent.nic(id).and_then(|n| n.network).map(Object::Network) else { return };
+        let Some(operation) = self.work.get_mut(&network).and_then(|w| w.operation.as_mut()) else { return };
+        if operation.nics.remove(&id) && operation.nics.is_empty() {
+            self.finish(network);
+        }
+    }
+
+    /// Ends an object's operation, and lets in what waited for it.
+    fn finish(&mut self, object: Object) {
+        let Some(work) = self.work.get_mut(&object) else { return };
+        if let Some(operation) = work.operation.take() {
+            match object {
+                Object::Network(uuid) => self.network_done(uuid, operation),
+                Object::Nic(id) => self.nic_done(id, operation),
+                Object::Host => {}
+            }
+        }
+        let waiting = self.work.get_mut(&object).map(|w| std::mem::take(&mut w.waiting)).unwrap_or_default();
+        if self.work.get(&object).is_some_and(super::work::Work::is_idle) {
+            self.work.remove(&object);
+        }
+        for (id, command, random) in waiting {
+            self.request(id, command, random);
+        }
+    }
+
+    /// How users know an object.
+    pub(super) fn describe(&self, object: Object) -> String {
+        match object {
+            Object::Host => "the host".into(),
+            Object::Network(uuid) => match self.intent.network(uuid).and_then(NetworkIntent::current) {
+                Some(network) => format!("network '{}'", network.name),
+                None => format!("network {uuid}"),
+            },
+            Object::Nic(id) => match self.intent.nic(id) {
+                Some(nic) => format!("NIC {id} of guest '{}'", nic.guest),
+                None => format!("NIC {id}"),
+            },
+        }
+    }
+
+    pub(super) fn drift(&mut self, object: Object, what: String, repaired: bool) {
+        let at = object;
+        let object = self.describe(at);
+        let culprit = self.work.get_mut(&at).and_then(|w| w.culprit.take());
+        self.out.push(Effect::Publish(Event::Drift { object, what, culprit, repaired }));
+    }
+
+    /// Whether a repair is worth a word: a NIC that follows its network is no drift.
+    fn is_drift(&self, object: Object) -> bool {
+        match object {
+            Object::Nic(id) => {
+                let network = self.intent.nic(id).and_then(|n| n.network).map(Object::Network);
+                network.is_none_or(|n| self.work.get(&n).is_none_or(|w| w.operation.is_none()))
+            }
+            _ => true,
+        }
+    }
+}

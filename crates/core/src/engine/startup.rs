@@ -1,0 +1,179 @@
+//! The first look after a start: records become intent, and then every object is looked at, as at any other time.
+
+use super::effect::{Effect, Event, RecordKey};
+use super::input::Startup;
+use super::{Engine, Object};
+use crate::intent::{NetworkIntent, NicIntent};
+use crate::model::{ForwardMode, Network};
+use crate::plan::{Mark, MarkKind};
+use crate::xml;
+use std::collections::BTreeSet;
+use uuid::Uuid;
+
+/// Objects whose run state can't be read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Damaged {
+    /// Names of networks.
+    pub(super) networks: BTreeSet<String>,
+    /// Ids of NICs.
+    pub(super) nics: BTreeSet<Uuid>,
+}
+
+impl Engine {
+    /// Whether an object, or the network it is on, has run state that can't be read.
+    pub(super) fn is_damaged(&self, object: Object) -> bool {
+        if self.damaged.networks.is_empty() && self.damaged.nics.is_empty() {
+            return false;
+        }
+        let named = |name: &crate::model::Name| self.damaged.networks.contains(name.as_str());
+        match object {
+            Object::Host => false,
+            Object::Network(uuid) => {
+                self.intent.network(uuid).and_then(NetworkIntent::current).is_some_and(|n| named(&n.name))
+            }
+            Object::Nic(id) => {
+                self.damaged.nics.contains(&id)
+                    || self.intent.nic(id).and_then(NicIntent::network_name).is_some_and(named)
+            }
+        }
+    }
+
+    /// Whether a link that nobody knows may belong to such an object.
+    pub(super) fn may_be_damaged(&self, mark: Mark) -> bool {
+        match mark.kind {
+            MarkKind::Bridge => !self.damaged.networks.is_empty(),
+            MarkKind::Tap => self.damaged.nics.contains(&mark.id),
+        }
+    }
+
+    /// The daemon starts.
+    pub(super) fn start_up(&mut self, startup: Startup) {
+        self.observed = startup.observed.clone();
+        let mut broken = Vec::new();
+        if let Some(text) = &startup.host {
+            match xml::read_host_state(&self.config.stamp, text) {
+                Ok(Some(saved)) => self.intent.saved = saved,
+                Ok(None) => self.persist(RecordKey::Host, None),
+                Err(error) => broken.push(("the host's settings".to_owned(), error.to_string())),
+            }
+        }
+        self.load_networks(&startup, &mut broken);
+        self.load_nics(&startup, &mut broken);
+        for (object, what) in broken {
+            let what = format!("{what}; it is left as it is");
+            self.out.push(Effect::Publish(Event::Drift { object, what, culprit: None, repaired: false }));
+        }
+        let owners: Vec<_> = self.intent.nics().filter_map(|n| n.owner).collect();
+        for owner in owners {
+            self.watch(Some(owner));
+        }
+        // Counting goes on behind the highest number in use.
+        let taps = self.intent.nics().filter_map(|n| n.nic.target.as_ref()?.as_str().strip_prefix("pct")?.parse().ok());
+        self.next_tap = taps.max().map_or(0, |n: u32| n.wrapping_add(1));
+        self.look_at_everything();
+        self.started = true;
+        self.autostart_all();
+    }
+
+    fn load_networks(&mut self, startup: &Startup, broken: &mut Vec<(String, String)>) {
+        let autostart = |name: &Network| startup.autostart.iter().any(|a| a == name.name.as_str());
+        for (stem, text) in &startup.definitions {
+            match xml::read_network(text, xml::Mode::Lenient) {
+                Ok(network) => match network.uuid {
+                    Some(uuid) => {
+                        let autostart = autostart(&network);
+                        let intent = NetworkIntent { definition: Some(network), autostart, active: None };
+                        self.intent.set_network(uuid, intent);
+                    }
+                    None => broken.push((format!("definition {stem}.xml"), "it has no <uuid>".into())),
+                },
+                Err(error) => broken.push((format!("definition {stem}.xml"), error.to_string())),
+            }
+        }
+        for (stem, text) in &startup.networks {
+            match xml::read_network_state(&self.config.stamp, text) {
+                Ok(Some((uuid, active))) => {
+                    let known = self.intent.network(uuid).cloned();
+                    let none = NetworkIntent { definition: None, autostart: false, active: None };
+                    let intent = NetworkIntent { active: Some(active), ..known.unwrap_or(none) };
+                    self.intent.set_network(uuid, intent);
+                }
+                // Before a reboot, or in another network namespace: it is gone.
+                Ok(None) => self.persist(RecordKey::Network(stem.clone()), None),
+                Err(error) => {
+                    // What belongs to it stays untouched: its links are not orphans.
+                    self.damaged.networks.insert(stem.clone());
+                    broken.push((format!("run state of network '{stem}'"), error.to_string()));
+                }
+            }
+        }
+    }
+
+    fn load_nics(&mut self, startup: &Startup, broken: &mut Vec<(String, String)>) {
+        for (stem, text) in &startup.nics {
+            let id = Uuid::try_parse(stem).ok();
+            match (id, xml::read_nic_state(&self.config.stamp, text)) {
+                (Some(id), Ok(Some(nic))) if nic.id == id => self.load_nic(startup, nic),
+                (Some(id), Ok(None)) => self.persist(RecordKey::Nic(id), None),
+                (_, Ok(_)) => broken.push((format!("run state {stem}.xml"), "it is not that NIC's".into())),
+                (_, Err(error)) => {
+                    self.damaged.nics.extend(id);
+                    broken.push((format!("run state of NIC {stem}"), error.to_string()));
+                }
+            }
+        }
+    }
+
+    /// A NIC lives on while its owner does. One whose attach nobody was told of is taken back, unless somebody has its
+    /// tap already: then the telling came first, and only the note about it was lost.
+    fn load_nic(&mut self, startup: &Startup, nic: NicIntent) {
+        let id = nic.id;
+        let owner_lives = nic.owner.is_none_or(|o| startup.owners.contains(&o));
+        let answered = nic.confirmed || startup.held.contains(&id);
+        if !owner_lives || !answered {
+            self.persist(RecordKey::Nic(id), None);
+            return;
+        }
+        let was_confirmed = nic.confirmed;
+        let nic = NicIntent { confirmed: true, ..nic };
+        if !was_confirmed {
+            let content = xml::write_nic_state(&self.config.stamp, &nic);
+            self.persist(RecordKey::Nic(id), Some(content));
+        }
+        self.intent.set_nic(nic);
+    }
+
+    /// Starts the networks that start by themselves, when the host has just booted; one whose uplink is not there yet
+    /// starts when it appears.
+    fn autostart_all(&mut self) {
+        let networks = self.intent.networks().filter(|(_, n)| n.autostart && n.active.is_none());
+        let networks: Vec<Uuid> = networks.map(|(uuid, _)| uuid).collect();
+        for uuid in networks {
+            self.try_autostart(uuid);
+        }
+    }
+
+    /// Starts a network by itself, or waits for its uplink.
+    pub(super) fn try_autostart(&mut self, uuid: Uuid) {
+        let Some(definition) =
+            self.intent.network(uuid).filter(|n| n.active.is_none()).and_then(|n| n.definition.clone())
+        else {
+            return;
+        };
+        if let Some(missing) = uplinks(&definition).find(|link| self.observed.link_named(link).is_none()) {
+            self.waiting_for_uplink.insert(uuid, missing.to_owned());
+            return;
+        }
+        match self.may_start(uuid, &definition) {
+            Ok(warnings) => self.activate(None, uuid, definition, warnings),
+            Err(error) => self.drift(Object::Network(uuid), error.to_string(), false),
+        }
+    }
+}
+
+/// The host links that a network needs from its first moment.
+fn uplinks(network: &Network) -> impl Iterator<Item = &str> {
+    let bridge = network.bridge.name.iter().filter(|_| network.forward.mode == ForwardMode::Bridge);
+    let devices = network.forward.devices.iter().map(|d| &d.dev);
+    bridge.chain(devices).map(|l| l.as_str())
+}

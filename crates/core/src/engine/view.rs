@@ -1,0 +1,235 @@
+//! What users see of networks, NICs and leases: intent and observation put together.
+
+use crate::intent::{Intent, NetworkIntent, NicIntent, Owner};
+use crate::model::{ForwardMode, MacAddr, Network};
+use crate::plan::desired::{self, Plug, Resolved, Unplugged};
+use crate::plan::{Handover, Index, MarkKind, Observed, dnsmasq};
+use std::net::IpAddr;
+use uuid::Uuid;
+
+/// A network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkView {
+    /// Its name.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// Whether it runs.
+    pub active: bool,
+    /// Whether it has a definition.
+    pub persistent: bool,
+    /// Whether it starts by itself.
+    pub autostart: bool,
+    /// Its forward mode.
+    pub mode: ForwardMode,
+    /// The bridge's name, where it has one.
+    pub bridge: Option<String>,
+    /// The host's addresses on it, with prefix lengths.
+    pub addresses: Vec<String>,
+    /// Devices it forwards through.
+    pub devices: Vec<String>,
+    /// Names of its portgroups.
+    pub portgroups: Vec<String>,
+    /// Labels.
+    pub tags: Vec<String>,
+    /// How many NICs name it.
+    pub nics: usize,
+    /// Process id of its dnsmasq.
+    pub dnsmasq: Option<u32>,
+    /// MTU in bytes, where one is set.
+    pub mtu: Option<u32>,
+}
+
+/// What a NIC is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NicState {
+    /// It is being attached.
+    Pending,
+    /// It is plugged in.
+    Plugged,
+    /// It is plugged into nothing, as its owner wants.
+    Unplugged,
+    /// Its network is stopped.
+    Parked,
+    /// What it should be plugged into is not there.
+    Waiting,
+}
+
+impl NicState {
+    /// The word users see.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Plugged => "plugged",
+            Self::Unplugged => "unplugged",
+            Self::Parked => "parked",
+            Self::Waiting => "waiting",
+        }
+    }
+}
+
+/// A NIC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NicView {
+    /// Its id.
+    pub id: Uuid,
+    /// The guest.
+    pub guest: String,
+    /// The guest's UUID.
+    pub guest_uuid: Option<Uuid>,
+    /// Its MAC; none when only its guest knows.
+    pub mac: Option<MacAddr>,
+    /// What it is doing.
+    pub state: NicState,
+    /// The network it names.
+    pub network: Option<String>,
+    /// The portgroup it got.
+    pub portgroup: Option<String>,
+    /// Its labels, then its network's, then its portgroup's.
+    pub tags: Vec<String>,
+    /// What it resolved to: `network` for a network's own bridge, `bridge` for the host's, `none`.
+    pub actual: &'static str,
+    /// The bridge it is in.
+    pub bridge: Option<String>,
+    /// Its tap.
+    pub tap: Option<String>,
+    /// The tap's index.
+    pub ifindex: Option<u32>,
+    /// MTU of the tap in bytes.
+    pub mtu: Option<u32>,
+    /// Queues.
+    pub queues: u16,
+    /// Its owner.
+    pub owner: Option<Owner>,
+    /// How the tap is handed over.
+    pub handover: Handover,
+    /// Who attached it.
+    pub uid: u32,
+}
+
+/// A lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseView {
+    /// The network's bridge.
+    pub bridge: String,
+    /// The guest's address.
+    pub mac: Option<MacAddr>,
+    /// The address leased.
+    pub ip: IpAddr,
+    /// Prefix length of the network it is from.
+    pub prefix: u8,
+    /// The name the guest gave itself, or that it was given.
+    pub hostname: Option<String>,
+    /// Client id or DUID.
+    pub client_id: Option<String>,
+    /// Identity association (RFC 8415), for IPv6.
+    pub iaid: Option<u32>,
+    /// When it ends, in seconds since 1970; none is never.
+    pub expires: Option<u64>,
+    /// The NIC it belongs to, when one of ours has that MAC.
+    pub nic: Option<Uuid>,
+}
+
+/// What users see of a network.
+pub(super) fn network(intent: &Intent, observed: &Observed, uuid: Uuid, of: &NetworkIntent, now: &Network) -> NetworkView {
+    NetworkView {
+        name: now.name.to_string(),
+        uuid,
+        active: of.active.is_some(),
+        persistent: of.definition.is_some(),
+        autostart: of.autostart,
+        mode: now.forward.mode,
+        bridge: now.bridge.name.as_ref().map(ToString::to_string),
+        addresses: now.ips.iter().map(|ip| ip.network().to_string()).collect(),
+        devices: now.forward.devices.iter().map(|d| d.dev.to_string()).collect(),
+        portgroups: now.portgroups.iter().map(|p| p.name.to_string()).collect(),
+        tags: now.tags.iter().map(ToString::to_string).collect(),
+        nics: intent.nics_of(uuid).count(),
+        dnsmasq: observed.services.get(&uuid).map(|s| s.pid),
+        mtu: now.mtu,
+    }
+}
+
+/// What users see of a NIC.
+pub(super) fn nic(intent: &Intent, observed: &Observed, nic: &NicIntent) -> NicView {
+    let link = observed.link_marked(MarkKind::Tap, nic.id);
+    let resolved = desired::resolve(intent, nic);
+    let plug = desired::nic(intent, observed, nic.id).map(|d| d.plug);
+    let state = match plug {
+        _ if !nic.confirmed => NicState::Pending,
+        Some(Plug::Bridge { controller, .. }) if link.is_some_and(|l| l.controller == Some(controller)) => {
+            NicState::Plugged
+        }
+        Some(Plug::Bridge { .. }) | None => NicState::Pending,
+        Some(Plug::Nothing(Unplugged::Wanted)) => NicState::Unplugged,
+        Some(Plug::Nothing(Unplugged::Parked)) => NicState::Parked,
+        Some(Plug::Nothing(Unplugged::Waiting)) => NicState::Waiting,
+    };
+    let network = nic.network.and_then(|u| intent.network(u)).and_then(NetworkIntent::current);
+    let portgroup = network.and_then(|n| n.portgroup(wanted_portgroup(nic)).ok().flatten());
+    let mut tags: Vec<String> = Vec::new();
+    let all = nic.nic.tags.iter().chain(network.iter().flat_map(|n| &n.tags));
+    for tag in all.chain(portgroup.iter().flat_map(|p| &p.tags)) {
+        if !tags.iter().any(|t| t == tag.as_str()) {
+            tags.push(tag.to_string());
+        }
+    }
+    let (actual, bridge) = match resolved {
+        Resolved::Virtual(bridge, _) => ("network", Some(bridge)),
+        Resolved::HostBridge(bridge, _) => ("bridge", Some(bridge)),
+        Resolved::Stopped | Resolved::None => ("none", None),
+    };
+    NicView {
+        id: nic.id,
+        guest: nic.guest.to_string(),
+        guest_uuid: nic.guest_uuid,
+        mac: nic.nic.mac,
+        state,
+        network: nic.network_name().map(ToString::to_string),
+        portgroup: portgroup.map(|p| p.name.to_string()),
+        tags,
+        actual,
+        bridge: bridge.map(ToString::to_string),
+        tap: nic.nic.target.as_ref().map(ToString::to_string),
+        ifindex: link.map(|l| {
+            let Index(i) = l.index;
+            i
+        }),
+        mtu: link.map(|l| l.mtu),
+        queues: nic.nic.queues.unwrap_or(1),
+        owner: nic.owner,
+        handover: nic.handover,
+        uid: nic.uid,
+    }
+}
+
+/// The portgroup that the NIC's own configuration names.
+pub(super) fn wanted_portgroup(nic: &NicIntent) -> Option<&crate::model::Name> {
+    match &nic.nic.source {
+        crate::model::NicSource::Network { portgroup, .. } => portgroup.as_ref(),
+        _ => None,
+    }
+}
+
+/// What users see of a lease.
+pub(super) fn lease(intent: &Intent, network: &Network, uuid: Uuid, lease: &dnsmasq::Lease) -> LeaseView {
+    let prefix = network.ips.iter().map(crate::model::Ip::network).find(|net| net.contains(&lease.ip));
+    LeaseView {
+        bridge: network.bridge.name.as_ref().map(ToString::to_string).unwrap_or_default(),
+        mac: lease.mac,
+        ip: lease.ip,
+        prefix: prefix.map_or(lease_prefix(lease.ip), |net| net.prefix_len()),
+        hostname: lease.hostname.clone(),
+        client_id: lease.client_id.clone(),
+        iaid: lease.iaid,
+        expires: lease.expiry,
+        nic: lease.mac.and_then(|mac| intent.nics_of(uuid).find(|n| n.nic.mac == Some(mac))).map(|n| n.id),
+    }
+}
+
+const fn lease_prefix(ip: IpAddr) -> u8 {
+    match ip {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    }
+}

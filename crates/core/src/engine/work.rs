@@ -1,0 +1,140 @@
+//! What each object is doing: the plan or job in flight, the operation it belongs to, and what waits behind it.
+
+use super::effect::{JobId, NetworkEvent, NicEvent, PlanId};
+use super::input::{Command, Now, RequestId};
+use crate::intent::{NetworkIntent, NicIntent};
+use crate::{Error, ErrorKind};
+use std::collections::{BTreeSet, VecDeque};
+use uuid::Uuid;
+
+/// Requests that may wait for one object.
+const WAITING: usize = 256;
+
+/// Plans that an operation may need before we say that it doesn't settle. Two are common: one, and one for what
+/// changed meanwhile.
+pub(super) const PLANS: u32 = 8;
+
+/// What is under way for one object.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    /// The plan or job whose end it waits for.
+    pub(super) flight: Option<Flight>,
+    /// The operation that somebody waits for.
+    pub(super) operation: Option<Operation>,
+    /// Requests that wait for the operation's end.
+    pub(super) waiting: VecDeque<(RequestId, Command, u128)>,
+    /// Plans since it was last settled.
+    pub(super) plans: u32,
+    /// Why its last plan was needed, for the report on drift.
+    pub(super) why: Option<&'static str>,
+    /// Who made it needed, where that is known.
+    pub(super) culprit: Option<String>,
+    /// Whether a bridge was made, so that NICs are to be plugged in again.
+    pub(super) made_bridge: bool,
+}
+
+/// The plan or job in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flight {
+    /// A plan.
+    Plan(PlanId),
+    /// A job.
+    Job(JobId),
+}
+
+/// An operation that was asked for, with what was there before it.
+#[derive(Debug)]
+pub(super) struct Operation {
+    /// Who asked; nobody for what the daemon does by itself.
+    pub(super) request: Option<RequestId>,
+    /// What to tell the watchers when it is done.
+    pub(super) goal: Goal,
+    /// NICs that have to settle first.
+    pub(super) nics: BTreeSet<Uuid>,
+    /// Whether the NICs were told to follow.
+    pub(super) followed: bool,
+    /// It failed, and what was before is being restored.
+    pub(super) error: Option<Error>,
+    /// What the client should know besides.
+    pub(super) warnings: Vec<String>,
+}
+
+/// What an operation is for, with what is restored when it fails.
+#[derive(Debug)]
+pub(super) enum Goal {
+    /// A network as intended now.
+    Network {
+        /// What it was.
+        previous: Option<Box<NetworkIntent>>,
+        /// What to publish.
+        event: NetworkEvent,
+    },
+    /// A NIC as intended now.
+    Nic {
+        /// What it was.
+        previous: Option<Box<NicIntent>>,
+        /// What to publish.
+        event: NicEvent,
+    },
+}
+
+impl Operation {
+    /// One that starts.
+    pub(super) fn new(request: Option<RequestId>, goal: Goal) -> Self {
+        Self { request, goal, nics: BTreeSet::new(), followed: false, error: None, warnings: Vec::new() }
+    }
+}
+
+impl Work {
+    /// Puts a request behind the operation under way.
+    pub(super) fn wait(&mut self, id: RequestId, command: Command, random: u128) -> Result<(), Error> {
+        if self.waiting.len() >= WAITING {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                "the daemon",
+                format!("{WAITING} requests wait for the same object already"),
+            )
+            .hint("try again when they are done"));
+        }
+        self.waiting.push_back((id, command, random));
+        Ok(())
+    }
+
+    /// Whether nothing is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.flight.is_none() && self.operation.is_none() && self.waiting.is_empty()
+    }
+}
+
+/// How often an object was put right without anyone having asked, so that two who pull at it don't pull for ever.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Repairs {
+    /// When counting began, in milliseconds.
+    pub(super) since: Now,
+    /// How many since.
+    pub(super) count: u32,
+    /// How many failed in a row.
+    pub(super) failures: u32,
+}
+
+impl Repairs {
+    /// Repairs in [`Self::WINDOW`] before we slow down.
+    const AT_ONCE: u32 = 8;
+    /// Milliseconds that are counted together.
+    const WINDOW: Now = 10_000;
+
+    /// Counts one more; whether it may be done at once.
+    pub(super) fn another(&mut self, now: Now) -> bool {
+        if now.saturating_sub(self.since) > Self::WINDOW {
+            *self = Self { since: now, count: 0, failures: self.failures };
+        }
+        self.count += 1;
+        self.count <= Self::AT_ONCE
+    }
+}
+
+/// How long to wait before trying again what failed that often, in milliseconds.
+pub(super) fn backoff(failures: u32) -> Now {
+    const LONGEST: Now = 60_000;
+    (1000 << failures.min(6)).min(LONGEST)
+}

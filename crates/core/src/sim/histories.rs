@@ -1,0 +1,217 @@
+//! Random histories: requests, meddling, refused steps and crashes between any two effects. Whatever happened, the
+//! host comes to rest as it should be.
+
+use super::Host;
+use super::tests::{attach, host, nat, nic_on};
+use crate::engine::{Command, Input};
+use crate::intent::Owner;
+use crate::model::{LinkState, Nic, NicSource};
+use crate::plan::{Change, Handover, MarkKind, Sysctl};
+use crate::xml;
+use proptest::prelude::*;
+
+/// One thing that happens.
+#[derive(Clone, Debug)]
+enum Happening {
+    Define(u8),
+    Create(u8),
+    Start(u8),
+    Stop(u8),
+    Undefine(u8),
+    Autostart(u8, bool),
+    Attach { network: u8, by_name: bool, owner: Option<u8> },
+    Detach(u8),
+    Modify(u8, Option<u8>),
+    Link(u8, bool),
+    OwnerDies(u8),
+    Fetched(u8),
+    BridgeDeleted(u8),
+    TapPulled(u8),
+    RulesFlushed,
+    DnsmasqKilled(u8),
+    RefuseStep(u8),
+    DiskFull(bool),
+    /// Lets that many effects happen, and then the daemon dies.
+    Crash(u8),
+    Rest,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    use Happening::*;
+    let network = 0u8..3;
+    let nic = any::<u8>();
+    prop_oneof![
+        1 => network.clone().prop_map(Define),
+        1 => network.clone().prop_map(Create),
+        3 => network.clone().prop_map(Start),
+        1 => network.clone().prop_map(Stop),
+        1 => network.clone().prop_map(Undefine),
+        1 => (network.clone(), any::<bool>()).prop_map(|(n, on)| Autostart(n, on)),
+        4 => (network.clone(), any::<bool>(), proptest::option::of(0u8..3))
+            .prop_map(|(network, by_name, owner)| Attach { network, by_name, owner }),
+        1 => nic.prop_map(Detach),
+        1 => (nic, proptest::option::of(network.clone())).prop_map(|(n, to)| Modify(n, to)),
+        1 => (nic, any::<bool>()).prop_map(|(n, up)| Link(n, up)),
+        1 => (0u8..3).prop_map(OwnerDies),
+        1 => nic.prop_map(Fetched),
+        1 => network.clone().prop_map(BridgeDeleted),
+        1 => nic.prop_map(TapPulled),
+        1 => Just(RulesFlushed),
+        1 => network.prop_map(DnsmasqKilled),
+        1 => (0u8..10).prop_map(RefuseStep),
+        1 => any::<bool>().prop_map(DiskFull),
+        3 => (0u8..12).prop_map(Crash),
+        2 => Just(Rest),
+    ]
+}
+
+fn name(network: u8) -> String {
+    format!("net{network}")
+}
+
+/// The nth NIC there is, counted round.
+fn pick(host: &Host, n: u8) -> Option<uuid::Uuid> {
+    let nics: Vec<_> = host.engine.intent().nics().map(|n| n.id).collect();
+    (!nics.is_empty()).then(|| nics[usize::from(n) % nics.len()])
+}
+
+fn owner(n: u8) -> Owner {
+    Owner { pid: 100 + u32::from(n), start_time: 5 }
+}
+
+fn happen(host: &mut Host, what: &Happening) {
+    let request = |host: &mut Host, command| {
+        host.request(command);
+    };
+    match what {
+        Happening::Define(n) => request(host, Command::Define(nat(&name(*n), *n))),
+        Happening::Create(n) => request(host, Command::Create(nat(&name(*n), *n))),
+        Happening::Start(n) => request(host, Command::Start(name(*n))),
+        Happening::Stop(n) => request(host, Command::Stop(name(*n))),
+        Happening::Undefine(n) => request(host, Command::Undefine(name(*n))),
+        Happening::Autostart(n, on) => request(host, Command::Autostart(name(*n), *on)),
+        Happening::Attach { network, by_name, owner: of } => {
+            let Command::Attach(mut wanted) = attach("guest", nic_on(&name(*network))) else { unreachable!() };
+            wanted.handover = if *by_name { Handover::Name { uid: None } } else { Handover::Descriptor };
+            wanted.owner = of.map(owner).filter(|o| host.processes.contains(o));
+            request(host, Command::Attach(wanted));
+        }
+        Happening::Detach(n) => {
+            if let Some(id) = pick(host, *n) {
+                request(host, Command::Detach(id));
+            }
+        }
+        Happening::Modify(n, to) => {
+            if let Some(id) = pick(host, *n) {
+                let nic = to.map_or(Nic::new(NicSource::None), |to| nic_on(&name(to)));
+                request(host, Command::Modify(id, Box::new(nic)));
+            }
+        }
+        Happening::Link(n, up) => {
+            if let Some(id) = pick(host, *n) {
+                request(host, Command::Link(id, *up));
+            }
+        }
+        Happening::OwnerDies(n) => host.kill(owner(*n)),
+        Happening::Fetched(n) => {
+            host.held.extend(pick(host, *n));
+        }
+        Happening::BridgeDeleted(n) => {
+            let bridge = host.kernel.links().find(|l| l.name == format!("virbr{n}")).map(|l| l.index);
+            if let Some(index) = bridge {
+                host.remove_link(index);
+                host.see_everything();
+            }
+        }
+        Happening::TapPulled(n) => {
+            let link = pick(host, *n).and_then(|id| host.kernel.link_marked(MarkKind::Tap, id).cloned());
+            if let Some(mut link) = link {
+                (link.controller, link.port) = (None, None);
+                host.kernel.set_link(link.index, Some(link.clone()));
+                host.see_everything();
+            }
+        }
+        Happening::RulesFlushed => {
+            host.kernel.nft = Default::default();
+            host.see_everything();
+        }
+        Happening::DnsmasqKilled(n) => {
+            let uuid = host.kernel.services.keys().nth(usize::from(*n)).copied();
+            if let Some(uuid) = uuid {
+                host.kernel.services.remove(&uuid);
+                host.see_everything();
+            }
+        }
+        Happening::RefuseStep(n) => host.refuse_after = Some(usize::from(*n)),
+        Happening::DiskFull(full) => host.disk_full = *full,
+        Happening::Crash(effects) => {
+            for _ in 0..*effects {
+                host.step();
+            }
+            host.crash();
+        }
+        Happening::Rest => host.settle(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_history_converges(history in proptest::collection::vec(happening(), 1..40)) {
+        let mut host = host();
+        host.processes.extend((0..3).map(owner));
+        for what in &history {
+            happen(&mut host, what);
+        }
+        host.disk_full = false;
+        host.refuse_after = None;
+        host.settle();
+        // What failed while steps were refused is tried again when its time has come.
+        host.settle_with_clock();
+        host.see_everything();
+        host.settle_with_clock();
+        host.reap();
+        prop_assert_eq!(host.check(), Vec::<String>::new());
+        // Nothing is planned for a host that is at rest, and a daemon that starts anew agrees.
+        host.crash();
+        host.settle();
+        host.reap();
+        prop_assert_eq!(host.check(), Vec::<String>::new());
+        // When all is stopped, nothing is left and the host's settings are as they were.
+        for n in 0..3 {
+            let _ = host.ask(Command::Stop(name(n)));
+        }
+        let nics: Vec<_> = host.engine.intent().nics().map(|n| n.id).collect();
+        for id in nics {
+            prop_assert!(host.ask(Command::Detach(id)).is_ok());
+        }
+        host.reap();
+        prop_assert_eq!(host.kernel.links().count(), 0);
+        prop_assert_eq!(&host.kernel.nft, &Default::default());
+        prop_assert!(host.kernel.services.is_empty());
+        prop_assert_eq!(&host.kernel.sysctls[&Sysctl::Ipv4Forward], "0");
+    }
+}
+
+impl Host {
+    /// The daemon reads everything again, as after an overrun of its sockets.
+    fn see_everything(&mut self) {
+        self.tell(Input::Observed(Change::Snapshot(Box::new(self.kernel.clone()))));
+    }
+}
+
+#[test]
+fn a_pulled_cable_stays_pulled() {
+    let mut host = host();
+    host.ask(Command::Create(nat("net0", 0))).unwrap();
+    host.ask(attach("guest", nic_on("net0"))).unwrap();
+    let id = pick(&host, 0).unwrap();
+    host.ask(Command::Link(id, false)).unwrap();
+    host.crash();
+    host.settle();
+    assert_eq!(host.engine.intent().nic(id).unwrap().nic.link, Some(LinkState::Down));
+    assert_eq!(host.kernel.link_marked(MarkKind::Tap, id).unwrap().controller, None);
+    let text = xml::write_nic(&host.engine.intent().nic(id).unwrap().given);
+    assert!(text.contains("<link state='down'/>"), "{text}");
+}

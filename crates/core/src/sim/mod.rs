@@ -1,0 +1,362 @@
+//! A simulated host: what the kernel, the files and the processes would do, without any of them.
+//!
+//! It carries out effects one at a time, can refuse a step, can lose the daemon between two effects, and can be
+//! meddled with as by a third party. [`Host::check`] says whether what is there is what was asked for.
+
+mod check;
+#[cfg(test)]
+mod histories;
+#[cfg(test)]
+mod tests;
+
+use crate::engine::{
+    Config, Effect, Engine, Event, Input, Job, JobOutcome, Now, Record, RecordKey, RequestId, Startup,
+};
+use crate::intent::Owner;
+use crate::plan::{Handover, Index, LinkRef, MarkKind, Observed, Op, Outcome, Plan, Service, StepFailure, Sysctl};
+use crate::{Error, Result, engine::Answer, engine::Command};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use uuid::Uuid;
+
+/// The host and the daemon on it.
+pub struct Host {
+    config: Config,
+    /// The daemon.
+    pub engine: Engine,
+    /// What is really there.
+    pub kernel: Observed,
+    /// Files.
+    pub records: BTreeMap<RecordKey, String>,
+    /// Answers that clients got.
+    pub replies: BTreeMap<RequestId, Result<Answer>>,
+    /// Events that watchers got.
+    pub events: Vec<Event>,
+    /// Processes that live.
+    pub processes: BTreeSet<Owner>,
+    /// NICs whose tap's descriptor a guest has.
+    pub held: BTreeSet<Uuid>,
+    /// Who waits for which process to end.
+    watching: BTreeMap<Owner, crate::engine::JobId>,
+    /// How many steps may still be carried out before one fails; none fails when `None`.
+    pub refuse_after: Option<usize>,
+    /// Whether files can be written.
+    pub disk_full: bool,
+    /// Effects yet to be carried out, in order.
+    pub pending: VecDeque<Effect>,
+    /// What is on its way to the engine.
+    inputs: VecDeque<Input>,
+    wakes: BTreeSet<Now>,
+    now: Now,
+    next_index: u32,
+    next_request: u64,
+    next_pid: u32,
+}
+
+impl Host {
+    /// A host that has just booted, with the daemon started.
+    pub fn new(config: Config) -> Self {
+        let mut kernel = Observed::default();
+        for sysctl in [Sysctl::Ipv4Forward, Sysctl::Ipv6Forward] {
+            kernel.sysctls.insert(sysctl, "0".into());
+        }
+        let mut host = Self {
+            engine: Engine::new(config.clone()),
+            config,
+            kernel,
+            records: BTreeMap::new(),
+            replies: BTreeMap::new(),
+            events: Vec::new(),
+            processes: BTreeSet::new(),
+            held: BTreeSet::new(),
+            watching: BTreeMap::new(),
+            refuse_after: None,
+            disk_full: false,
+            pending: VecDeque::new(),
+            inputs: VecDeque::new(),
+            wakes: BTreeSet::new(),
+            now: 0,
+            next_index: 1,
+            next_request: 0,
+            next_pid: 1000,
+        };
+        host.start_daemon();
+        host
+    }
+
+    /// Starts the daemon on what is there, as after a crash.
+    pub fn start_daemon(&mut self) {
+        self.engine = Engine::new(self.config.clone());
+        self.pending.clear();
+        self.inputs.clear();
+        self.wakes.clear();
+        self.watching.clear();
+        let startup = self.startup();
+        self.inputs.push_back(Input::Start(Box::new(startup)));
+    }
+
+    /// The daemon dies. Taps that only it held go with it; what was doomed goes too, by whoever reaps it next.
+    pub fn crash(&mut self) {
+        let gone: Vec<Index> = self
+            .kernel
+            .links()
+            .filter(|l| {
+                let Some(mark) = l.mark.filter(|m| m.kind == MarkKind::Tap) else { return false };
+                let by_descriptor = self.descriptor_taps().contains(&mark.id);
+                by_descriptor && !self.held.contains(&mark.id)
+            })
+            .map(|l| l.index)
+            .collect();
+        for index in gone {
+            self.kernel.set_link(index, None);
+        }
+        self.reap();
+        self.start_daemon();
+    }
+
+    /// The host reboots: links, rules and processes are gone, files stay.
+    pub fn reboot(&mut self, boot_id: &str) {
+        self.config.stamp.boot_id = boot_id.into();
+        self.kernel = Self::new(self.config.clone()).kernel;
+        self.processes.clear();
+        self.held.clear();
+        self.start_daemon();
+    }
+
+    fn descriptor_taps(&self) -> BTreeSet<Uuid> {
+        let nics = self.engine.intent().nics().filter(|n| n.handover == Handover::Descriptor);
+        let known = nics.map(|n| n.id);
+        // A tap of a NIC that the engine forgot just now is as good as gone.
+        let all = self.kernel.links().filter_map(|l| l.mark).filter(|m| m.kind == MarkKind::Tap).map(|m| m.id);
+        known.chain(all.filter(|id| self.engine.intent().nic(*id).is_none())).collect()
+    }
+
+    fn startup(&self) -> Startup {
+        let mut startup = Startup { observed: self.kernel.clone(), ..Startup::default() };
+        for (key, content) in &self.records {
+            match key {
+                RecordKey::Definition(name) => {
+                    startup.definitions.insert(name.clone(), content.clone());
+                }
+                RecordKey::Autostart(name) => startup.autostart.push(name.clone()),
+                RecordKey::Network(name) => {
+                    startup.networks.insert(name.clone(), content.clone());
+                }
+                RecordKey::Nic(id) => {
+                    startup.nics.insert(id.to_string(), content.clone());
+                }
+                RecordKey::Host => startup.host = Some(content.clone()),
+            }
+        }
+        startup.owners = self.processes.iter().copied().collect();
+        startup.held = self.held.iter().copied().collect();
+        startup
+    }
+
+    /// Sends a request, and gives its number.
+    pub fn request(&mut self, command: Command) -> RequestId {
+        self.next_request += 1;
+        let id = RequestId(self.next_request);
+        // Any bits will do, as long as they differ.
+        let random = u128::from(self.next_request).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+        self.inputs.push_back(Input::Request(id, command, random));
+        id
+    }
+
+    /// Sends a request and lets everything happen; gives the answer.
+    pub fn ask(&mut self, command: Command) -> Result<Answer> {
+        let id = self.request(command);
+        self.settle();
+        let silence = Error::new(crate::ErrorKind::Internal, "the engine", "it never answered");
+        self.replies.remove(&id).unwrap_or(Err(silence))
+    }
+
+    /// Something is told to the engine.
+    pub fn tell(&mut self, input: Input) {
+        self.inputs.push_back(input);
+    }
+
+    /// A process ends, and whoever waits for that is told.
+    pub fn kill(&mut self, owner: Owner) {
+        self.processes.remove(&owner);
+        if let Some(job) = self.watching.remove(&owner) {
+            self.inputs.push_back(Input::Finished(job, JobOutcome::Done));
+        }
+    }
+
+    /// Carries out one effect, or hands one input to the engine. False when there is nothing to do.
+    pub fn step(&mut self) -> bool {
+        if let Some(effect) = self.pending.pop_front() {
+            self.perform(effect);
+            return true;
+        }
+        let Some(input) = self.inputs.pop_front() else { return false };
+        self.now += 1;
+        self.pending.extend(self.engine.handle(self.now, input));
+        true
+    }
+
+    /// Lets everything happen that is under way, clocks excepted.
+    pub fn settle(&mut self) {
+        for _ in 0..1_000_000 {
+            if !self.step() {
+                return;
+            }
+        }
+        // why: a host that never comes to rest is what the tests look for
+        panic!("the engine does not come to rest");
+    }
+
+    /// Lets the clock run until nothing is waited for.
+    pub fn settle_with_clock(&mut self) {
+        self.settle();
+        for _ in 0..64 {
+            let Some(at) = self.wakes.pop_first() else { return };
+            self.now = self.now.max(at);
+            self.inputs.push_back(Input::Tick);
+            self.settle();
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Persist(Record { key, content }) => {
+                if self.disk_full {
+                    let dropped = self.pending.drain(..).collect();
+                    let cause = "no space left on device".into();
+                    self.pending.extend(self.engine.handle(self.now, Input::NotPersisted { key, cause, dropped }));
+                    return;
+                }
+                match content {
+                    Some(content) => self.records.insert(key, content),
+                    None => self.records.remove(&key),
+                };
+            }
+            Effect::Apply(id, plan) => {
+                let outcome = self.apply(&plan);
+                self.inputs.push_back(Input::Applied(id, outcome));
+            }
+            Effect::Start(id, job) => self.run(id, job),
+            Effect::Reply(id, reply) => {
+                self.replies.insert(id, reply);
+            }
+            Effect::Publish(event) => self.events.push(event),
+            Effect::Wake(at) => {
+                self.wakes.insert(at);
+            }
+        }
+    }
+
+    fn run(&mut self, id: crate::engine::JobId, job: Job) {
+        let outcome = match job {
+            Job::StartService(network, config) => {
+                self.next_pid += 1;
+                let service = Service { pid: self.next_pid, files: config.files };
+                self.kernel.services.insert(network, service.clone());
+                JobOutcome::Running(service)
+            }
+            Job::ReloadService(network, pid, config) => {
+                let service = Service { pid, files: config.files };
+                self.kernel.services.insert(network, service.clone());
+                JobOutcome::Running(service)
+            }
+            Job::StopService(network, _) => {
+                self.kernel.services.remove(&network);
+                JobOutcome::Done
+            }
+            // Ends when the process does; see `kill`.
+            Job::WatchOwner(owner) if self.processes.contains(&owner) => {
+                self.watching.insert(owner, id);
+                return;
+            }
+            Job::WatchOwner(_) => JobOutcome::Done,
+        };
+        self.inputs.push_back(Input::Finished(id, outcome));
+    }
+
+    /// Carries out a plan as the real host does: in order, and backwards when a step is refused.
+    fn apply(&mut self, plan: &Plan) -> Outcome {
+        let mut made = Vec::new();
+        for (number, step) in plan.steps.iter().enumerate() {
+            let refused = match &mut self.refuse_after {
+                Some(0) => {
+                    self.refuse_after = None;
+                    Err("EPERM (refused by the test)".to_owned())
+                }
+                Some(left) => {
+                    *left -= 1;
+                    self.do_op(&step.op, &made)
+                }
+                None => self.do_op(&step.op, &made),
+            };
+            match refused {
+                Ok(index) => made.push(index),
+                Err(cause) => {
+                    for (done, step) in plan.steps[..number].iter().enumerate().rev() {
+                        if let Some(index) = made[done] {
+                            self.kernel.set_link(index, None);
+                        }
+                        if let Some(undo) = &step.undo {
+                            let _ = self.do_op(undo, &made);
+                        }
+                    }
+                    let failed = StepFailure { step: number, cause, errno: None, left: Vec::new() };
+                    return Outcome { made: Vec::new(), failed: Some(failed) };
+                }
+            }
+        }
+        Outcome { made, failed: None }
+    }
+
+    fn do_op(&mut self, op: &Op, made: &[Option<Index>]) -> std::result::Result<Option<Index>, String> {
+        let name = match op {
+            Op::MakeBridge(spec) => Some(spec.name.to_string()),
+            Op::MakeTap(spec) => Some(spec.name.to_string()),
+            _ => None,
+        };
+        let mut index = None;
+        if let Some(name) = name {
+            if self.kernel.link_named(&name).is_some() {
+                return Err(format!("EEXIST ({name})"));
+            }
+            self.next_index += 1;
+            index = Some(Index(self.next_index));
+        }
+        if let Some(LinkRef::Index(i)) = link_of(op) {
+            if self.kernel.link(i).is_none() {
+                return Err(format!("ENODEV ({})", i.0));
+            }
+        }
+        self.kernel.absorb_op(op, index, made);
+        Ok(index)
+    }
+
+    /// Deletes what is doomed, as the reaper does.
+    pub fn reap(&mut self) {
+        let doomed: Vec<Index> = self.kernel.links().filter(|l| l.is_doomed()).map(|l| l.index).collect();
+        for index in doomed {
+            self.remove_link(index);
+        }
+    }
+
+    /// A link goes, and its ports are free.
+    pub fn remove_link(&mut self, index: Index) {
+        let ports: Vec<_> = self.kernel.links().filter(|l| l.controller == Some(index)).cloned().collect();
+        for mut port in ports {
+            port.controller = None;
+            port.port = None;
+            self.kernel.set_link(port.index, Some(port));
+        }
+        self.kernel.set_link(index, None);
+    }
+}
+
+/// The link that an operation is about.
+fn link_of(op: &Op) -> Option<LinkRef> {
+    Some(match op {
+        Op::SetLink(l, _) | Op::SetBridge(l, _) | Op::SetPort(l, _) | Op::Announce(l, _) => *l,
+        Op::AddAddress(l, _) | Op::RemoveAddress(l, _) | Op::AddRoute(l, _) | Op::RemoveRoute(l, _) => *l,
+        Op::SetForwarding { port, .. } => *port,
+        Op::Doom(index) => LinkRef::Index(*index),
+        Op::MakeBridge(_) | Op::MakeTap(_) | Op::Nft(_) | Op::SetSysctl(..) => return None,
+    })
+}

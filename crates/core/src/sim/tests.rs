@@ -1,0 +1,221 @@
+//! What users do, on the simulated host, step by step.
+
+use super::Host;
+use crate::engine::{Attach, Body, Command, Config, NicState};
+use crate::intent::Owner;
+use crate::model::{Name, Network, Nic};
+use crate::plan::{Handover, MarkKind, Sysctl, dnsmasq};
+use crate::{ErrorKind, xml};
+use uuid::Uuid;
+
+pub(super) fn host() -> Host {
+    Host::new(Config {
+        instance: Uuid::from_u128(7),
+        stamp: xml::Stamp { boot_id: "boot-1".into(), netns: 4026531840 },
+        dnsmasq: dnsmasq::Settings {
+            dir: "/var/lib/patchcord/dnsmasq".into(),
+            run_dir: "/run/patchcord/dnsmasq".into(),
+            user: None,
+            group: None,
+            instance: Uuid::from_u128(7),
+            upstream: Vec::new(),
+        },
+    })
+}
+
+pub(super) fn network(text: &str) -> Box<Network> {
+    Box::new(xml::read_network(text, xml::Mode::Strict).unwrap())
+}
+
+pub(super) fn nat(name: &str, subnet: u8) -> Box<Network> {
+    network(&format!(
+        "<network><name>{name}</name><forward mode='nat'/><ip address='10.0.{subnet}.1' netmask='255.255.255.0'>
+         <dhcp><range start='10.0.{subnet}.2' end='10.0.{subnet}.99'/></dhcp></ip></network>"
+    ))
+}
+
+pub(super) fn nic_on(name: &str) -> Nic {
+    xml::read_nic(&format!("<interface type='network'><source network='{name}'/></interface>")).unwrap()
+}
+
+pub(super) fn attach(guest: &str, nic: Nic) -> Command {
+    Command::Attach(Box::new(Attach {
+        guest: Name::new(guest).unwrap(),
+        guest_uuid: None,
+        nic,
+        owner: None,
+        handover: Handover::Name { uid: None },
+        uid: 0,
+        mac_unknown: false,
+    }))
+}
+
+fn nic(body: Body) -> crate::engine::NicView {
+    match body {
+        Body::Nic(nic) => *nic,
+        other => panic!("{other:?} is no NIC"),
+    }
+}
+
+fn at_rest(host: &mut Host) {
+    host.settle_with_clock();
+    host.reap();
+    assert_eq!(host.check(), Vec::<String>::new());
+}
+
+#[test]
+fn a_nic_is_plugged_parked_and_plugged_again() {
+    let mut host = host();
+    host.ask(Command::Define(nat("lab", 1))).unwrap();
+    let refused = host.ask(attach("web", nic_on("lab"))).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "NIC of guest 'web', <source network>: network 'lab' is not active; start it: patchcord network start 'lab'"
+    );
+    host.ask(Command::Start("lab".into())).unwrap();
+    let web = nic(host.ask(attach("web", nic_on("lab"))).unwrap().body);
+    assert_eq!((web.state, web.bridge.as_deref(), web.tap.as_deref()), (NicState::Plugged, Some("virbr0"), Some("pct0")));
+    assert!(web.mac.unwrap().to_string().starts_with("52:54:00:"));
+    at_rest(&mut host);
+    assert_eq!(host.kernel.sysctls[&Sysctl::Ipv4Forward], "1");
+
+    let tap = host.kernel.link_marked(MarkKind::Tap, web.id).unwrap().index;
+    host.ask(Command::Stop("lab".into())).unwrap();
+    at_rest(&mut host);
+    let parked = nic(host.ask(Command::ShowNic(web.id)).unwrap().body);
+    assert_eq!(parked.state, NicState::Parked);
+    assert_eq!(host.kernel.sysctls[&Sysctl::Ipv4Forward], "0", "put back when the last user goes");
+
+    host.ask(Command::Start("lab".into())).unwrap();
+    let again = nic(host.ask(Command::ShowNic(web.id)).unwrap().body);
+    assert_eq!(again.state, NicState::Plugged);
+    assert_eq!(host.kernel.link_marked(MarkKind::Tap, web.id).unwrap().index, tap, "the tap is for life");
+    host.ask(Command::Detach(web.id)).unwrap();
+    at_rest(&mut host);
+    assert!(host.kernel.link_marked(MarkKind::Tap, web.id).is_none());
+}
+
+#[test]
+fn what_a_third_party_takes_away_is_put_back() {
+    let mut host = host();
+    host.ask(Command::Create(nat("lab", 1))).unwrap();
+    let web = nic(host.ask(attach("web", nic_on("lab"))).unwrap().body);
+    at_rest(&mut host);
+
+    let bridge = host.kernel.link_named("virbr0").unwrap().index;
+    host.remove_link(bridge);
+    let tap = host.kernel.link_marked(MarkKind::Tap, web.id).unwrap().clone();
+    host.tell(crate::engine::Input::Observed(crate::plan::Change::Link(tap.index, Some(tap))));
+    host.tell(crate::engine::Input::Observed(crate::plan::Change::Link(bridge, None)));
+    at_rest(&mut host);
+    assert!(host.kernel.link_named("virbr0").is_some());
+
+    host.kernel.nft = crate::plan::nft::ObservedTable::default();
+    let gone = crate::plan::Change::Nft(host.kernel.nft.clone(), Some("nft (pid 4711)".into()));
+    host.tell(crate::engine::Input::Observed(gone));
+    at_rest(&mut host);
+    let told = host.events.iter().any(|e| matches!(e, crate::engine::Event::Drift { culprit: Some(c), repaired: true, .. } if c.contains("4711")));
+    assert!(told, "{:?}", host.events);
+}
+
+#[test]
+fn a_refused_step_leaves_what_was_there_before() {
+    for refused in 0..12 {
+        let mut host = host();
+        host.ask(Command::Define(nat("lab", 1))).unwrap();
+        host.refuse_after = Some(refused);
+        match host.ask(Command::Start("lab".into())) {
+            Ok(_) => {
+                assert!(host.refuse_after.is_some(), "the start passed over a refused step");
+                return;
+            }
+            Err(error) => assert_eq!(error.kind, ErrorKind::HostFailed, "{error}"),
+        }
+        assert!(host.kernel.link_named("virbr0").is_none());
+        at_rest(&mut host);
+        host.ask(Command::Start("lab".into())).unwrap();
+        at_rest(&mut host);
+    }
+    panic!("a start has fewer than twelve steps");
+}
+
+#[test]
+fn a_full_disk_changes_nothing() {
+    let mut host = host();
+    host.ask(Command::Define(nat("lab", 1))).unwrap();
+    host.disk_full = true;
+    for command in [
+        Command::Define(nat("other", 2)),
+        Command::Start("lab".into()),
+        Command::Autostart("lab".into(), true),
+        Command::Undefine("lab".into()),
+    ] {
+        let error = host.ask(command).unwrap_err();
+        assert!(error.to_string().contains("no space left"), "{error}");
+        at_rest(&mut host);
+    }
+    host.disk_full = false;
+    host.ask(Command::Start("lab".into())).unwrap();
+    host.disk_full = true;
+    let error = host.ask(attach("web", nic_on("lab"))).unwrap_err();
+    assert!(error.to_string().contains("no space left"), "{error}");
+    assert!(host.ask(Command::Stop("lab".into())).is_err());
+    at_rest(&mut host);
+    host.disk_full = false;
+    host.ask(Command::Stop("lab".into())).unwrap();
+    at_rest(&mut host);
+}
+
+#[test]
+fn a_nic_ends_with_its_owner_also_while_the_daemon_was_down() {
+    let mut host = host();
+    host.ask(Command::Create(nat("lab", 1))).unwrap();
+    let owner = Owner { pid: 42, start_time: 1 };
+    host.processes.insert(owner);
+    let Command::Attach(mut wanted) = attach("web", nic_on("lab")) else { unreachable!() };
+    wanted.owner = Some(owner);
+    let web = nic(host.ask(Command::Attach(wanted)).unwrap().body);
+    host.processes.remove(&owner);
+    host.crash();
+    at_rest(&mut host);
+    assert!(host.ask(Command::ShowNic(web.id)).is_err());
+    assert!(host.kernel.link_named("pct0").is_none());
+}
+
+#[test]
+fn names_bridges_and_subnets_that_clash_are_refused() {
+    let mut host = host();
+    host.ask(Command::Create(nat("lab", 1))).unwrap();
+    let clash = host.ask(Command::Create(nat("other", 1))).unwrap_err();
+    assert_eq!(
+        clash.to_string(),
+        "network 'other', <ip address>: subnet 10.0.1.0/24 overlaps with 10.0.1.0/24 of the active network 'lab'; \
+         choose another subnet"
+    );
+    let bridge = network("<network><name>third</name><bridge name='virbr0'/></network>");
+    let clash = host.ask(Command::Define(bridge)).unwrap_err();
+    assert_eq!(clash.kind, ErrorKind::InUse, "{clash}");
+    at_rest(&mut host);
+}
+
+#[test]
+fn a_reboot_forgets_what_ran_and_starts_what_starts_by_itself() {
+    let mut host = host();
+    host.ask(Command::Define(nat("always", 1))).unwrap();
+    host.ask(Command::Autostart("always".into(), true)).unwrap();
+    host.ask(Command::Define(nat("once", 2))).unwrap();
+    host.ask(Command::Start("always".into())).unwrap();
+    host.ask(Command::Start("once".into())).unwrap();
+    host.ask(attach("web", nic_on("once"))).unwrap();
+    host.reboot("boot-2");
+    at_rest(&mut host);
+    let active: Vec<_> = host
+        .engine
+        .intent()
+        .networks()
+        .filter(|(_, n)| n.active.is_some())
+        .map(|(_, n)| n.current().unwrap().name.to_string())
+        .collect();
+    assert_eq!(active, ["always"]);
+    assert_eq!(host.engine.intent().nics().count(), 0);
+}

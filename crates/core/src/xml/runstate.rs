@@ -1,0 +1,181 @@
+//! Run state: what a daemon that starts again needs to know about networks and NICs that it left running.
+//!
+//! One document for each object, with `format='1'` on its root element. Boot id and network namespace tell whether it
+//! is still true: after a reboot, or in another namespace, it counts as gone.
+
+use super::network::{read_network_element, write_network_into};
+use super::nic::{read_nic_element, write_nic_into};
+use super::reader::{Cursor, Mode, read_document};
+use super::{WriteOptions, Writer};
+use crate::intent::{NicIntent, Owner};
+use crate::model::{LinkName, MacAddr, Name, Network, NicSource};
+use crate::plan::{Handover, Sysctl};
+use crate::{Error, ErrorKind, Result};
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use uuid::Uuid;
+
+/// The format we write, and the newest one we read.
+const FORMAT: u32 = 1;
+
+/// Where and when a document is true.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The host's boot id (`/proc/sys/kernel/random/boot_id`).
+    pub boot_id: String,
+    /// The network namespace's inode number.
+    pub netns: u64,
+}
+
+fn document(root: &str, stamp: &Stamp, attrs: &[(&str, String)], body: impl FnOnce(&mut Writer)) -> String {
+    let mut w = Writer::new();
+    let mut tag = w.element(root).attr("format", FORMAT).attr("boot", &stamp.boot_id).attr("netns", stamp.netns);
+    for (name, value) in attrs {
+        tag = tag.attr(name, value);
+    }
+    tag.body(body);
+    w.finish()
+}
+
+/// Reads a document if it is true here and now.
+fn read<T>(
+    text: &str,
+    root: &str,
+    stamp: &Stamp,
+    of: impl FnOnce(&Cursor<'_, '_>) -> Result<T>,
+) -> Result<Option<T>> {
+    read_document(text, Mode::Lenient, "run state", root, |c| {
+        let format: u32 = c.required("format", parse)?;
+        if format > FORMAT {
+            return Err(c.error(format!("it has format {format}, and this version knows {FORMAT}"))
+                .hint("a newer version wrote it: start that one again"));
+        }
+        let boot: String = c.required("boot", |s| Ok(s.to_owned()))?;
+        let netns: u64 = c.required("netns", parse)?;
+        if boot != stamp.boot_id || netns != stamp.netns {
+            return Ok(None);
+        }
+        of(c).map(Some)
+    })
+}
+
+fn parse<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("'{text}' is not what belongs there"))
+}
+
+fn uuid(text: &str) -> Result<Uuid, String> {
+    Uuid::try_parse(text).map_err(|_| format!("'{text}' is not a UUID"))
+}
+
+/// An active network.
+pub fn write_network_state(stamp: &Stamp, network: &Network) -> String {
+    document("networkstatus", stamp, &[], |w| write_network_into(w, network, &WriteOptions::default()))
+}
+
+/// An active network with its UUID; `None` when it is gone.
+pub fn read_network_state(stamp: &Stamp, text: &str) -> Result<Option<(Uuid, Network)>> {
+    read(text, "networkstatus", stamp, |c| {
+        let element = c.child("network").ok_or_else(|| c.error("it has no <network>"))?;
+        let network = read_network_element(&element)?;
+        let uuid = network.uuid.ok_or_else(|| element.error("it has no <uuid>"))?;
+        Ok((uuid, network))
+    })
+}
+
+/// A NIC: as given, and what was filled in.
+pub fn write_nic_state(stamp: &Stamp, nic: &NicIntent) -> String {
+    let mut attrs = vec![("id", nic.id.to_string()), ("guest", nic.guest.to_string())];
+    let mut add = |name, value: Option<String>| attrs.extend(value.map(|v| (name, v)));
+    add("guestuuid", nic.guest_uuid.map(|u| u.to_string()));
+    add("networkuuid", nic.network.map(|u| u.to_string()));
+    add("mac", nic.nic.mac.map(|m| m.to_string()));
+    add("tap", nic.nic.target.as_ref().map(ToString::to_string));
+    add("queues", nic.nic.queues.map(|q| q.to_string()));
+    add("ownerpid", nic.owner.map(|o| o.pid.to_string()));
+    add("ownerstart", nic.owner.map(|o| o.start_time.to_string()));
+    match nic.handover {
+        Handover::Descriptor => add("handover", Some("descriptor".into())),
+        Handover::Name { uid } => {
+            add("handover", Some("name".into()));
+            add("opener", uid.map(|u| u.to_string()));
+        }
+    }
+    add("uid", Some(nic.uid.to_string()));
+    add("state", Some(if nic.confirmed { "confirmed" } else { "pending" }.into()));
+    document("nicstatus", stamp, &attrs, |w| write_nic_into(w, &nic.given, None))
+}
+
+/// A NIC; `None` when it is gone.
+pub fn read_nic_state(stamp: &Stamp, text: &str) -> Result<Option<NicIntent>> {
+    read(text, "nicstatus", stamp, |c| {
+        let element = c.child("interface").ok_or_else(|| c.error("it has no <interface>"))?;
+        let given = read_nic_element(&element)?;
+        let mut nic = given.clone();
+        nic.mac = c.parsed("mac", str::parse::<MacAddr>)?;
+        nic.target = c.parsed("tap", |s| LinkName::new(s))?;
+        nic.queues = c.parsed("queues", parse)?;
+        let owner = match (c.parsed("ownerpid", parse)?, c.parsed("ownerstart", parse)?) {
+            (Some(pid), Some(start_time)) => Some(Owner { pid, start_time }),
+            _ => None,
+        };
+        let handover = match c.required("handover", |s| Ok(s.to_owned()))?.as_str() {
+            "descriptor" => Handover::Descriptor,
+            "name" => Handover::Name { uid: c.parsed("opener", parse)? },
+            other => return Err(c.attr_error("handover", format!("'{other}' is neither 'descriptor' nor 'name'"))),
+        };
+        let network = c.parsed("networkuuid", uuid)?;
+        if network.is_none() && matches!(given.source, NicSource::Network { .. }) {
+            return Err(c.missing("networkuuid"));
+        }
+        Ok(NicIntent {
+            id: c.required("id", uuid)?,
+            guest: c.required("guest", |s| Name::new(s))?,
+            guest_uuid: c.parsed("guestuuid", uuid)?,
+            given,
+            nic,
+            network,
+            owner,
+            handover,
+            uid: c.required("uid", parse)?,
+            confirmed: c.required("state", |s| Ok(s == "confirmed"))?,
+        })
+    })
+}
+
+/// The host's settings as they were before us.
+pub fn write_host_state(stamp: &Stamp, saved: &BTreeMap<Sysctl, String>) -> String {
+    document("hoststatus", stamp, &[], |w| {
+        for (sysctl, was) in saved {
+            let (key, link) = match sysctl {
+                Sysctl::Ipv4Forward => ("ipv4-forward", None),
+                Sysctl::Ipv6Forward => ("ipv6-forward", None),
+                Sysctl::AcceptRa(link) => ("accept-ra", Some(link)),
+                Sysctl::DisableIpv6(link) => ("disable-ipv6", Some(link)),
+                Sysctl::Autoconf(link) => ("autoconf", Some(link)),
+            };
+            w.element("setting").attr("key", key).opt("link", link).attr("was", was).close();
+        }
+    })
+}
+
+/// The host's settings as they were before us; `None` when the host has booted since.
+pub fn read_host_state(stamp: &Stamp, text: &str) -> Result<Option<BTreeMap<Sysctl, String>>> {
+    read(text, "hoststatus", stamp, |c| {
+        let mut saved = BTreeMap::new();
+        for setting in c.children("setting") {
+            let link = || setting.required("link", |s| Ok(s.to_owned()));
+            let sysctl = match setting.required("key", |s| Ok(s.to_owned()))?.as_str() {
+                "ipv4-forward" => Sysctl::Ipv4Forward,
+                "ipv6-forward" => Sysctl::Ipv6Forward,
+                "accept-ra" => Sysctl::AcceptRa(link()?),
+                "disable-ipv6" => Sysctl::DisableIpv6(link()?),
+                "autoconf" => Sysctl::Autoconf(link()?),
+                other => {
+                    return Err(Error::new(ErrorKind::InvalidXml, "run state", format!("setting '{other}' is unknown")));
+                }
+            };
+            saved.insert(sysctl, setting.required("was", |s| Ok(s.to_owned()))?);
+        }
+        Ok(saved)
+    })
+}
