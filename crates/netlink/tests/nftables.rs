@@ -268,6 +268,57 @@ fn verdict_maps_by_link_and_by_address() {
 }
 
 #[test]
+fn maps_match_real_packets() {
+    let Some(mut socket) = start("maps_match_real_packets") else { return };
+    run("ip", &["link", "set", "lo", "up"]);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let connects = || std::net::TcpStream::connect(address).is_ok();
+    let set = |name, key, interval| NewSet { family: INET, table: "patchcord", name, key, interval, verdicts: true };
+    let (links, nets) = (set("links", KeyKind::IfName, false), set("nets", KeyKind::Ipv4, true));
+    let to_refuse = |key| [Element { key, verdict: Some(Verdict::Goto("refuse".to_owned())) }];
+    let (lo, loopback) = (to_refuse(Key::IfName("lo".to_owned())), to_refuse(Key::prefix(ip("127.0.0.0"), 8)));
+    let other = to_refuse(Key::prefix(ip("126.0.0.0"), 8));
+
+    let mut batch = Batch::new();
+    batch.add_table(INET, "patchcord", None);
+    batch.add_chain(&chain("input", base(ChainKind::Filter, Hook::Input, 0)));
+    batch.add_chain(&chain("refuse", None));
+    batch.add_rule(&rule("refuse", &body().l4proto(6).destination_port(address.port()).reject(Reject::TcpReset), None));
+    for set in [&links, &nets] {
+        batch.add_set(set);
+    }
+    batch.add_elements(&nets, &other);
+    batch.add_rule(&rule("input", &body().load_iif_name().verdict_map("links"), None));
+    batch.add_rule(&rule("input", &body().load_source(false).verdict_map("nets"), None));
+    socket.commit(&batch).unwrap();
+    assert!(connects());
+    for (set, elements) in [(&links, &lo), (&nets, &loopback)] {
+        let mut batch = Batch::new();
+        batch.add_elements(set, elements);
+        socket.commit(&batch).unwrap();
+        assert!(!connects(), "{}", set.name);
+        let mut batch = Batch::new();
+        batch.delete_elements(set, elements);
+        socket.commit(&batch).unwrap();
+        assert!(connects(), "{}", set.name);
+    }
+    let mut batch = Batch::new();
+    batch.add_rule(&rule("input", &body().iif_name("lo").source(ip("127.1.0.0"), 16).reject(Reject::TcpReset), None));
+    batch.flush_chain(INET, "patchcord", "input");
+    let refuse = body()
+        .iif_name("lo")
+        .source(ip("127.0.0.0"), 25)
+        .ct_state(ct_state::NEW)
+        .l4proto(6)
+        .destination_port(address.port());
+    batch.add_rule(&rule("input", &refuse.reject(Reject::TcpReset), None));
+    socket.commit(&batch).unwrap();
+    assert!(!connects());
+    assert_eq!(socket.rules(INET, "patchcord", Some("input")).unwrap().len(), 1);
+}
+
+#[test]
 fn a_bridge_table_filters_by_mac_and_address() {
     let Some(mut socket) = start("a_bridge_table_filters_by_mac_and_address") else { return };
     let family = Family::Bridge;
