@@ -58,7 +58,8 @@ impl Engine {
     /// Changes what is known of the host's settings before us.
     pub(super) fn set_saved(&mut self, saved: BTreeMap<Sysctl, String>) {
         let before = std::mem::replace(&mut self.intent.saved, saved);
-        self.journal.note(|| Entry::Saved(before));
+        // Always: a setting must not be changed while what it was stands in no file.
+        self.journal.entries.push(Entry::Saved(before));
     }
 
     /// A record of the last call couldn't be written. What that call changed is put back; its plans count as not
@@ -71,7 +72,7 @@ impl Engine {
         });
         self.unwritten.extend(lost.chain([key]));
         self.wake(self.now + AGAIN, Object::Host);
-        let journal_was_empty = journal.entries.is_empty();
+        let nobody_asked = journal.entries.iter().all(|e| matches!(e, Entry::Saved(_)));
         let mut touched = Vec::new();
         for entry in journal.entries.into_iter().rev() {
             match entry {
@@ -133,7 +134,7 @@ impl Engine {
                 Effect::Publish(event) => events.push(event),
             }
         }
-        if journal_was_empty {
+        if nobody_asked {
             self.out.extend(events.into_iter().map(Effect::Publish));
         }
     }

@@ -60,7 +60,9 @@ impl Engine {
     /// Everything was read anew: every object is looked at.
     pub(super) fn look_at_everything(&mut self) {
         self.advance(Object::Host);
-        let networks: Vec<Uuid> = self.intent.networks().map(|(uuid, _)| uuid).collect();
+        // Services whose network was being stopped for good when the daemon died are in nobody's intent.
+        let networks = self.intent.networks().map(|(uuid, _)| uuid);
+        let networks: BTreeSet<Uuid> = networks.chain(self.observed.services.keys().copied()).collect();
         for uuid in networks {
             self.advance(Object::Network(uuid));
         }

@@ -5,7 +5,7 @@ use super::input::JobOutcome;
 use super::work::{Flight, Goal, PLANS, Repairs, backoff};
 use super::{Engine, Object};
 use crate::intent::NetworkIntent;
-use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, desired, diff, dnsmasq, nft};
+use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, Sysctl, desired, diff, dnsmasq, nft};
 use crate::{Error, ErrorKind, xml};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -130,9 +130,15 @@ impl Engine {
             return;
         }
         let wanted = desired::host(&self.intent, &self.observed);
+        // A plan in flight may be about to write it.
+        let in_flight = |sysctl: &Sysctl| {
+            let steps = self.plans.values().flat_map(|(_, plan)| &plan.steps);
+            steps.into_iter().any(|s| matches!(&s.op, Op::SetSysctl(written, _) if written == sysctl))
+        };
         let mut saved = self.intent.saved.clone();
         saved.retain(|sysctl, was| {
-            wanted.contains_key(sysctl) || self.observed.sysctls.get(sysctl).is_some_and(|v| v != was)
+            let restored = self.observed.sysctls.get(sysctl).is_none_or(|v| v == was);
+            wanted.contains_key(sysctl) || !restored || in_flight(sysctl)
         });
         if saved != self.intent.saved {
             self.set_saved(saved);
