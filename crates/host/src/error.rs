@@ -146,6 +146,31 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// dnsmasq did not do what it should.
+    #[error("dnsmasq of network {network}: {problem}")]
+    Service {
+        /// The network's UUID.
+        network: uuid::Uuid,
+        /// What is wrong, in dnsmasq's words where it said something.
+        problem: String,
+    },
+    /// There is no dnsmasq.
+    #[error("no dnsmasq at {}: install it (Debian's package dnsmasq-base) or set its path in the configuration",
+        program.display())]
+    NoDnsmasq {
+        /// Where it was looked for.
+        program: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: Box<Error>,
+    },
+    /// Files can't be watched.
+    #[error("cannot watch files")]
+    Watch {
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// "process 12", or "another process".

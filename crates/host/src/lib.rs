@@ -5,14 +5,18 @@
 //! the descriptors that the types give out through `AsFd`.
 #![deny(unsafe_code)]
 
+pub mod dnsmasq;
 pub mod error;
+pub mod files;
 pub mod ident;
 pub mod lock;
 pub mod process;
+pub mod resolv;
 pub mod root;
 pub mod spawner;
 pub mod store;
 mod sys;
+pub mod sysctl;
 pub mod tap;
 
 pub use error::Error;

@@ -299,9 +299,10 @@ fn restrict(keep: CapabilitySet) -> rustix::io::Result<()> {
         if keep.contains(capability) {
             continue;
         }
-        match rustix::thread::remove_capability_from_bounding_set(capability) {
+        match rustix::thread::capability_is_in_bounding_set(capability) {
+            Ok(true) => rustix::thread::remove_capability_from_bounding_set(capability)?,
             // EINVAL: this kernel doesn't know it.
-            Ok(()) | Err(Errno::INVAL) => {}
+            Ok(false) | Err(Errno::INVAL) => {}
             Err(errno) => return Err(errno),
         }
     }
