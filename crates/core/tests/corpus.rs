@@ -4,7 +4,7 @@
 //! not part of this project; without them the tests say that they were skipped.
 
 use patchcord_core::model::{UpdateCommand, UpdateSection};
-use patchcord_core::xml::{Mode, read_network, write_network};
+use patchcord_core::xml::{Mode, read_network, read_networkport, write_network, write_networkport};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -184,4 +184,14 @@ fn updates_give_what_libvirts_give() {
     }
     assert!(cases > 10, "only {cases} cases");
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn ports_come_back_as_they_were() {
+    let Some(corpus) = corpus("ports_come_back_as_they_were") else { return };
+    for file in xml_files(&corpus.join("virnetworkportxml2xmldata")) {
+        let text = read(&file);
+        let port = read_networkport(&text, Mode::Strict).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        assert_eq!(write_networkport(&port), text, "{}", file.display());
+    }
 }

@@ -9,6 +9,7 @@ mod forward;
 pub(crate) mod ip;
 mod metadata;
 pub(crate) mod network;
+mod networkport;
 mod nic;
 pub(crate) mod parts;
 pub(crate) mod reader;
@@ -16,6 +17,7 @@ mod runstate;
 mod writer;
 
 pub use network::{Connections, TagForm, WriteOptions, read_network, write_network, write_network_with};
+pub use networkport::{read_networkport, write_networkport};
 pub use nic::{LiveSource, read_nic, write_nic, write_nic_live};
 pub use reader::{MAX_BYTES, MAX_DEPTH, Mode, root_name};
 pub use runstate::{

@@ -20,6 +20,9 @@ use crate::model::{
 };
 use std::collections::BTreeMap;
 
+pub(crate) const MAC_TABLE_MANAGERS: &[(&str, MacTableManager)] =
+    &[("kernel", MacTableManager::Kernel), ("libvirt", MacTableManager::Libvirt)];
+
 /// How a network is printed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WriteOptions<'a> {

@@ -30,7 +30,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("actual", "what a NIC resolved to is this daemon's to say; remove it"),
 ];
 
-const MODES: &[(&str, DirectMode)] = &[
+pub(crate) const MODES: &[(&str, DirectMode)] = &[
     ("vepa", DirectMode::Vepa),
     ("bridge", DirectMode::Bridge),
     ("private", DirectMode::Private),
