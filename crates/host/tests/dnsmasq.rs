@@ -209,15 +209,18 @@ fn a_killed_one_is_noticed_and_a_foreign_process_is_never_taken_for_it() {
         assert!(dnsmasq.find(NETWORK).unwrap().is_none());
         assert!(!pid_file.exists());
         // Another program, and a dnsmasq of another configuration.
-        let other = bed.ns.spawn("sleep 600");
+        let other = bed.ns.spawn(&format!("perl -e sleep(600) --conf-file={}", bed.file("conf").display()));
         let conf = bed.path("other.conf");
         fs::write(&conf, "port=0\n").unwrap();
         let foreign =
             bed.ns.spawn(&format!("{PROGRAM} --keep-in-foreground --conf-file={} --pid-file=", conf.display()));
-        wait_until("exec", Duration::from_secs(5), || {
-            let info = Process::open(foreign.id()).unwrap().unwrap().info().unwrap().unwrap();
-            if info.exe.as_deref() == Some(Path::new(PROGRAM)) { Ok(()) } else { Err(format!("{info:?}")) }
-        });
+        for (pid, argument) in [(other.id(), bed.file("conf")), (foreign.id(), conf)] {
+            let argument = format!("--conf-file={}", argument.display());
+            wait_until("exec", Duration::from_secs(5), || {
+                let info = Process::open(pid).unwrap().unwrap().info().unwrap().unwrap();
+                if info.cmdline.iter().any(|arg| *arg == *argument) { Ok(()) } else { Err(format!("{info:?}")) }
+            });
+        }
         for pid in [other.id(), foreign.id(), std::process::id(), 0] {
             fs::write(&pid_file, format!("{pid}\n")).unwrap();
             assert!(dnsmasq.find(NETWORK).unwrap().is_none());

@@ -188,12 +188,12 @@ fn processes_are_inspected_and_only_our_programs_are_signalled() {
     let spawner = start(&["/usr/bin/sleep"]);
     let mut ours = Command::new("/usr/bin/sleep").arg("600").spawn().unwrap();
     let mut foreign = Command::new("/usr/bin/tail").args(["-f", "/dev/null"]).spawn().unwrap();
-    // Until exec has happened the child is a copy of this program.
+    // Before and during exec there is another program or none.
     let info = wait_until("exec", Duration::from_secs(5), || {
         let info = spawner.inspect(ours.id()).unwrap().unwrap();
-        if info.exe.as_deref() == Some(Path::new("/usr/bin/sleep")) { Ok(info) } else { Err(format!("{info:?}")) }
+        if info.cmdline == ["/usr/bin/sleep", "600"] { Ok(info) } else { Err(format!("{info:?}")) }
     });
-    assert_eq!(info.cmdline, ["/usr/bin/sleep", "600"]);
+    assert_eq!(info.exe.as_deref(), Some(Path::new("/usr/bin/sleep")));
     assert_eq!(info.id, Process::open(ours.id()).unwrap().unwrap().id());
     let other = ProcessId { start_time: info.id.start_time + 1, ..info.id };
     assert!(!spawner.signal(other, Signal::Kill).unwrap());
