@@ -209,7 +209,7 @@ fn a_killed_one_is_noticed_and_a_foreign_process_is_never_taken_for_it() {
         assert!(dnsmasq.find(NETWORK).unwrap().is_none());
         assert!(!pid_file.exists());
         // Another program, and a dnsmasq of another configuration.
-        let other = bed.ns.spawn(&format!("perl -e sleep(600) --conf-file={}", bed.file("conf").display()));
+        let other = bed.ns.spawn(&format!("perl -e sleep(600) -- --conf-file={}", bed.file("conf").display()));
         let conf = bed.path("other.conf");
         fs::write(&conf, "port=0\n").unwrap();
         let foreign =
