@@ -1,8 +1,11 @@
 //! What of a network depends on several of its fields.
 
-use super::{Bandwidth, ForwardMode, Network, VirtualPort, VirtualPortType};
+use super::{Bandwidth, ForwardMode, Ip, Network, VirtualPort, VirtualPortType};
 use crate::{Error, ErrorKind, Result};
 use std::collections::HashSet;
+
+/// `<ip>` elements of a network at most: each is compared with each route.
+const MAX_IPS: usize = 1024;
 
 impl Network {
     /// Checks a definition: libvirt's rules about what goes with which forward mode, and that portgroups, addresses,
@@ -128,8 +131,12 @@ impl Network {
     }
 
     fn check_addresses(&self) -> Result<()> {
+        if self.ips.len() > MAX_IPS {
+            return Err(self.invalid("<ip>", format!("there are {}, and there may be {MAX_IPS}", self.ips.len())));
+        }
+        let mut own = HashSet::new();
         for (n, ip) in self.ips.iter().enumerate() {
-            if self.ips[..n].iter().any(|other| other.address == ip.address) {
+            if !own.insert(ip.address) {
                 return Err(self.invalid("<ip address>", format!("{} is there twice", ip.address)));
             }
             let Some(dhcp) = &ip.dhcp else { continue };
@@ -138,12 +145,15 @@ impl Network {
                 let cause = format!("there are two for {family}, and a network serves one of each family");
                 return Err(self.invalid("<dhcp>", cause));
             }
-            for (m, range) in dhcp.ranges.iter().enumerate() {
+            let mut ranges: Vec<_> = dhcp.ranges.iter().collect();
+            for range in &ranges {
                 ip.check_range(range).map_err(|(field, cause)| self.invalid(&format!("<range {field}>"), cause))?;
-                if let Some(other) = dhcp.ranges[..m].iter().find(|o| o.start <= range.end && range.start <= o.end) {
-                    let cause = format!("{}-{} and {}-{} overlap", other.start, other.end, range.start, range.end);
-                    return Err(self.invalid("<range>", cause));
-                }
+            }
+            ranges.sort_by_key(|r| r.start);
+            if let Some(pair) = ranges.windows(2).find(|pair| pair[1].start <= pair[0].end) {
+                let (a, b) = (pair[0], pair[1]);
+                let cause = format!("{}-{} and {}-{} overlap", a.start, a.end, b.start, b.end);
+                return Err(self.invalid("<range>", cause));
             }
             let (mut macs, mut ids, mut addresses) = (HashSet::new(), HashSet::new(), HashSet::new());
             for host in &dhcp.hosts {
@@ -168,8 +178,9 @@ impl Network {
 
     fn check_routes(&self) -> Result<()> {
         let mut seen = HashSet::new();
+        let networks: Vec<_> = self.ips.iter().map(Ip::network).collect();
         for route in &self.routes {
-            if !self.ips.iter().any(|ip| ip.network().contains(&route.gateway)) {
+            if !networks.iter().any(|net| net.contains(&route.gateway)) {
                 let cause = format!("no address of the network reaches {}", route.gateway);
                 return Err(self.invalid("<route gateway>", cause).hint("the gateway must lie within an <ip>"));
             }

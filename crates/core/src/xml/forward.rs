@@ -8,6 +8,7 @@ use super::{
 };
 use crate::Result;
 use crate::model::{DeviceRef, Forward, ForwardMode, Nat};
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
 const MODES: &[(&str, ForwardMode)] = &[
@@ -50,13 +51,14 @@ pub(crate) fn read_forward(parent: &Cursor<'_, '_>) -> Result<Forward> {
     if let Some(pf) = c.child("pf") {
         forward.pf = Some(pf.required("dev", link_name)?);
     }
+    let mut addresses = HashSet::new();
     for a in c.children("address") {
         if a.required("type", |text| Ok(text.to_owned()))? != "pci" {
             return Err(a.attr_error("type", "only 'pci' addresses can be given"));
         }
         a.ignore_attr("connections");
         let address = read_pci(&a)?;
-        if forward.addresses.contains(&address) {
+        if !addresses.insert(address) {
             return Err(a.error("this address is listed twice"));
         }
         // With <pf>, these are its functions as a live view shows them; they are found anew at each start.
@@ -76,6 +78,7 @@ pub(crate) fn read_forward(parent: &Cursor<'_, '_>) -> Result<Forward> {
         }
         forward.devices.push(DeviceRef { dev: dev.clone() });
     }
+    let mut devices: HashSet<_> = dev.iter().cloned().collect();
     for (n, interface) in c.children("interface").enumerate() {
         interface.ignore_attr("connections");
         let name = interface.required("dev", link_name)?;
@@ -87,7 +90,7 @@ pub(crate) fn read_forward(parent: &Cursor<'_, '_>) -> Result<Forward> {
             Some(_) if n == 0 => continue,
             _ => {}
         }
-        if forward.devices.iter().any(|d| d.dev == name) {
+        if !devices.insert(name.clone()) {
             return Err(interface.attr_error("dev", format!("'{name}' is listed twice")));
         }
         if forward.pf.is_none() {

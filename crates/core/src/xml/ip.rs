@@ -17,8 +17,9 @@ const LEASE_UNITS: &[(&str, LeaseUnit)] =
 /// Seconds of a lease at least: dnsmasq's own limit.
 const LEASE_MIN: u64 = 120;
 
-/// The attributes that `<ip>` and `<route>` have in common.
-fn read_prefix(c: &Cursor<'_, '_>) -> Result<(Option<Family>, IpAddr, Option<Mask>)> {
+/// The attributes that `<ip>` and `<route>` have in common. A prefix of 0 is `everything` to a route; an address has none
+/// then, as libvirt has it.
+fn read_prefix(c: &Cursor<'_, '_>, everything: bool) -> Result<(Option<Family>, IpAddr, Option<Mask>)> {
     let family = c.choice("family", FAMILIES)?;
     let address = c.required("address", parse_ip)?;
     match (family, address) {
@@ -36,8 +37,7 @@ fn read_prefix(c: &Cursor<'_, '_>) -> Result<(Option<Family>, IpAddr, Option<Mas
         _ => {}
     }
     let longest = if address.is_ipv4() { 32 } else { 128 };
-    // A prefix of 0 means none was given, as it does to libvirt.
-    let prefix = c.parsed("prefix", |text| number_in(text, 0..=longest))?.filter(|p| *p != 0);
+    let prefix = c.parsed("prefix", |text| number_in(text, 0..=longest))?.filter(|p| everything || *p != 0);
     let netmask = c.parsed("netmask", |text| {
         let mask: Ipv4Addr = text.parse().map_err(|_| format!("'{text}' is not an IPv4 netmask"))?;
         let bits = u32::from(mask);
@@ -68,13 +68,13 @@ fn split_mask(mask: Option<Mask>) -> (Option<Ipv4Addr>, Option<u8>) {
 }
 
 pub(crate) fn read_ip(c: &Cursor<'_, '_>) -> Result<Ip> {
-    let (family, address, mask) = read_prefix(c)?;
+    let (family, address, mask) = read_prefix(c, false)?;
     let mut ip = Ip { family, address, mask, local_ptr: c.yes_no("localPtr")?, tftp_root: None, dhcp: None };
     if ip.local_ptr == Some(true) {
         let len = ip.network().prefix_len();
         // Reverse zones are delegated at whole octets, and at whole nibbles for IPv6 (RFC 1035, RFC 3596).
         let step = if address.is_ipv4() { 8 } else { 4 };
-        if len % step != 0 || (address.is_ipv4() && len == 32) {
+        if !len.is_multiple_of(step) || (address.is_ipv4() && len == 32) {
             let cause = format!("a prefix of {len} bits has no reverse zone of its own");
             return Err(c
                 .attr_error("localPtr", cause)
@@ -211,7 +211,7 @@ fn write_lease(w: &mut Writer, lease: Option<Expiry>) {
 }
 
 pub(crate) fn read_route(c: &Cursor<'_, '_>) -> Result<Route> {
-    let (family, address, mask) = read_prefix(c)?;
+    let (family, address, mask) = read_prefix(c, true)?;
     let route = Route {
         family,
         address,

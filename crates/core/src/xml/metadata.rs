@@ -11,9 +11,10 @@ use std::fmt::Write as _;
 pub(crate) fn read_metadata(cursor: &Cursor<'_, '_>, skip: impl Fn(&Cursor<'_, '_>) -> bool) -> Option<Metadata> {
     let node = cursor.node();
     let mut metadata = Metadata { namespaces: declared(node), elements: Vec::new() };
-    let mut scope = Vec::new();
+    let (mut scope, mut skipped) = (Vec::new(), false);
     for child in cursor.elements() {
         if skip(&child) {
+            skipped = true;
             continue;
         }
         child.keep();
@@ -24,8 +25,8 @@ pub(crate) fn read_metadata(cursor: &Cursor<'_, '_>, skip: impl Fn(&Cursor<'_, '
         let element = read_element(child.node(), &mut metadata.namespaces, &mut scope);
         metadata.elements.push(element);
     }
-    let empty = metadata.elements.is_empty() && node.children().filter(Node::is_element).count() > 0;
-    (!empty).then_some(metadata)
+    // libvirt prints <metadata/> even if nothing in it was worth keeping; what was only ours leaves no trace.
+    (!skipped || !metadata.is_empty()).then_some(metadata)
 }
 
 /// The prefixes that `node` itself declares.

@@ -8,7 +8,7 @@ use super::{
     metadata::{read_metadata, write_metadata},
     parts::{
         is_ours, name, parse_unicast_mac, read_bandwidth, read_name, read_tags, read_uuid, read_virtualport, read_vlan,
-        write_bandwidth, write_tags, write_virtualport, write_vlan,
+        without_doubles, write_bandwidth, write_tags, write_virtualport, write_vlan,
     },
     reader::{Cursor, Mode, plain_text, read_document},
     writer::Writer,
@@ -18,7 +18,7 @@ use crate::model::{
     Bridge, Domain, ForwardMode, LinkName, MacTableManager, MetadataElement, MetadataNode, Name, Network, PciAddress,
     Portgroup, Tag,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 pub(crate) const MAC_TABLE_MANAGERS: &[(&str, MacTableManager)] =
     &[("kernel", MacTableManager::Kernel), ("libvirt", MacTableManager::Libvirt)];
@@ -112,6 +112,8 @@ pub(crate) fn read_network_element(c: &Cursor<'_, '_>) -> Result<Network> {
         read_metadata_tags(&metadata, &mut network)?;
         network.metadata = read_metadata(&metadata, |e| is_ours(e, "tags") || is_ours(e, "tag"));
     }
+    without_doubles(&mut network.tags);
+    network.portgroups.iter_mut().for_each(|p| without_doubles(&mut p.tags));
     for options in c.children_in(Some(DNSMASQ_NAMESPACE), "options") {
         for option in options.children_in(Some(DNSMASQ_NAMESPACE), "option") {
             network.dnsmasq_options.push(option.required("value", plain_text)?);
@@ -127,14 +129,17 @@ fn read_text(c: &Cursor<'_, '_>, name: &str) -> Option<String> {
 
 fn read_metadata_tags(metadata: &Cursor<'_, '_>, network: &mut Network) -> Result<()> {
     let ours = Some(PATCHCORD_NAMESPACE);
+    let mut portgroups: HashMap<Name, &mut Vec<Tag>> =
+        network.portgroups.iter_mut().map(|p| (p.name.clone(), &mut p.tags)).collect();
     read_tags(metadata, ours, &mut network.tags)?;
     for tags in metadata.children_in(ours, "tags") {
         read_tags(&tags, ours, &mut network.tags)?;
         for group in tags.children_in(ours, "portgroup") {
             let wanted = group.required("name", name)?;
-            let mut none = Vec::new();
-            let portgroup = network.portgroups.iter_mut().find(|p| p.name == wanted);
-            read_tags(&group, ours, portgroup.map_or(&mut none, |p| &mut p.tags))?;
+            // Portgroups that are gone may have left their tags behind.
+            let mut nobody = Vec::new();
+            let tags = portgroups.get_mut(&wanted).map_or(&mut nobody, |tags| &mut **tags);
+            read_tags(&group, ours, tags)?;
         }
     }
     Ok(())
@@ -201,6 +206,7 @@ pub(crate) fn read_portgroup(c: &Cursor<'_, '_>) -> Result<Portgroup> {
         bandwidth: read_bandwidth(c, false)?.map(|(b, _)| b),
     };
     read_tags(c, None, &mut portgroup.tags)?;
+    without_doubles(&mut portgroup.tags);
     Ok(portgroup)
 }
 

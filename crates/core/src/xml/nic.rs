@@ -5,7 +5,7 @@ use super::{
     PATCHCORD_NAMESPACE,
     parts::{
         link_name, name, parse_unicast_mac, parse_uuid, read_bandwidth, read_tags, read_virtualport, read_vlan,
-        write_bandwidth, write_tags, write_virtualport, write_vlan,
+        without_doubles, write_bandwidth, write_tags, write_virtualport, write_vlan,
     },
     reader::{Cursor, Mode, read_document},
     writer::Writer,
@@ -92,6 +92,7 @@ pub(crate) fn read_nic_element(c: &Cursor<'_, '_>) -> Result<Nic> {
         nic.target = target.parsed("dev", link_name)?;
     }
     read_tags(c, None, &mut nic.tags)?;
+    without_doubles(&mut nic.tags);
     nic.virtualport = read_virtualport(c)?;
     nic.bandwidth = read_bandwidth(c, true)?.map(|(b, _)| b);
     nic.vlan = read_vlan(c)?;
@@ -108,10 +109,21 @@ pub(crate) fn read_nic_element(c: &Cursor<'_, '_>) -> Result<Nic> {
         nic.plug_macvtap = driver.choice("plug", &[("macvtap", true), ("cord", false)])? == Some(true);
     }
     for child in c.elements().filter(|child| child.namespace().is_none() && KEPT.contains(&child.name())) {
-        child.keep();
-        nic.kept.push(child.source().to_owned());
+        nic.kept.push(keep(&child)?);
     }
     Ok(nic)
+}
+
+/// An element as written. One that uses prefixes would depend on declarations that stay behind.
+fn keep(c: &Cursor<'_, '_>) -> Result<String> {
+    let foreign = |n: roxmltree::Node<'_, '_>| {
+        n.tag_name().namespace().is_some() || n.attributes().any(|a| a.namespace().is_some())
+    };
+    if c.node().descendants().any(foreign) {
+        return Err(c.error("it is kept as written, and so can't hold names of other namespaces"));
+    }
+    c.keep();
+    Ok(c.source().to_owned())
 }
 
 fn read_source(c: &Cursor<'_, '_>, nic: &mut Nic) -> Result<()> {
@@ -159,8 +171,7 @@ fn read_driver(driver: &Cursor<'_, '_>, nic: &mut Nic) -> Result<()> {
         }
     }
     for child in driver.elements().filter(|child| matches!(child.name(), "host" | "guest")) {
-        child.keep();
-        nic.driver_kept.push(child.source().to_owned());
+        nic.driver_kept.push(keep(&child)?);
     }
     Ok(())
 }

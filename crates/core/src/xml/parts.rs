@@ -9,6 +9,7 @@ use crate::Result;
 use crate::model::{
     Bandwidth, LinkName, MacAddr, Name, NativeMode, PciAddress, Rate, Tag, VirtualPort, VirtualPortType, Vlan, VlanTag,
 };
+use std::collections::HashSet;
 use std::net::IpAddr;
 use uuid::Uuid;
 
@@ -54,15 +55,20 @@ pub(crate) fn read_name(parent: &Cursor<'_, '_>, name: &str) -> Result<Option<Na
     parent.child(name).map(|c| Name::new(c.text()).map_err(|cause| c.error(cause))).transpose()
 }
 
-/// `<tag name='…'/>` children, without doubles. `namespace` is ours where they stand in `<metadata>`.
+/// `<tag name='…'/>` children. `namespace` is ours where they stand in `<metadata>`. See [`without_doubles`].
 pub(crate) fn read_tags(parent: &Cursor<'_, '_>, namespace: Option<&'static str>, tags: &mut Vec<Tag>) -> Result<()> {
     for child in parent.children_in(namespace, "tag") {
-        let tag = child.required("name", name)?;
-        if !tags.contains(&tag) {
-            tags.push(tag);
-        }
+        tags.push(child.required("name", name)?);
     }
     Ok(())
+}
+
+/// A tag counts once, where it was named first.
+pub(crate) fn without_doubles(tags: &mut Vec<Tag>) {
+    let mut seen = HashSet::new();
+    let keep: Vec<bool> = tags.iter().map(|tag| seen.insert(tag)).collect();
+    let mut keep = keep.into_iter();
+    tags.retain(|_| keep.next().unwrap_or(false));
 }
 
 pub(crate) fn write_tags(w: &mut Writer, tags: &[Tag]) {
