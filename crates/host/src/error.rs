@@ -102,6 +102,27 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The kernel refused a netlink request, or netlink itself failed.
+    #[error(transparent)]
+    Netlink(#[from] patchcord_netlink::Error),
+    /// A thread can't be started.
+    #[error("cannot start the thread {name:?}")]
+    Thread {
+        /// Its name.
+        name: &'static str,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A descriptor for waiting or waking can't be used.
+    #[error("cannot {op} the watcher's descriptors")]
+    Listen {
+        /// What was attempted.
+        op: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
     /// Random bytes could not be had.
     #[error("cannot draw random bytes")]
     Random {
@@ -198,6 +219,9 @@ fn permission_hint(source: &io::Error) -> &'static str {
 impl Error {
     /// The kernel's error number, where one is at the bottom of this.
     pub fn errno(&self) -> Option<Errno> {
+        if let Self::Netlink(error) = self {
+            return error.errno().map(Errno::from_raw_os_error);
+        }
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
             if let Some(errno) = error.downcast_ref::<io::Error>().and_then(Errno::from_io_error) {

@@ -5,12 +5,22 @@
 //! the descriptors that the types give out through `AsFd`.
 #![deny(unsafe_code)]
 
+mod announce;
+mod cause;
 pub mod dnsmasq;
 pub mod error;
+pub mod executor;
 pub mod files;
+pub mod firewalls;
+mod hints;
 pub mod ident;
+pub mod kernel;
 pub mod lock;
+pub mod nft;
+pub mod observe;
+mod ops;
 pub mod process;
+mod reaper;
 pub mod resolv;
 pub mod root;
 pub mod spawner;
@@ -18,6 +28,7 @@ pub mod store;
 mod sys;
 pub mod sysctl;
 pub mod tap;
+mod watcher;
 
 pub use error::Error;
 

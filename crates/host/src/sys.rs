@@ -152,3 +152,35 @@ pub(crate) fn close_on_exec_from(first: RawFd) -> Result<()> {
     }
     Ok(())
 }
+
+/// A `struct sockaddr_ll` of `linux/if_packet.h` that names a link and nothing else.
+pub(crate) struct LinkAddress {
+    /// The link's index.
+    pub(crate) index: c_int,
+}
+
+/// `struct sockaddr_ll`.
+#[repr(C)]
+struct SockaddrLl {
+    family: u16,
+    protocol: u16,
+    index: c_int,
+    hardware: u16,
+    packet: u8,
+    length: u8,
+    address: [u8; 8],
+}
+
+// SAFETY: with_sockaddr hands out a pointer to a whole sockaddr_ll, initialised, and its length; it lives until the
+// closure returns.
+unsafe impl rustix::net::addr::SocketAddrArg for LinkAddress {
+    unsafe fn with_sockaddr<R>(
+        &self,
+        f: impl FnOnce(*const rustix::net::addr::SocketAddrOpaque, rustix::net::addr::SocketAddrLen) -> R,
+    ) -> R {
+        let family = rustix::net::AddressFamily::PACKET.as_raw();
+        let address =
+            SockaddrLl { family, protocol: 0, index: self.index, hardware: 0, packet: 0, length: 0, address: [0; 8] };
+        f((&raw const address).cast(), size_of::<SockaddrLl>() as u32)
+    }
+}

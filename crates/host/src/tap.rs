@@ -230,7 +230,7 @@ pub fn announce(fd: BorrowedFd<'_>, mac: [u8; 6]) -> Result<()> {
 }
 
 /// A broadcast RARP request with `mac` as sender and target.
-fn rarp_request(mac: [u8; 6]) -> [u8; FRAME] {
+pub(crate) fn rarp_request(mac: [u8; 6]) -> [u8; FRAME] {
     let mut frame = [0; FRAME];
     frame[0..6].fill(0xff);
     frame[6..12].copy_from_slice(&mac);

@@ -6,10 +6,10 @@ use super::batch::Batch;
 use super::read::{self, Chain, Generation, Rule, Table};
 use super::set::{self, Element, KeyKind};
 use super::{
-    Family, GETCHAIN, GETGEN, GETRULE, GETSETELEM, GETTABLE, HEADER, NEWCHAIN, NEWGEN, NEWRULE, NEWSETELEM, NEWTABLE,
-    SUBSYSTEM,
+    Family, GETCHAIN, GETGEN, GETRULE, GETSET, GETSETELEM, GETTABLE, HEADER, NEWCHAIN, NEWGEN, NEWRULE, NEWSET,
+    NEWSETELEM, NEWTABLE, SUBSYSTEM,
 };
-use crate::attr::Writer;
+use crate::attr::{Attrs, Writer};
 use crate::channel::{Channel, Consistency, NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR};
 use crate::error::{Error, KernelError};
 use crate::{extack, frame};
@@ -183,6 +183,22 @@ impl Socket {
         let wanted = |rule: &Rule| rule.table == table && chain.is_none_or(|chain| rule.chain == chain);
         let read = |payload: &[u8]| read::rule(payload).filter(wanted).into_iter();
         absent_is_empty(self.dump("list nftables rules", GETRULE, &request, NEWRULE, read))
+    }
+
+    /// The names of a table's sets and maps. A table that does not exist has none.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] and the socket's own errors.
+    pub fn set_names(&mut self, family: Family, table: &str) -> Result<Vec<String>, Error> {
+        const SET_NAME: u16 = 2;
+        let request = request(Some(family), |attrs| {
+            attrs.text(1, table);
+        });
+        let read = |payload: &[u8]| {
+            let name = Attrs::after(payload, HEADER).find(|attr| attr.kind == SET_NAME);
+            name.map(|attr| attr.text()).into_iter()
+        };
+        absent_is_empty(self.dump("list nftables sets", GETSET, &request, NEWSET, read))
     }
 
     /// The elements of a set or map with keys of this kind. One that does not exist has none.

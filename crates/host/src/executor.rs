@@ -1,0 +1,297 @@
+//! The thread that carries out plans and reads the kernel, so that every report fits the plans before it.
+//!
+//! Requests come through one bounded queue. Between them, when none waits, the thread looks at what the watcher
+//! heard: it reads the object and reports it, unless it is what whoever gets the reports believes already. Plans go
+//! first, so a flood of announcements delays a plan by one object's reading at most.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::thread::JoinHandle;
+
+use patchcord_core::engine::PlanId;
+use patchcord_core::plan::nft::foreign::ForeignFirewall;
+use patchcord_core::plan::{Change, Index, Observed, Op, Outcome, Plan};
+use uuid::Uuid;
+
+use crate::hints::{Hint, Hints};
+use crate::kernel::{Applied, Kernel, KernelOptions};
+use crate::nft::same;
+use crate::observe;
+use crate::watcher::Watcher;
+use crate::{Error, Result};
+
+/// How many requests may wait; whoever sends more waits, too.
+const QUEUE: usize = 256;
+
+/// What the executor is asked for.
+#[derive(Debug)]
+pub enum ExecutorRequest {
+    /// Carry out a plan; [`ExecutorReport::Applied`] follows.
+    Apply(PlanId, Arc<Plan>),
+    /// Read everything; [`ExecutorReport::Snapshot`] follows.
+    Snapshot,
+    /// Look for firewalls that would drop guests' traffic; [`ExecutorReport::Firewalls`] follows.
+    Firewalls,
+    /// Keep this queue of the tap with that index, for announcements.
+    Hold(Index, OwnedFd),
+    /// Close descriptors, which for a tap's last one takes long, on a thread that has the time.
+    Close(Vec<OwnedFd>),
+    /// The watcher heard something.
+    Look,
+    /// End, once what was asked for before is done.
+    Stop,
+}
+
+/// What the executor tells, in the order in which it came about.
+#[derive(Debug)]
+pub enum ExecutorReport {
+    /// A plan was carried out, or how far.
+    Applied {
+        /// Which.
+        plan: PlanId,
+        /// How it went.
+        outcome: Outcome,
+        /// Descriptors of new taps that are handed over by descriptor, one for each queue, by the NIC's id.
+        taps: Vec<(Uuid, Vec<OwnedFd>)>,
+    },
+    /// Something is different from before.
+    Observed(Change),
+    /// Everything was read: because it was asked for, or because announcements were lost. Services and leases are not
+    /// in the kernel, and so not in here.
+    Snapshot(Box<Observed>),
+    /// Firewalls that would drop guests' traffic: when asked for, and when others change the ruleset so that they
+    /// are different from before.
+    Firewalls(Vec<ForeignFirewall>),
+    /// Something went wrong without a plan failing; a phrase for the log.
+    Trouble(String),
+}
+
+/// The executor and the watcher, each a thread.
+#[derive(Debug)]
+pub struct Executor {
+    requests: SyncSender<ExecutorRequest>,
+    thread: Option<JoinHandle<()>>,
+    watcher: Option<Watcher>,
+}
+
+impl Executor {
+    /// Starts both in the caller's network namespace. Reports go to `sink`, on the executor's thread: it should not
+    /// wait long. Ask for a [snapshot](ExecutorRequest::Snapshot) first; what changes while it is read is reported.
+    ///
+    /// # Errors
+    /// When netlink can't be opened or a thread can't be started.
+    pub fn start(options: &KernelOptions, sink: impl FnMut(ExecutorReport) + Send + 'static) -> Result<Self> {
+        let (requests, inbox) = sync_channel(QUEUE);
+        let hints = Arc::new(Hints::default());
+        let watcher = Watcher::start(Arc::clone(&hints), requests.clone())?;
+        let mut worker =
+            Worker { kernel: Kernel::open(options)?, hints, sink: Box::new(sink), stale: false, firewalls: Vec::new() };
+        let thread = std::thread::Builder::new()
+            .name("executor".to_owned())
+            .spawn(move || worker.run(&inbox))
+            .map_err(|source: io::Error| Error::Thread { name: "executor", source })?;
+        Ok(Self { requests, thread: Some(thread), watcher: Some(watcher) })
+    }
+
+    /// The way to it. Sending waits while the queue is full.
+    pub fn requests(&self) -> SyncSender<ExecutorRequest> {
+        self.requests.clone()
+    }
+}
+
+impl Drop for Executor {
+    /// What was asked for is done, and doomed links are deleted, before this returns.
+    fn drop(&mut self) {
+        self.watcher = None;
+        // It can only have ended by a panic, which was reported then.
+        let _ = self.requests.send(ExecutorRequest::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    kernel: Kernel,
+    hints: Arc<Hints>,
+    sink: Box<dyn FnMut(ExecutorReport) + Send>,
+    /// The last snapshot was taken while things changed: the next hint, which those changes bring, leads to another.
+    stale: bool,
+    firewalls: Vec<ForeignFirewall>,
+}
+
+impl Worker {
+    fn run(&mut self, inbox: &Receiver<ExecutorRequest>) {
+        loop {
+            let request = match inbox.try_recv() {
+                Ok(request) => request,
+                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) => match self.hints.next(self.kernel.nft_port()) {
+                    Some(hint) => {
+                        if let Err(error) = self.look(hint) {
+                            self.trouble("the kernel can't be read", &error);
+                        }
+                        continue;
+                    }
+                    None => match inbox.recv() {
+                        Ok(request) => request,
+                        Err(_) => return,
+                    },
+                },
+            };
+            match request {
+                ExecutorRequest::Apply(id, plan) => self.apply(id, &plan),
+                ExecutorRequest::Snapshot => self.snapshot(true),
+                ExecutorRequest::Firewalls => match self.kernel.foreign_firewalls() {
+                    Ok(found) => {
+                        self.firewalls.clone_from(&found);
+                        self.report(ExecutorReport::Firewalls(found));
+                    }
+                    Err(error) => self.trouble("other firewalls can't be read", &error),
+                },
+                ExecutorRequest::Hold(link, queue) => self.kernel.hold(link, queue),
+                ExecutorRequest::Close(fds) => self.kernel.close(fds),
+                ExecutorRequest::Look => {}
+                ExecutorRequest::Stop => return,
+            }
+        }
+    }
+
+    fn report(&mut self, report: ExecutorReport) {
+        (self.sink)(report);
+    }
+
+    fn trouble(&mut self, what: &str, error: &Error) {
+        let mut text = format!("{what}: {error}");
+        let mut source = std::error::Error::source(error);
+        while let Some(error) = source {
+            text = format!("{text}: {error}");
+            source = error.source();
+        }
+        self.report(ExecutorReport::Trouble(text));
+    }
+
+    fn apply(&mut self, id: PlanId, plan: &Plan) {
+        let Applied { outcome, taps, notes } = self.kernel.apply(plan);
+        let failed = outcome.failed.is_some();
+        let left = outcome.failed.as_ref().is_some_and(|failure| !failure.left.is_empty());
+        self.report(ExecutorReport::Applied { plan: id, outcome, taps });
+        for note in notes {
+            self.report(ExecutorReport::Trouble(note));
+        }
+        if left {
+            // What the plan was made from is no longer true.
+            self.snapshot(true);
+        } else if failed && plan.steps.iter().any(|step| matches!(step.op, Op::Nft(_))) {
+            // Rules that were taken away and put back have other handles, and the plan may have failed because
+            // what was known of them was out of date.
+            match self.kernel.read_nft() {
+                Ok(table) => self.changed(Change::Nft(table, None)),
+                Err(error) => self.trouble("the packet rules can't be read", &error),
+            }
+        }
+    }
+
+    /// Reads everything, and reports it when asked to, or when it is not what is believed.
+    fn snapshot(&mut self, wanted: bool) {
+        self.hints.clear();
+        let believed = if wanted { None } else { Some(self.kernel.observed().clone()) };
+        match self.kernel.snapshot() {
+            Ok(snapshot) => {
+                self.stale = !snapshot.consistent;
+                if believed.is_none_or(|believed| believed != snapshot.observed) {
+                    self.report(ExecutorReport::Snapshot(Box::new(snapshot.observed)));
+                }
+            }
+            Err(error) => {
+                self.stale = true;
+                self.trouble("the kernel can't be read", &error);
+            }
+        }
+    }
+
+    /// Takes on a change and reports it.
+    fn changed(&mut self, change: Change) {
+        self.kernel.take(change.clone());
+        self.report(ExecutorReport::Observed(change));
+    }
+
+    /// Reads what a hint is about, and reports it when it is not what is believed.
+    fn look(&mut self, hint: Hint) -> Result<()> {
+        if self.stale {
+            self.snapshot(false);
+            return Ok(());
+        }
+        match hint {
+            Hint::Everything(reason) => {
+                self.report(ExecutorReport::Trouble(format!("everything is read again: {reason}")));
+                self.snapshot(false);
+            }
+            Hint::Link(index, told) => self.look_at_link(Index(index), told.as_deref())?,
+            Hint::Addresses(index) => {
+                let index = Index(index);
+                let now = observe::read_addresses(&mut self.kernel.route, index)?;
+                if !self.kernel.observed().addresses(index).eq(now.iter().copied()) {
+                    self.changed(Change::Addresses(index, now));
+                    // An address takes its routes along, and not all of that is announced.
+                    self.hints.add_routes();
+                }
+            }
+            Hint::Routes => self.look_at_routes()?,
+            Hint::Rules(who) => self.look_at_rules(who)?,
+        }
+        Ok(())
+    }
+
+    fn look_at_link(&mut self, index: Index, told: Option<&patchcord_netlink::Link>) -> Result<()> {
+        let believed = self.kernel.observed().link(index);
+        // Should it be different by now, another announcement is on its way.
+        if told.is_some_and(|told| believed == Some(&observe::link(told))) {
+            return Ok(());
+        }
+        let was_up = believed.is_some_and(|link| link.up);
+        let known = believed.cloned();
+        let now = self.kernel.read_link(index)?;
+        if known == now || (known.is_none() && now.as_ref().is_some_and(|link| link.is_doomed())) {
+            return Ok(());
+        }
+        if was_up && now.as_ref().is_none_or(|link| !link.up) {
+            // The kernel announces no IPv4 routes that go with a link.
+            self.hints.add_routes();
+        }
+        self.changed(Change::Link(index, now));
+        Ok(())
+    }
+
+    fn look_at_routes(&mut self) -> Result<()> {
+        let now = observe::read_routes(&mut self.kernel.route)?;
+        if !self.kernel.observed().routes().eq(now.iter()) {
+            self.changed(Change::Routes(now));
+        }
+        // A link that gets its default route from a router's advertisement is to keep it.
+        for setting in observe::router_settings(self.kernel.observed()) {
+            if !self.kernel.observed().sysctls.contains_key(&setting) {
+                if let Some(value) = observe::read_sysctl(&setting)? {
+                    self.changed(Change::Sysctl(setting, Some(value)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Somebody else changed the ruleset, though maybe not our part of it.
+    fn look_at_rules(&mut self, who: Option<String>) -> Result<()> {
+        let now = self.kernel.read_nft()?;
+        if !same(&now, &self.kernel.observed().nft) {
+            self.changed(Change::Nft(now, who));
+        }
+        let found = self.kernel.foreign_firewalls()?;
+        if found != self.firewalls {
+            self.firewalls.clone_from(&found);
+            self.report(ExecutorReport::Firewalls(found));
+        }
+        Ok(())
+    }
+}

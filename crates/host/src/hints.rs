@@ -1,0 +1,156 @@
+//! What the watcher heard and the executor has not looked at yet: each object once, however often it changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use patchcord_netlink::Link;
+use patchcord_netlink::nft;
+
+/// An object to look at.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Hint {
+    /// Everything: announcements were lost.
+    Everything(&'static str),
+    /// The link of that index, and what the kernel told about it last, if it told all.
+    Link(u32, Option<Box<Link>>),
+    /// The addresses of the link of that index.
+    Addresses(u32),
+    /// The main table.
+    Routes,
+    /// Packet rules that somebody else changed; who, where known.
+    Rules(Option<String>),
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    everything: Option<&'static str>,
+    links: BTreeMap<u32, Option<Box<Link>>>,
+    addresses: BTreeSet<u32>,
+    routes: bool,
+    /// Transactions since, by the port they came through, with who made them; the last of each port.
+    rules: BTreeMap<u32, Option<String>>,
+}
+
+/// The hints between watcher and executor. There are never more than one for each object.
+#[derive(Debug, Default)]
+pub(crate) struct Hints {
+    pending: Mutex<Pending>,
+}
+
+impl Hints {
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        // Nothing panics while it holds the lock.
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes up what rtnetlink announced.
+    pub(crate) fn add_route(&self, heard: Vec<patchcord_netlink::Hint>) {
+        use patchcord_netlink::Hint as Heard;
+        let mut pending = self.lock();
+        for hint in heard {
+            match hint {
+                Heard::Link { index, gone, link } => {
+                    // Where the announcement told only a part, what an earlier one told is out of date.
+                    pending.links.insert(index, if gone { None } else { link });
+                }
+                Heard::Address { index } => {
+                    pending.addresses.insert(index);
+                }
+                Heard::Route => pending.routes = true,
+                Heard::Neighbour { .. } => {}
+                Heard::Resync { reason } => pending.everything = Some(reason),
+            }
+        }
+    }
+
+    /// Takes up what nftables announced.
+    pub(crate) fn add_rules(&self, heard: Vec<nft::Change>) {
+        let mut pending = self.lock();
+        for change in heard {
+            match change {
+                nft::Change::Committed { generation, port } => {
+                    let who = (!generation.process.is_empty())
+                        .then(|| format!("{} (pid {})", generation.process, generation.pid));
+                    pending.rules.insert(port, who);
+                }
+                nft::Change::Resync { reason } => pending.everything = Some(reason),
+            }
+        }
+    }
+
+    /// The routes may be different, though nothing was announced.
+    pub(crate) fn add_routes(&self) {
+        self.lock().routes = true;
+    }
+
+    /// Everything is to be read again.
+    pub(crate) fn add_everything(&self, reason: &'static str) {
+        self.lock().everything = Some(reason);
+    }
+
+    /// Forgets all: everything is about to be read.
+    pub(crate) fn clear(&self) {
+        *self.lock() = Pending::default();
+    }
+
+    /// The next object to look at, links first. Changes of packet rules through `own_port` are our own.
+    pub(crate) fn next(&self, own_port: Option<u32>) -> Option<Hint> {
+        let mut pending = self.lock();
+        if let Some(reason) = pending.everything {
+            *pending = Pending::default();
+            return Some(Hint::Everything(reason));
+        }
+        if let Some((index, link)) = pending.links.pop_first() {
+            return Some(Hint::Link(index, link));
+        }
+        if let Some(index) = pending.addresses.pop_first() {
+            return Some(Hint::Addresses(index));
+        }
+        if std::mem::take(&mut pending.routes) {
+            return Some(Hint::Routes);
+        }
+        let changed = std::mem::take(&mut pending.rules);
+        let mut others = changed.into_iter().filter(|(port, _)| Some(*port) != own_port).map(|(_, who)| who);
+        others.next_back().map(Hint::Rules)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use patchcord_netlink::Hint as Heard;
+
+    fn told(index: u32, name: &str) -> Heard {
+        let link = Link { index, name: name.to_owned(), ..Link::default() };
+        Heard::Link { index, gone: false, link: Some(Box::new(link)) }
+    }
+
+    #[test]
+    fn each_object_is_looked_at_once_with_what_was_told_last() {
+        let hints = Hints::default();
+        hints.add_route(vec![told(7, "a"), Heard::Route, told(7, "b"), Heard::Route, Heard::Address { index: 7 }]);
+        let Some(Hint::Link(7, Some(link))) = hints.next(None) else { panic!("no link") };
+        assert_eq!(link.name, "b");
+        assert_eq!(hints.next(None), Some(Hint::Addresses(7)));
+        assert_eq!(hints.next(None), Some(Hint::Routes));
+        assert_eq!(hints.next(None), None);
+        hints.add_route(vec![told(7, "a"), Heard::Link { index: 7, gone: false, link: None }]);
+        assert_eq!(hints.next(None), Some(Hint::Link(7, None)));
+    }
+
+    #[test]
+    fn our_own_transactions_are_no_news_and_a_loss_covers_all() {
+        let hints = Hints::default();
+        let by = |port, process: &str, pid| nft::Change::Committed {
+            generation: nft::Generation { number: 1, pid, process: process.to_owned() },
+            port,
+        };
+        hints.add_rules(vec![by(5, "patchcordd", 1)]);
+        assert_eq!(hints.next(Some(5)), None);
+        hints.add_rules(vec![by(9, "nft", 1234), by(5, "patchcordd", 1)]);
+        assert_eq!(hints.next(Some(5)), Some(Hint::Rules(Some("nft (pid 1234)".into()))));
+        hints.add_route(vec![told(7, "a"), Heard::Resync { reason: "lost" }]);
+        assert_eq!(hints.next(Some(5)), Some(Hint::Everything("lost")));
+        assert_eq!(hints.next(Some(5)), None);
+    }
+}

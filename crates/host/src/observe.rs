@@ -1,0 +1,189 @@
+//! Reads what is: everything at once, or one object again.
+//!
+//! An object that can't be read whole is kept with what could be read; none is left out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use ipnet::IpNet;
+use patchcord_core::model::MacAddr;
+use patchcord_core::plan::{BridgeState, Index, Link, LinkKind, MarkKind, Observed, PortFlags, Route, Sysctl};
+use patchcord_netlink::{AddressFilter, FdbEntry, RouteFilter, Socket, TABLE_MAIN, nft};
+use rustix::io::Errno;
+
+use crate::{Result, resolv, sysctl};
+
+/// Who adds the routes that router advertisements bring (kernel: `RTPROT_RA`; NetworkManager and networkd use it, too).
+const PROTOCOL_RA: u8 = 9;
+/// A unicast route (kernel: `RTN_UNICAST`).
+const UNICAST: u8 = 1;
+
+/// The kernel, read whole.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// What is there. Services and leases are not in the kernel, and so not in here.
+    pub observed: Observed,
+    /// False when something changed during each of several attempts: it is to be read again soon.
+    pub consistent: bool,
+}
+
+/// Reads everything. Without an nftables socket there are no rules.
+///
+/// # Errors
+/// The sockets', and a resolv.conf that is there and can't be read. Settings that can't be read are left out.
+pub fn snapshot(route: &mut Socket, rules: Option<&mut nft::Socket>, resolv_conf: &Path) -> Result<Snapshot> {
+    let mut observed = Observed::default();
+    let links = route.links()?;
+    let addresses = route.addresses(AddressFilter::default())?;
+    let mut consistent = links.consistent && addresses.consistent;
+    for told in &links.entries {
+        observed.set_link(Index(told.index), Some(link(told)));
+    }
+    let mut by_link: BTreeMap<Index, BTreeSet<IpNet>> = BTreeMap::new();
+    for address in &addresses.entries {
+        by_link.entry(Index(address.index)).or_default().extend(ip_net(address));
+    }
+    for (index, addresses) in by_link {
+        observed.set_addresses(index, addresses);
+    }
+    let (routes, whole) = routes(route)?;
+    consistent &= whole;
+    observed.set_routes(routes);
+    // Only where a port does not learn do we write entries ourselves.
+    if observed.links().any(|l| is_our_tap(l) && l.port.is_some_and(|port| !port.learning)) {
+        let entries = route.fdb(None)?;
+        consistent &= entries.consistent;
+        let ours: Vec<_> = entries.entries.iter().filter_map(|e| forwarding(&observed, e)).collect();
+        observed.forwarding.extend(ours);
+    }
+    if let Some(rules) = rules {
+        observed.nft = crate::nft::read(rules)?;
+    }
+    let mut settings = vec![Sysctl::Ipv4Forward, Sysctl::Ipv6Forward];
+    settings.extend(router_settings(&observed));
+    for bridge in observed.links().filter(|l| is_our_bridge(l)) {
+        let name = || bridge.name.clone();
+        settings.extend([Sysctl::AcceptRa(name()), Sysctl::Autoconf(name()), Sysctl::DisableIpv6(name())]);
+    }
+    for setting in settings {
+        if let Some(value) = read_sysctl(&setting)? {
+            observed.sysctls.insert(setting, value);
+        }
+    }
+    observed.resolvers = resolv::name_servers(resolv_conf)?;
+    Ok(Snapshot { observed, consistent })
+}
+
+/// A link in the planner's terms.
+pub fn link(told: &patchcord_netlink::Link) -> Link {
+    let kind = match told.kind.as_deref() {
+        Some("bridge") => LinkKind::Bridge,
+        Some("tun") if told.tun.is_some_and(|tun| tun.tap) => LinkKind::Tap,
+        Some("macvlan") => LinkKind::Macvlan,
+        Some("macvtap") => LinkKind::Macvtap,
+        other => LinkKind::Other(other.unwrap_or_default().to_owned()),
+    };
+    let bridge = told.bridge.as_ref().map(|options| BridgeState {
+        stp: options.stp.unwrap_or(false),
+        delay: options.forward_delay.unwrap_or(0) / 100,
+    });
+    let port = told.port.as_ref().map(|port| PortFlags {
+        isolated: port.isolated.unwrap_or(PortFlags::NEW.isolated),
+        learning: port.learning.unwrap_or(PortFlags::NEW.learning),
+        flood: port.unicast_flood.unwrap_or(PortFlags::NEW.flood),
+    });
+    Link {
+        index: Index(told.index),
+        name: told.name.clone(),
+        kind,
+        mac: told.mac.map(MacAddr),
+        mtu: told.mtu,
+        up: told.up,
+        controller: told.controller.map(Index),
+        mark: told.alias.as_deref().and_then(|alias| alias.parse().ok()),
+        group: told.group,
+        bridge,
+        port,
+    }
+}
+
+/// Reads one link again; `None` when it is gone.
+///
+/// # Errors
+/// The socket's.
+pub fn read_link(route: &mut Socket, index: Index) -> Result<Option<Link>> {
+    Ok(route.link_by_index(index.0)?.as_ref().map(link))
+}
+
+/// Reads one link's addresses again; none when the link is gone.
+///
+/// # Errors
+/// The socket's.
+pub fn read_addresses(route: &mut Socket, index: Index) -> Result<BTreeSet<IpNet>> {
+    match route.addresses(AddressFilter { index: Some(index.0) }) {
+        Ok(addresses) => Ok(addresses.entries.iter().filter_map(ip_net).collect()),
+        Err(error) if error.is_not_found() => Ok(BTreeSet::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads the main table again.
+///
+/// # Errors
+/// The socket's.
+pub fn read_routes(route: &mut Socket) -> Result<BTreeSet<Route>> {
+    Ok(routes(route)?.0)
+}
+
+/// Unicast routes of the main table that leave by a link, and whether the table stood still meanwhile.
+fn routes(socket: &mut Socket) -> Result<(BTreeSet<Route>, bool)> {
+    let dump = socket.routes(RouteFilter { table: Some(TABLE_MAIN), ..RouteFilter::default() })?;
+    let routes = dump.entries.iter().filter(|r| r.kind == UNICAST).filter_map(|r| {
+        Some(Route {
+            to: IpNet::new(r.destination, r.prefix).ok()?,
+            via: r.gateway,
+            link: Index(r.link?),
+            metric: r.metric,
+            protocol: r.protocol,
+        })
+    });
+    Ok((routes.collect(), dump.consistent))
+}
+
+/// Reads a setting; `None` when there is none such, as of a link that is gone.
+///
+/// # Errors
+/// What the system says otherwise.
+pub fn read_sysctl(setting: &Sysctl) -> Result<Option<String>> {
+    // The names begin below /proc/sys, and the files of this crate below /proc/sys/net.
+    match sysctl::read(&setting.path()[1..]) {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::NOTDIR | Errno::NODEV)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether links listen to router advertisements that have their default route from one.
+pub(crate) fn router_settings(observed: &Observed) -> BTreeSet<Sysctl> {
+    let learned = observed.routes().filter(|r| r.protocol == PROTOCOL_RA && r.to.prefix_len() == 0);
+    learned.filter_map(|r| observed.link(r.link)).map(|link| Sysctl::AcceptRa(link.name.clone())).collect()
+}
+
+fn ip_net(address: &patchcord_netlink::Address) -> Option<IpNet> {
+    IpNet::new(address.address, address.prefix).ok()
+}
+
+fn is_our_tap(link: &Link) -> bool {
+    link.mark.is_some_and(|mark| mark.kind == MarkKind::Tap) && !link.is_doomed()
+}
+
+fn is_our_bridge(link: &Link) -> bool {
+    link.mark.is_some_and(|mark| mark.kind == MarkKind::Bridge) && !link.is_doomed()
+}
+
+/// A static entry of a bridge for a tap of ours.
+fn forwarding(observed: &Observed, entry: &FdbEntry) -> Option<(Index, MacAddr)> {
+    let link = observed.link(Index(entry.port))?;
+    let written = entry.fixed && !entry.local && !entry.own && entry.bridge.is_some();
+    (written && is_our_tap(link)).then_some((link.index, MacAddr(entry.mac)))
+}

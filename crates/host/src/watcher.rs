@@ -1,0 +1,109 @@
+//! The thread that listens to the kernel. It only notes which objects changed; the executor reads them.
+//!
+//! Not announced by netlink, and so not noticed before the next snapshot: settings below /proc/sys, and static
+//! forwarding entries that others remove.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use patchcord_netlink::{LINK_GROUPS, Monitor, nft};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::Errno;
+
+use crate::executor::ExecutorRequest;
+use crate::hints::Hints;
+use crate::{Error, Result};
+
+/// The thread that listens.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    stop: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watcher {
+    /// Starts listening in the caller's network namespace: what happens from now on becomes hints, and the executor
+    /// is told that there are some.
+    pub(crate) fn start(hints: Arc<Hints>, executor: SyncSender<ExecutorRequest>) -> Result<Self> {
+        let failed = |op| move |errno: Errno| Error::Listen { op, source: errno.into() };
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).map_err(failed("make"))?);
+        let mut listener = Listener {
+            links: Monitor::open(LINK_GROUPS)?,
+            // Without nftables there is nothing to hear about it.
+            rules: nft::Monitor::open().ok(),
+            hints,
+            executor,
+            stop: Arc::clone(&stop),
+        };
+        let thread = std::thread::Builder::new()
+            .name("watcher".to_owned())
+            .spawn(move || listener.run())
+            .map_err(|source: io::Error| Error::Thread { name: "watcher", source })?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        let told = rustix::io::write(&self.stop, &1u64.to_ne_bytes()).is_ok();
+        if let Some(thread) = self.thread.take()
+            && told
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Listener {
+    links: Monitor,
+    rules: Option<nft::Monitor>,
+    hints: Arc<Hints>,
+    executor: SyncSender<ExecutorRequest>,
+    stop: Arc<OwnedFd>,
+}
+
+impl Listener {
+    fn run(&mut self) {
+        loop {
+            match self.listen() {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(_) => {
+                    self.hints.add_everything("listening failed");
+                    // Whatever it was, it is not tried again all the time.
+                    std::thread::sleep(Duration::from_secs(1));
+                }
+            }
+            // When its queue is full it looks at the hints anyway, before it waits again.
+            let _ = self.executor.try_send(ExecutorRequest::Look);
+        }
+    }
+
+    /// Waits for announcements and notes them; false when it is time to end.
+    fn listen(&mut self) -> Result<bool> {
+        let (links, rules) = {
+            let mut fds = vec![PollFd::new(&*self.stop, PollFlags::IN), PollFd::new(&self.links, PollFlags::IN)];
+            fds.extend(self.rules.as_ref().map(|rules| PollFd::new(rules, PollFlags::IN)));
+            match poll(&mut fds, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(Error::Listen { op: "wait for", source: errno.into() }),
+            }
+            let ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
+            if ready(0) {
+                return Ok(false);
+            }
+            (ready(1), ready(2))
+        };
+        if links {
+            self.hints.add_route(self.links.receive(Some(Duration::ZERO))?);
+        }
+        if let (true, Some(monitor)) = (rules, &mut self.rules) {
+            self.hints.add_rules(monitor.receive(Some(Duration::ZERO))?);
+        }
+        Ok(true)
+    }
+}
