@@ -264,9 +264,12 @@ impl Nat {
     fn encode(&self, out: &mut Vec<Expressions>, attributes: &mut Vec<(u16, Vec<u8>)>, numbers: (u16, u16, u16)) {
         if let Some((first, last)) = self.ports {
             load(out, Register::Reg3, &first.to_be_bytes());
-            load(out, Register::Reg4, &last.to_be_bytes());
             attributes.push((numbers.1, be(u32::from(Register::Reg3))));
-            attributes.push((numbers.2, be(u32::from(Register::Reg4))));
+            // Without a last one the kernel takes the first.
+            if last != first {
+                load(out, Register::Reg4, &last.to_be_bytes());
+                attributes.push((numbers.2, be(u32::from(Register::Reg4))));
+            }
         }
         let flags = if self.random { RANDOM } else { 0 } | if self.persistent { PERSISTENT } else { 0 };
         if flags != 0 {
