@@ -1,0 +1,119 @@
+//! Networks, NICs and leases, as clients see them.
+
+use serde::{Deserialize, Serialize};
+
+/// A network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Its name.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: String,
+    /// Whether it runs.
+    pub active: bool,
+    /// Whether it has a definition.
+    pub persistent: bool,
+    /// Whether it starts with the daemon.
+    pub autostart: bool,
+    /// Forward mode, libvirt's word; `isolated` without one.
+    pub mode: String,
+    /// Its bridge.
+    pub bridge: Option<String>,
+    /// The host's addresses on it, with prefix lengths.
+    pub addresses: Vec<String>,
+    /// Host links it forwards through.
+    pub devices: Vec<String>,
+    /// Names of its portgroups.
+    pub portgroups: Vec<String>,
+    /// Labels.
+    pub tags: Vec<String>,
+    /// How many NICs name it.
+    pub nics: usize,
+    /// Process id of its dnsmasq.
+    pub dnsmasq: Option<u32>,
+    /// MTU in bytes, where one is set.
+    pub mtu: Option<u32>,
+}
+
+/// A NIC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nic {
+    /// Its id.
+    pub id: String,
+    /// The guest.
+    pub guest: String,
+    /// The guest's UUID.
+    pub guest_uuid: Option<String>,
+    /// Its MAC; none where only the guest knows.
+    pub mac: Option<String>,
+    /// `pending`, `plugged`, `unplugged`, `parked` or `waiting`.
+    pub state: String,
+    /// The network it names.
+    pub network: Option<String>,
+    /// The portgroup it got.
+    pub portgroup: Option<String>,
+    /// Its labels, its network's and its portgroup's.
+    pub tags: Vec<String>,
+    /// What it resolved to.
+    pub actual: Actual,
+    /// Queues of its tap.
+    pub queues: u16,
+    /// The process it ends with.
+    pub owner: Option<Owner>,
+    /// `descriptor` or `name`.
+    pub handover: String,
+    /// Who attached it.
+    pub uid: u32,
+}
+
+/// What a NIC resolved to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actual {
+    /// `network`, `bridge`, `direct`, `hostdev` or `none`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The bridge it is in.
+    pub bridge: Option<String>,
+    /// The device it is on.
+    pub dev: Option<String>,
+    /// How it is on that device.
+    pub mode: Option<String>,
+    /// Its tap.
+    pub tap: Option<String>,
+    /// The tap's index.
+    pub ifindex: Option<u32>,
+    /// MTU of the tap in bytes.
+    pub mtu: Option<u32>,
+}
+
+/// The process that a NIC belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Process id.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot.
+    pub start_time: u64,
+}
+
+/// A lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// The network's name.
+    pub network: String,
+    /// The guest's address.
+    pub mac: Option<String>,
+    /// The address leased.
+    pub ip: String,
+    /// Prefix length of the network it is from.
+    pub prefix: u8,
+    /// The guest's name.
+    pub hostname: Option<String>,
+    /// Client id or DUID.
+    pub client_id: Option<String>,
+    /// Identity association (RFC 8415), for IPv6.
+    pub iaid: Option<u32>,
+    /// When it ends, in seconds since 1970; none is never.
+    pub expires: Option<u64>,
+    /// The NIC it belongs to.
+    pub nic: Option<String>,
+}
