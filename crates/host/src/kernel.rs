@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use patchcord_core::plan::nft::foreign::{ForeignFirewall, detect};
 use patchcord_core::plan::nft::{NftChange, NftOp, ObservedTable};
-use patchcord_core::plan::{Change, Index, Link, LinkRef, Observed, Op, Outcome, Plan, Step, StepFailure};
+use patchcord_core::plan::{Change, Index, Link, LinkRef, Observed, Op, Outcome, Plan, Step, StepFailure, Sysctl};
 use patchcord_netlink::{Socket, nft};
 use uuid::Uuid;
 
@@ -276,7 +276,13 @@ fn target(op: &Op) -> Option<LinkRef> {
 }
 
 /// Whether an operation without an undo leaves something behind that people should know of. A port's settings go
-/// when it leaves its bridge.
+/// when it leaves its bridge, and a link's with a link that the plan made.
 fn stays(op: &Op) -> bool {
-    !matches!(op, Op::Announce(..) | Op::SetPort(..) | Op::SetForwarding { .. })
+    !matches!(
+        op,
+        Op::Announce(..)
+            | Op::SetPort(..)
+            | Op::SetForwarding { .. }
+            | Op::SetSysctl(Sysctl::AcceptRa(_) | Sysctl::DisableIpv6(_) | Sysctl::Autoconf(_), _)
+    )
 }

@@ -223,7 +223,16 @@ impl Kernel {
     fn set_forwarding(&mut self, port: Index, mac: MacAddr, present: bool) -> Result<(), Cause> {
         let entry = FdbChange { port: port.0, mac: mac.0, vlan: None, own: false };
         if !present {
-            return gone_is_done(self.route.delete_fdb(&entry));
+            let result = self.route.delete_fdb(&entry);
+            // A link that is in no bridge any more has none; the kernel says that it can't be asked.
+            let refused = |e: &netlink::Error| e.errno() == Some(Errno::OPNOTSUPP.raw_os_error());
+            if result.as_ref().is_err_and(refused) {
+                let link = self.route.link_by_index(port.0)?;
+                if link.is_none_or(|link| link.controller.is_none()) {
+                    return Ok(());
+                }
+            }
+            return gone_is_done(result);
         }
         match self.route.add_fdb(&entry) {
             Err(error) if error.is_exists() => {

@@ -137,12 +137,20 @@ fn bridge(intent: &Intent, uuid: Uuid, network: &Network, name: &LinkName, mac: 
             mark: Mark { instance: intent.instance, kind: MarkKind::Bridge, id: uuid },
             mac,
             mtu: network.mtu.unwrap_or(MTU),
-            settings: BridgeState { stp: network.bridge.stp.unwrap_or(true), delay: network.bridge.delay.unwrap_or(0) },
+            settings: settings(network),
         },
         addresses,
         routes: network.routes.iter().map(route).collect(),
         sysctls,
     }
+}
+
+/// The bridge's settings as the kernel will have them: while spanning tree is on it takes delays of 2 to 30 s only
+/// (IEEE 802.1D-1998, table 8-3), and makes one of them out of others.
+fn settings(network: &Network) -> BridgeState {
+    let stp = network.bridge.stp.unwrap_or(true);
+    let delay = network.bridge.delay.unwrap_or(0);
+    BridgeState { stp, delay: if stp { delay.clamp(2, 30) } else { delay } }
 }
 
 /// The route in the kernel's terms. libvirt's default metric is 1.

@@ -1,6 +1,7 @@
 //! What the kernel tests share: networks and NICs as intent, and a kernel of their own.
 #![allow(dead_code, clippy::unwrap_used)] // not every test needs all of it; a helper that fails is the test failing
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use patchcord_core::intent::{Intent, NetworkIntent};
@@ -11,6 +12,7 @@ use patchcord_core::plan::{
 use patchcord_core::xml::{Mode, read_network};
 use patchcord_host::kernel::{Applied, Kernel, KernelOptions};
 use patchcord_testkit::Namespace;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -94,6 +96,17 @@ pub(crate) fn everything(ns: &Namespace) -> String {
         "sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding",
     ];
     commands.map(|command| format!("# {command}\n{}", ns.run(command))).concat()
+}
+
+/// The next frame that the host sends to a tap, behind its virtio-net header of ten bytes; none when none waits.
+pub(crate) fn read_frame(tap: &OwnedFd) -> Option<Vec<u8>> {
+    let mut ready = [PollFd::new(tap, PollFlags::IN)];
+    rustix::event::poll(&mut ready, Some(&Timespec::default())).unwrap();
+    ready[0].revents().contains(PollFlags::IN).then(|| {
+        let mut buffer = [0; 2048];
+        let length = rustix::io::read(tap, &mut buffer).unwrap();
+        buffer[10..length].to_vec()
+    })
 }
 
 /// A network that has been started, as intent.
