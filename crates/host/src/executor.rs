@@ -295,3 +295,40 @@ impl Worker {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use patchcord_testkit::in_namespace;
+    use std::path::PathBuf;
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn lost_announcements_lead_to_a_snapshot_where_something_is_different() {
+        in_namespace(|ns| {
+            let options = KernelOptions { instance: Uuid::nil(), resolv_conf: PathBuf::from("/nonexistent") };
+            let (sender, reports) = channel();
+            let sink = move |report| {
+                let _ = sender.send(report);
+            };
+            let kernel = Kernel::open(&options).unwrap();
+            let hints = Arc::new(Hints::default());
+            let mut worker = Worker { kernel, hints, sink: Box::new(sink), stale: false, firewalls: Vec::new() };
+            let mut next = || {
+                worker.hints.add_everything("announcements were lost");
+                let hint = worker.hints.next(None).unwrap();
+                worker.look(hint).unwrap();
+                reports.try_iter().collect::<Vec<_>>()
+            };
+            next();
+            let nothing_new = next();
+            assert!(matches!(&nothing_new[..], [ExecutorReport::Trouble(why)] if why.contains("lost")));
+            ns.run("ip link add b0 type bridge");
+            let different = next();
+            let [ExecutorReport::Trouble(_), ExecutorReport::Snapshot(observed)] = &different[..] else {
+                panic!("{different:?}")
+            };
+            assert!(observed.link_named("b0").is_some());
+        });
+    }
+}
