@@ -1,2 +1,22 @@
-//! See the crate description.
+//! The Patchcord daemon: the loop that owns the engine, the doors that lead to it, and what carries out its effects.
+//!
+//! | file | what |
+//! |---|---|
+//! | `service` | start: locks, records, the kernel as it is |
+//! | `engine_loop` | one input at a time goes in, and its effects are carried out |
+//! | `records`, `jobs` | files; dnsmasq and processes that are waited for |
+//! | `handle` | what connections hold of the loop |
+//! | `native`, `access`, `convert` | the native door, who may use it for what, and its types |
+//! | `config` | the configuration file |
 #![forbid(unsafe_code)]
+
+pub mod access;
+pub mod config;
+pub mod convert;
+pub mod engine_loop;
+pub mod handle;
+pub mod jobs;
+pub mod native;
+pub mod pollable;
+pub mod records;
+pub mod service;

@@ -248,6 +248,9 @@ impl Engine {
                         .hint("choose another name, or forward mode 'bridge' to use it as it is"));
                 }
                 self.subnets_free(uuid, network)?;
+                if !network.ips.is_empty() && network.forward.mode != ForwardMode::Open {
+                    warnings.extend(self.observed.firewalls.iter().map(ToString::to_string));
+                }
                 for device in &network.forward.devices {
                     if self.observed.link_named(device.dev.as_str()).is_none() {
                         warnings.push(format!("{} is not there: guests reach the outside when it appears", device.dev));

@@ -40,6 +40,7 @@ impl Engine {
         let object = format!("NIC of guest '{}'", attach.guest);
         let refuse = |kind, cause: String| Error::new(kind, object.clone(), cause);
         let mut nic = attach.nic.clone();
+        nic.validate()?;
         let (uuid, network) = self.admit_source(&object, &nic)?;
         let mut warnings = Vec::new();
 
@@ -242,6 +243,7 @@ impl Engine {
         let previous = self.find_nic(id)?.clone();
         let object = self.describe(Object::Nic(id));
         let mut nic = given.clone();
+        nic.validate()?;
         let fixed = [
             ("<mac address>", nic.mac.is_some() && nic.mac != previous.nic.mac),
             ("<target dev>", nic.target.is_some() && nic.target != previous.nic.target),

@@ -4,6 +4,7 @@ use super::effect::{Effect, Event, LeaseEvent};
 use super::{Engine, Object, view};
 use crate::intent::NetworkIntent;
 use crate::model::NicSource;
+use crate::plan::nft::foreign::ForeignFirewall;
 use crate::plan::{Change, Index, Link, LinkKind, Mark, MarkKind};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -44,6 +45,7 @@ impl Engine {
             Change::Resolvers(_) => {
                 concerned.extend(self.observed.services.keys().map(|uuid| Object::Network(*uuid)));
             }
+            Change::Firewalls(found) => self.publish_firewalls(found),
             Change::Snapshot(_) => {}
         }
         let everything = matches!(change, Change::Snapshot(_));
@@ -55,6 +57,24 @@ impl Engine {
             self.advance(object);
         }
         self.culprit = None;
+    }
+
+    /// Tells the watchers of firewalls that are new and would drop guests' traffic, while there are guests to suffer.
+    fn publish_firewalls(&mut self, found: &[ForeignFirewall]) {
+        if self.intent.networks().all(|(_, n)| n.active.is_none()) {
+            return;
+        }
+        let new = found.iter().filter(|f| !self.observed.firewalls.contains(f));
+        let events: Vec<_> = new
+            .map(|f| Event::Drift {
+                object: "the host's firewall".into(),
+                what: f.to_string(),
+                culprit: Some(f.owner.to_string()),
+                repaired: false,
+            })
+            .map(Effect::Publish)
+            .collect();
+        self.out.extend(events);
     }
 
     /// Everything was read anew: every object is looked at.

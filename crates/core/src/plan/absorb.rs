@@ -148,6 +148,7 @@ impl Observed {
                 self.leases.insert(network, leases);
             }
             Change::Resolvers(resolvers) => self.resolvers = resolvers,
+            Change::Firewalls(firewalls) => self.firewalls = firewalls,
             Change::Snapshot(observed) => *self = *observed,
         }
     }

@@ -1,7 +1,8 @@
 //! What is: the host as last read, and how it changes.
 
 use super::mark::{GROUP_DOOMED, Mark, MarkKind};
-use super::{dnsmasq::Lease, nft::ObservedTable};
+use super::dnsmasq::Lease;
+use super::nft::{ObservedTable, foreign::ForeignFirewall};
 use crate::model::MacAddr;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -164,6 +165,8 @@ pub struct Observed {
     pub leases: BTreeMap<Uuid, Vec<Lease>>,
     /// The host's own name servers, in order.
     pub resolvers: Vec<IpAddr>,
+    /// Other people's firewalls that would drop guests' traffic.
+    pub firewalls: Vec<ForeignFirewall>,
 }
 
 impl Observed {
@@ -295,6 +298,8 @@ pub enum Change {
     Leases(Uuid, Vec<Lease>),
     /// The host's name servers were read again.
     Resolvers(Vec<IpAddr>),
+    /// Other people's firewalls are different.
+    Firewalls(Vec<ForeignFirewall>),
     /// Everything was read again, because messages were lost.
     Snapshot(Box<Observed>),
 }

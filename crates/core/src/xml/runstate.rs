@@ -105,6 +105,18 @@ pub fn write_nic_state(stamp: &Stamp, nic: &NicIntent) -> String {
     document("nicstatus", stamp, &attrs, |w| write_nic_into(w, &nic.given, None))
 }
 
+/// The owner that a NIC's document names, whatever else is in it: asked before anything is known of the host.
+pub fn owner_of_nic_state(text: &str) -> Option<Owner> {
+    read_document(text, Mode::Lenient, "run state", "nicstatus", read_owner).ok().flatten()
+}
+
+fn read_owner(c: &Cursor<'_, '_>) -> Result<Option<Owner>> {
+    Ok(match (c.parsed("ownerpid", parse)?, c.parsed("ownerstart", parse)?) {
+        (Some(pid), Some(start_time)) => Some(Owner { pid, start_time }),
+        _ => None,
+    })
+}
+
 /// A NIC; `None` when it is gone.
 pub fn read_nic_state(stamp: &Stamp, text: &str) -> Result<Option<NicIntent>> {
     read(text, "nicstatus", stamp, |c| {
@@ -114,10 +126,7 @@ pub fn read_nic_state(stamp: &Stamp, text: &str) -> Result<Option<NicIntent>> {
         nic.mac = c.parsed("mac", str::parse::<MacAddr>)?;
         nic.target = c.parsed("tap", |s| LinkName::new(s))?;
         nic.queues = c.parsed("queues", parse)?;
-        let owner = match (c.parsed("ownerpid", parse)?, c.parsed("ownerstart", parse)?) {
-            (Some(pid), Some(start_time)) => Some(Owner { pid, start_time }),
-            _ => None,
-        };
+        let owner = read_owner(c)?;
         let handover = match c.required("handover", |s| Ok(s.to_owned()))?.as_str() {
             "descriptor" => Handover::Descriptor,
             "name" => Handover::Name { uid: c.parsed("opener", parse)? },

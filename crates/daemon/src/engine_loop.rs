@@ -1,0 +1,296 @@
+//! The loop that owns the engine: one input at a time goes in, and its effects are carried out in order.
+//!
+//! ```text
+//! connections ──asks──►┌──────────┐──plans──► executor (thread) ──► kernel
+//!                      │  engine  │◄─reports─┘        ▲ hints
+//! timers, files ──────►│  (here)  │──jobs───► blocking threads, pidfds
+//!                      └──────────┘◄──ends───┘
+//! ```
+//!
+//! Asks wait in a bounded queue, whose senders wait when it is full; plans do, too. Reports and ends are as many as
+//! there are plans and jobs under way, plus one for each link that changed.
+
+use crate::handle::{Ask, Numbered};
+use crate::jobs::{End, Jobs, phrase};
+use crate::pollable::Pollable;
+use crate::records::Records;
+use patchcord_core::engine::{Answer, Effect, Engine, Event, Input, Job, JobId, RequestId, Startup};
+use patchcord_core::plan::{Change, Observed};
+use patchcord_core::{Error, ErrorKind};
+use patchcord_host::executor::{ExecutorReport, ExecutorRequest};
+use patchcord_host::files::Files;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::time::{Duration, Instant, sleep_until};
+use tracing::{debug, info, warn};
+use uuid::Uuid;
+
+/// The engine and what carries out its effects.
+pub struct EngineLoop {
+    engine: Engine,
+    records: Records,
+    jobs: Jobs,
+    executor: SyncSender<ExecutorRequest>,
+    events: broadcast::Sender<Numbered>,
+    sequence: u64,
+    waiting: HashMap<RequestId, oneshot::Sender<Result<Answer, Error>>>,
+    networks_of_jobs: HashMap<JobId, Uuid>,
+    /// Descriptors of taps that are handed over by descriptor, one for each queue.
+    taps: HashMap<Uuid, Vec<OwnedFd>>,
+    wakes: BTreeSet<u64>,
+    begun: Instant,
+    next_request: u64,
+    resolv_conf: PathBuf,
+}
+
+/// What the loop listens to.
+pub struct Sources {
+    /// What connections ask.
+    pub asks: mpsc::Receiver<Ask>,
+    /// What the executor reports.
+    pub reports: mpsc::UnboundedReceiver<ExecutorReport>,
+    /// How jobs end.
+    pub ends: mpsc::UnboundedReceiver<End>,
+    /// Lease files and the host's resolv.conf.
+    pub files: AsyncFd<Pollable<Files>>,
+}
+
+/// What the loop works with.
+pub struct Parts {
+    /// The engine, which knows nothing yet.
+    pub engine: Engine,
+    /// Its records.
+    pub records: Records,
+    /// Its jobs.
+    pub jobs: Jobs,
+    /// The way to the executor.
+    pub executor: SyncSender<ExecutorRequest>,
+    /// The way to the watchers.
+    pub events: broadcast::Sender<Numbered>,
+    /// The host's resolv.conf.
+    pub resolv_conf: PathBuf,
+}
+
+impl EngineLoop {
+    /// The loop, with nothing told to the engine yet.
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            engine: parts.engine,
+            records: parts.records,
+            jobs: parts.jobs,
+            executor: parts.executor,
+            events: parts.events,
+            sequence: 0,
+            waiting: HashMap::new(),
+            networks_of_jobs: HashMap::new(),
+            taps: HashMap::new(),
+            wakes: BTreeSet::new(),
+            begun: Instant::now(),
+            next_request: 0,
+            resolv_conf: parts.resolv_conf,
+        }
+    }
+
+    /// Tells the engine what was found, and begins what that asks for.
+    pub fn start(&mut self, startup: Startup) {
+        let networks: Vec<Uuid> = startup.observed.services.keys().copied().collect();
+        self.tell(Input::Start(Box::new(startup)));
+        for network in networks {
+            if let Some(input) = self.jobs.leases_of(network) {
+                self.tell(input);
+            }
+        }
+    }
+
+    /// Runs until `stop` is done.
+    pub async fn run(&mut self, mut sources: Sources, stop: impl Future<Output = ()>) {
+        tokio::pin!(stop);
+        loop {
+            let wake = self.wakes.first().map(|at| self.begun + Duration::from_millis(*at));
+            let timer = async {
+                match wake {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = &mut stop => return,
+                Some(report) = sources.reports.recv() => self.reported(report),
+                Some(end) = sources.ends.recv() => {
+                    let networks = &self.networks_of_jobs;
+                    if let Some(input) = self.jobs.ended(end, |id| networks.get(&id).copied()) {
+                        if let Input::Finished(id, _) = &input {
+                            self.networks_of_jobs.remove(id);
+                        }
+                        self.tell(input);
+                    }
+                }
+                () = timer => {
+                    let now = self.now();
+                    self.wakes.retain(|at| *at > now);
+                    self.tell(Input::Tick);
+                }
+                changed = changed_files(&mut sources.files) => self.files_changed(changed),
+                Some(ask) = sources.asks.recv() => self.asked(ask),
+            }
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn asked(&mut self, ask: Ask) {
+        match ask {
+            Ask::Command(command, answer) => {
+                let random = match patchcord_host::ident::random::<16>() {
+                    Ok(bytes) => u128::from_be_bytes(bytes),
+                    Err(error) => {
+                        let _ = answer.send(Err(Error::new(ErrorKind::HostFailed, "the daemon", phrase(&error))));
+                        return;
+                    }
+                };
+                self.next_request += 1;
+                let id = RequestId(self.next_request);
+                self.waiting.insert(id, answer);
+                self.tell(Input::Request(id, *command, random));
+            }
+            Ask::Descriptors(nic, answer) => {
+                let _ = answer.send(self.descriptors(nic));
+            }
+        }
+    }
+
+    /// Duplicates of a tap's descriptors.
+    fn descriptors(&self, nic: Uuid) -> Result<Vec<OwnedFd>, Error> {
+        let object = || format!("NIC {nic}");
+        let held = self.taps.get(&nic).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidState, object(), "the daemon holds no descriptor of its tap")
+                .hint("a NIC that was attached by name is opened by its name; one whose daemon was restarted is held by its owner alone")
+        })?;
+        let copies: Result<Vec<_>, _> = held.iter().map(OwnedFd::try_clone).collect();
+        copies.map_err(|error| Error::new(ErrorKind::HostFailed, object(), format!("its descriptor can't be copied: {error}")))
+    }
+
+    fn reported(&mut self, report: ExecutorReport) {
+        match report {
+            ExecutorReport::Applied { plan, outcome, taps } => {
+                self.taps.extend(taps);
+                self.tell(Input::Applied(plan, outcome));
+            }
+            ExecutorReport::Observed(change) => self.tell(Input::Observed(change)),
+            ExecutorReport::Snapshot(observed) => {
+                let whole = Box::new(self.with_our_own(*observed));
+                self.tell(Input::Observed(Change::Snapshot(whole)));
+            }
+            ExecutorReport::Firewalls(found) => self.tell(Input::Observed(Change::Firewalls(found))),
+            ExecutorReport::Trouble(what) => warn!(what),
+        }
+    }
+
+    /// A snapshot of the kernel, with what is not in the kernel as it is known.
+    fn with_our_own(&self, mut observed: Observed) -> Observed {
+        let known = self.engine.observed();
+        observed.services.clone_from(&known.services);
+        observed.leases.clone_from(&known.leases);
+        observed.resolvers.clone_from(&known.resolvers);
+        observed.firewalls.clone_from(&known.firewalls);
+        observed
+    }
+
+    fn files_changed(&mut self, changed: BTreeSet<PathBuf>) {
+        for path in changed {
+            if path == self.resolv_conf {
+                match patchcord_host::resolv::name_servers(&path) {
+                    Ok(servers) => self.tell(Input::Observed(Change::Resolvers(servers))),
+                    Err(error) => warn!(error = phrase(&error), "the host's name servers are unknown"),
+                }
+            } else if let Some(input) = self.jobs.leases(&path) {
+                self.tell(input);
+            }
+        }
+    }
+
+    /// Tells the engine one thing, and carries out what it wants done. A record that can't be written ends the list.
+    fn tell(&mut self, input: Input) {
+        let mut effects: VecDeque<Effect> = self.engine.handle(self.now(), input).into();
+        while let Some(effect) = effects.pop_front() {
+            match effect {
+                Effect::Persist(record) => {
+                    if let Err(error) = self.records.put(&record) {
+                        let cause = phrase(&error);
+                        warn!(cause, "a record could not be written");
+                        let dropped = effects.drain(..).collect();
+                        let input = Input::NotPersisted { key: record.key, cause, dropped };
+                        effects = self.engine.handle(self.now(), input).into();
+                    }
+                }
+                Effect::Apply(id, plan) => {
+                    for step in &plan.steps {
+                        debug!(plan = id.0, op = %step.op, why = step.why, "step");
+                    }
+                    // Waits when the executor is far behind; it never waits for us.
+                    if self.executor.send(ExecutorRequest::Apply(id, plan)).is_err() {
+                        warn!("the executor has ended");
+                    }
+                }
+                Effect::Start(id, job) => {
+                    if let Job::StartService(network, _) | Job::ReloadService(network, ..) = &job {
+                        self.networks_of_jobs.insert(id, *network);
+                    }
+                    self.jobs.start(id, job);
+                }
+                Effect::Reply(id, reply) => {
+                    if let Some(answer) = self.waiting.remove(&id) {
+                        // Who hung up doesn't want to know.
+                        let _ = answer.send(reply);
+                    }
+                }
+                Effect::Publish(event) => self.publish(event),
+                Effect::Wake(at) => {
+                    self.wakes.insert(at);
+                }
+            }
+        }
+    }
+
+    fn publish(&mut self, event: Event) {
+        use patchcord_core::engine::NicEvent;
+        match &event {
+            Event::Nic { nic, what } => {
+                info!(nic = %nic.id, guest = nic.guest, network = nic.network, event = ?what, "NIC");
+                if matches!(what, NicEvent::Detached | NicEvent::OwnerGone) {
+                    if let Some(held) = self.taps.remove(&nic.id) {
+                        // Closing the last descriptor of a tap takes the kernel long.
+                        let _ = self.executor.send(ExecutorRequest::Close(held));
+                    }
+                }
+            }
+            Event::Network { name, what, .. } => info!(network = name, event = ?what, "network"),
+            Event::Lease { network, lease, what } => {
+                info!(network, ip = %lease.ip, mac = ?lease.mac, event = ?what, "lease");
+            }
+            Event::Drift { object, what, culprit, repaired: true } => info!(object, what, culprit, "put right"),
+            Event::Drift { object, what, culprit, .. } => warn!(object, what, culprit, "not as it should be"),
+        }
+        self.sequence += 1;
+        // Nobody listening is fine.
+        let _ = self.events.send((self.sequence, Arc::new(event)));
+    }
+}
+
+async fn changed_files(files: &mut AsyncFd<Pollable<Files>>) -> BTreeSet<PathBuf> {
+    let Ok(mut ready) = files.readable_mut().await else { return std::future::pending().await };
+    let changed = ready.get_inner_mut().0.read();
+    ready.clear_ready();
+    changed.unwrap_or_else(|error| {
+        warn!(error = phrase(&error), "watched files can't be followed");
+        BTreeSet::new()
+    })
+}

@@ -1,0 +1,203 @@
+//! Slow work: dnsmasq's starts and ends on threads of their own, and waiting for processes to end.
+
+use crate::pollable::readable;
+use patchcord_core::engine::{Input, Job, JobId, JobOutcome};
+use patchcord_core::intent::Owner;
+use patchcord_core::plan::dnsmasq::{Config, parse_leases};
+use patchcord_core::plan::{Change, Service};
+use patchcord_host::dnsmasq::Dnsmasq;
+use patchcord_host::process::{Process, ProcessId};
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+/// Longest lease file that is read, in bytes: about 300,000 leases.
+const LEASES: usize = 32 << 20;
+
+/// Carries out jobs; their ends come out of the channel.
+#[derive(Debug)]
+pub struct Jobs {
+    dnsmasq: Dnsmasq,
+    ends: mpsc::UnboundedSender<End>,
+    /// Which process serves each network now: the end of another one means nothing.
+    serving: HashMap<Uuid, u32>,
+    leases: HashMap<PathBuf, Uuid>,
+}
+
+/// Something that a job, or a process that a job started, came to.
+#[derive(Debug)]
+pub enum End {
+    /// A job ended.
+    Job(JobId, JobOutcome),
+    /// A dnsmasq of ours ended by itself, or because it was told to.
+    Service(Uuid, u32),
+}
+
+impl Jobs {
+    /// Jobs whose ends go to `ends`.
+    pub fn new(dnsmasq: Dnsmasq, ends: mpsc::UnboundedSender<End>) -> Self {
+        Self { dnsmasq, ends, serving: HashMap::new(), leases: HashMap::new() }
+    }
+
+    /// What runs already, for the engine's start.
+    ///
+    /// # Errors
+    /// When a process can't be looked at.
+    pub fn running(&mut self) -> Result<BTreeMap<Uuid, Service>, patchcord_host::Error> {
+        let mut services = BTreeMap::new();
+        for running in self.dnsmasq.running()? {
+            let pid = running.process.id().pid;
+            self.watch_service(running.network, running.process);
+            services.insert(running.network, Service { pid, files: running.files });
+        }
+        Ok(services)
+    }
+
+    /// Begins a job. It must be called from within the runtime's local set.
+    pub fn start(&mut self, id: JobId, job: Job) {
+        let (dnsmasq, ends) = (self.dnsmasq.clone(), self.ends.clone());
+        match job {
+            Job::StartService(network, config) => {
+                self.leases.insert(dnsmasq.lease_path(network), network);
+                spawn(ends, id, move || {
+                    let process = dnsmasq.start(network, &config).map_err(|e| phrase(&e))?;
+                    Ok(running(&process, *config))
+                });
+            }
+            Job::ReloadService(network, pid, config) => spawn(ends, id, move || {
+                let process = dnsmasq.find(network).map_err(|e| phrase(&e))?.filter(|p| p.id().pid == pid);
+                let process = process.ok_or("it has ended by itself")?;
+                dnsmasq.reload(network, &process, &config).map_err(|e| phrase(&e))?;
+                Ok(running(&process, *config))
+            }),
+            Job::StopService(network, _) => {
+                self.serving.remove(&network);
+                spawn(ends, id, move || {
+                    if let Some(process) = dnsmasq.find(network).map_err(|e| phrase(&e))? {
+                        dnsmasq.stop(network, &process).map_err(|e| phrase(&e))?;
+                    }
+                    Ok(JobOutcome::Done)
+                });
+            }
+            Job::WatchOwner(owner) => {
+                tokio::task::spawn_local(async move {
+                    owner_gone(owner).await;
+                    let _ = ends.send(End::Job(id, JobOutcome::Done));
+                });
+            }
+        }
+    }
+
+    /// What the engine is to be told of an end.
+    pub fn ended(&mut self, end: End, network_of: impl Fn(JobId) -> Option<Uuid>) -> Option<Input> {
+        match end {
+            End::Job(id, outcome) => {
+                if let (JobOutcome::Running(service), Some(network)) = (&outcome, network_of(id)) {
+                    self.serve(network, service.pid);
+                }
+                Some(Input::Finished(id, outcome))
+            }
+            End::Service(network, pid) => {
+                (self.serving.get(&network) == Some(&pid)).then(|| {
+                    self.serving.remove(&network);
+                    warn!(%network, pid, "dnsmasq ended");
+                    Input::Observed(Change::Service(network, None))
+                })
+            }
+        }
+    }
+
+    /// The leases of a network as they are.
+    pub fn leases_of(&self, network: Uuid) -> Option<Input> {
+        self.leases(&self.dnsmasq.lease_path(network))
+    }
+
+    /// The leases of a file that changed, if it is a lease file of ours.
+    pub fn leases(&self, path: &Path) -> Option<Input> {
+        let network = *self.leases.get(path)?;
+        let text = match std::fs::metadata(path) {
+            Ok(about) if about.len() > LEASES as u64 => {
+                warn!(path = %path.display(), "the lease file is too long to be read");
+                return None;
+            }
+            _ => std::fs::read(path).unwrap_or_default(),
+        };
+        Some(Input::Observed(Change::Leases(network, parse_leases(&String::from_utf8_lossy(&text)))))
+    }
+
+    /// A dnsmasq was started: wait for its end, unless that is done already.
+    fn serve(&mut self, network: Uuid, pid: u32) {
+        if self.serving.get(&network) == Some(&pid) {
+            return;
+        }
+        match Process::open(pid) {
+            Ok(Some(process)) => self.watch_service(network, process),
+            _ => {
+                self.serving.insert(network, pid);
+                let _ = self.ends.send(End::Service(network, pid));
+            }
+        }
+    }
+
+    fn watch_service(&mut self, network: Uuid, process: Process) {
+        let (pid, ends) = (process.id().pid, self.ends.clone());
+        self.serving.insert(network, pid);
+        self.leases.insert(self.dnsmasq.lease_path(network), network);
+        tokio::task::spawn_local(async move {
+            wait(process).await;
+            let _ = ends.send(End::Service(network, pid));
+        });
+    }
+}
+
+fn running(process: &Process, config: Config) -> JobOutcome {
+    JobOutcome::Running(Service { pid: process.id().pid, files: config.files })
+}
+
+/// Runs blocking work and sends its outcome.
+fn spawn(
+    ends: mpsc::UnboundedSender<End>,
+    id: JobId,
+    work: impl FnOnce() -> Result<JobOutcome, String> + Send + 'static,
+) {
+    tokio::task::spawn_blocking(move || {
+        let outcome = work().unwrap_or_else(JobOutcome::Failed);
+        debug!(?id, failed = matches!(outcome, JobOutcome::Failed(_)), "job ended");
+        let _ = ends.send(End::Job(id, outcome));
+    });
+}
+
+/// An error with its causes, on one line.
+pub fn phrase(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+async fn owner_gone(owner: Owner) {
+    let id = ProcessId { pid: owner.pid, start_time: owner.start_time };
+    if let Ok(Some(process)) = Process::open_same(id) {
+        wait(process).await;
+    }
+}
+
+/// A pidfd becomes readable when its process has ended.
+async fn wait(process: Process) {
+    match readable(process) {
+        Ok(fd) => {
+            let _ = fd.readable().await;
+        }
+        Err((process, error)) => {
+            warn!(%error, "a process can't be waited for: it is looked at every second instead");
+            while process.alive().unwrap_or(true) {
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The engine's records as files: which file each is, how safely it is written, and all of them at a start.
+
+use patchcord_core::engine::{Record, RecordKey, Startup};
+use patchcord_host::store::{Definitions, Directory, Durability, Entry, FileMode, Limits};
+use patchcord_host::{Error, root::Root};
+use std::collections::BTreeMap;
+use tracing::error;
+
+/// Where records are.
+#[derive(Debug)]
+pub struct Records {
+    definitions: Definitions,
+    networks: Directory,
+    nics: Directory,
+    run: Directory,
+}
+
+/// The host's settings as they were before us, in the run directory.
+const HOST: &str = "host.xml";
+
+impl Records {
+    /// Opens the directories below `root`, making what is missing, and sweeps away what a crash left half written.
+    ///
+    /// # Errors
+    /// [`Error::File`], with the path.
+    pub fn open(root: &Root) -> Result<Self, Error> {
+        let open = |path| {
+            let directory = Directory::open(path, FileMode::Private)?;
+            directory.sweep()?;
+            Ok::<_, Error>(directory)
+        };
+        // Clients reach their socket through the run directory itself.
+        let run = Directory::open(root.run(), FileMode::Shared)?;
+        run.sweep()?;
+        Ok(Self {
+            definitions: Definitions::open(root.networks())?,
+            networks: open(root.run_networks())?,
+            nics: open(root.run_nics())?,
+            run,
+        })
+    }
+
+    /// Writes or deletes one record. Definitions outlive a loss of power; run state ends with the boot anyway.
+    ///
+    /// # Errors
+    /// [`Error::File`], with the path and why; then what was there is there still.
+    pub fn put(&self, record: &Record) -> Result<(), Error> {
+        let content = record.content.as_deref().map(str::as_bytes);
+        match &record.key {
+            RecordKey::Definition(name) => match content {
+                Some(xml) => self.definitions.write(name, xml),
+                None => self.definitions.delete(name).map(drop),
+            },
+            RecordKey::Autostart(name) => self.definitions.set_autostart(name, content.is_some()),
+            RecordKey::Network(name) => put(&self.networks, &format!("{name}.xml"), content),
+            RecordKey::Nic(id) => put(&self.nics, &format!("{id}.xml"), content),
+            RecordKey::Host => put(&self.run, HOST, content),
+        }
+    }
+
+    /// Reads everything, for the engine's start. A file that can't be read is logged, and left as it is.
+    ///
+    /// # Errors
+    /// [`Error::File`] when a directory can't be read.
+    pub fn load(&self) -> Result<Startup, Error> {
+        let limits = Limits::default();
+        let host = self.run.read(HOST, limits.file)?;
+        Ok(Startup {
+            definitions: texts(self.definitions.read_all(limits)?),
+            autostart: self.definitions.autostarted(limits)?,
+            networks: texts(self.networks.read_all(".xml", limits)?),
+            nics: texts(self.nics.read_all(".xml", limits)?),
+            host: host.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+            ..Startup::default()
+        })
+    }
+}
+
+fn put(directory: &Directory, name: &str, content: Option<&[u8]>) -> Result<(), Error> {
+    match content {
+        Some(content) => directory.write(name, content, Durability::Crash),
+        None => directory.delete(name, Durability::Crash).map(drop),
+    }
+}
+
+fn texts(entries: Vec<Entry>) -> BTreeMap<String, String> {
+    let read = entries.into_iter().map(|entry| match entry.contents {
+        Ok(bytes) => (entry.name, String::from_utf8_lossy(&bytes).into_owned()),
+        Err(cause) => {
+            error!(record = entry.name, %cause, "a record can't be read");
+            // What is no document is damaged to the engine, which leaves its object alone.
+            (entry.name, String::new())
+        }
+    });
+    read.collect()
+}

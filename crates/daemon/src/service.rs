@@ -1,0 +1,207 @@
+//! The daemon put together: claims its root and namespace, finds out what is there, and runs the loop.
+
+use crate::engine_loop::{EngineLoop, Parts, Sources};
+use crate::handle::Handle;
+use crate::jobs::{Jobs, phrase};
+use crate::pollable::{Pollable, readable};
+use crate::records::Records;
+use patchcord_core::engine::{Config, Engine, Startup};
+use patchcord_core::intent::Owner;
+use patchcord_core::plan::{MarkKind, Observed, dnsmasq::Settings};
+use patchcord_core::xml;
+use patchcord_host::dnsmasq::Dnsmasq;
+use patchcord_host::executor::{Executor, ExecutorReport, ExecutorRequest};
+use patchcord_host::files::Files;
+use patchcord_host::ident;
+use patchcord_host::kernel::KernelOptions;
+use patchcord_host::lock::{NamespaceClaim, NamespaceLock, RootLock};
+use patchcord_host::process::{Process, ProcessId};
+use patchcord_host::root::Root;
+use patchcord_host::spawner::{AllowList, Spawner};
+use patchcord_host::store::{Directory, FileMode};
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{broadcast, mpsc};
+use tracing::{info, warn};
+
+/// The argument that makes this program the spawner.
+pub const SPAWNER: &str = "--run-as-spawner";
+
+/// Requests of connections that may wait.
+const ASKS: usize = 1024;
+/// Events that a slow watcher may be behind before it misses some.
+const EVENTS: usize = 4096;
+
+/// Why the daemon can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another daemon, or something about files, processes or netlink.
+    #[error(transparent)]
+    Host(#[from] patchcord_host::Error),
+    /// The first look at the kernel failed.
+    #[error("the kernel can't be read: {0}")]
+    Kernel(String),
+}
+
+/// A daemon that holds its root and namespace, and knows what is there; it serves nobody yet.
+pub struct Service {
+    engine_loop: EngineLoop,
+    sources: Sources,
+    startup: Startup,
+    handle: Handle,
+    _executor: Executor,
+    _root: RootLock,
+    _namespace: Option<NamespaceLock>,
+}
+
+/// Starts the process that starts programs for the daemon. It comes first: children inherit what the daemon is
+/// confined to later.
+///
+/// # Errors
+/// When it can't be started.
+pub fn start_spawner(executable: &Path, dnsmasq: &Path) -> Result<Spawner, patchcord_host::Error> {
+    let allow = AllowList { programs: vec![dnsmasq.to_owned()], directories: Vec::new() };
+    Spawner::start(executable, &[OsStr::new(SPAWNER)], &allow)
+}
+
+impl Service {
+    /// Claims the root and the namespace, reads records and kernel. It must be called within a runtime's local set.
+    ///
+    /// # Errors
+    /// With what is in the way: another daemon, a directory that can't be made, netlink that can't be opened.
+    pub async fn open(root: &Root, dnsmasq: &Path, spawner: Spawner) -> Result<Self, OpenError> {
+        let lock = RootLock::take(&root.lock())?;
+        let namespace = match NamespaceLock::claim()? {
+            NamespaceClaim::Held(lock) => Some(lock),
+            NamespaceClaim::Squatted { uid, pid } => {
+                warn!(?uid, ?pid, "somebody else holds this namespace's socket, which says nothing and is passed over");
+                None
+            }
+        };
+        let instance = ident::instance(&root.instance())?;
+        let records = Records::open(root)?;
+        let mut startup = records.load()?;
+
+        let (reports_in, mut reports) = mpsc::unbounded_channel();
+        let resolv_conf = resolv_conf(root);
+        let options = KernelOptions { instance: instance.id, resolv_conf: resolv_conf.clone() };
+        let executor = Executor::start(&options, move |report| {
+            // The loop has ended when nobody listens.
+            let _ = reports_in.send(report);
+        })?;
+        let ask = |request| {
+            // The executor lives as long as `executor`.
+            let _ = executor.requests().send(request);
+        };
+        ask(ExecutorRequest::Snapshot);
+        ask(ExecutorRequest::Firewalls);
+
+        let (ends_in, ends) = mpsc::unbounded_channel();
+        let services = Dnsmasq::new(spawner, dnsmasq.to_owned(), root.dnsmasq(), root.run_dnsmasq());
+        let mut jobs = Jobs::new(services, ends_in);
+        let running = jobs.running()?;
+        let files = watched(root, &resolv_conf)?;
+
+        startup.observed = *snapshot(&mut reports).await?;
+        startup.observed.services = running;
+        startup.owners = living_owners(&startup);
+        startup.held = held(&startup);
+
+        let engine = Engine::new(Config {
+            instance: instance.id,
+            stamp: xml::Stamp { boot_id: ident::boot_id()?.to_string(), netns: ident::network_namespace()? },
+            dnsmasq: Settings {
+                dir: root.dnsmasq().to_string_lossy().into_owned(),
+                run_dir: root.run_dnsmasq().to_string_lossy().into_owned(),
+                user: Some(patchcord_host::dnsmasq::service_user().to_owned()),
+                group: None,
+                instance: instance.id,
+                upstream: Vec::new(),
+            },
+        });
+        let (asks_in, asks) = mpsc::channel(ASKS);
+        let (events, _) = broadcast::channel(EVENTS);
+        let handle = Handle::new(asks_in, events.clone());
+        let requests = executor.requests();
+        let parts = Parts { engine, records, jobs, executor: requests, events, resolv_conf };
+        Ok(Self {
+            engine_loop: EngineLoop::new(parts),
+            sources: Sources { asks, reports, ends, files },
+            startup,
+            handle,
+            _executor: executor,
+            _root: lock,
+            _namespace: namespace,
+        })
+    }
+
+    /// The way to the engine.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Puts right what is not as it should be, and serves until `stop` is done. What runs goes on running.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) {
+        let (networks, nics) = (self.startup.networks.len(), self.startup.nics.len());
+        self.engine_loop.start(self.startup);
+        info!(networks, nics, "started");
+        self.engine_loop.run(self.sources, stop).await;
+        info!("stopping; networks and NICs stay as they are");
+    }
+}
+
+/// The host's resolv.conf, or the one below the root where there is one.
+fn resolv_conf(root: &Root) -> PathBuf {
+    let own = root.base().join("etc/resolv.conf");
+    if own.exists() { own } else { PathBuf::from("/etc/resolv.conf") }
+}
+
+fn watched(root: &Root, resolv_conf: &Path) -> Result<AsyncFd<Pollable<Files>>, patchcord_host::Error> {
+    let mut files = Files::new()?;
+    let leases = Directory::open(root.dnsmasq(), FileMode::Shared)?;
+    files.watch_directory(leases.path())?;
+    if let Err(error) = files.watch_file(resolv_conf) {
+        warn!(error = phrase(&error), "changes of the host's name servers will not be noticed");
+    }
+    readable(files).map_err(|(_, source)| patchcord_host::Error::Watch { source })
+}
+
+/// The first full reading of the kernel, and of other firewalls where they can be read.
+async fn snapshot(reports: &mut mpsc::UnboundedReceiver<ExecutorReport>) -> Result<Box<Observed>, OpenError> {
+    let mut observed: Option<Box<Observed>> = None;
+    while let Some(report) = reports.recv().await {
+        match (report, &mut observed) {
+            (ExecutorReport::Snapshot(read), _) => observed = Some(read),
+            (ExecutorReport::Firewalls(found), Some(observed)) => {
+                observed.firewalls = found;
+                return Ok(std::mem::take(observed));
+            }
+            (ExecutorReport::Trouble(what), Some(observed)) => {
+                warn!(what);
+                return Ok(std::mem::take(observed));
+            }
+            (ExecutorReport::Trouble(what), None) => return Err(OpenError::Kernel(what)),
+            // Nothing was asked for that would lead to others.
+            _ => {}
+        }
+    }
+    Err(OpenError::Kernel("the executor has ended".into()))
+}
+
+/// The owners in NICs' records that still live.
+fn living_owners(startup: &Startup) -> Vec<Owner> {
+    let owners: BTreeSet<Owner> = startup.nics.values().filter_map(|text| xml::owner_of_nic_state(text)).collect();
+    let lives = |owner: &Owner| {
+        let id = ProcessId { pid: owner.pid, start_time: owner.start_time };
+        matches!(Process::open_same(id), Ok(Some(_)))
+    };
+    owners.into_iter().filter(lives).collect()
+}
+
+/// NICs whose tap is there although no daemon runs: somebody holds it, or can open it by name.
+fn held(startup: &Startup) -> Vec<uuid::Uuid> {
+    let marks = startup.observed.links().filter_map(|link| link.mark);
+    marks.filter(|mark| mark.kind == MarkKind::Tap).map(|mark| mark.id).collect()
+}
