@@ -223,7 +223,8 @@ fn a_written_entry_takes_the_place_of_a_learned_one() {
 fn a_refused_step_takes_back_everything_and_says_why() {
     in_namespace(|ns| {
         ns.run("ip link add host0 type bridge");
-        ns.run("ip link set host0 up addrgenmode none");
+        ns.run("ip link set host0 addrgenmode none");
+        ns.run("ip link set host0 up");
         ns.run("ip link add v0 type veth peer name v1");
         ns.run("nft add table inet theirs");
         let mut kernel = kernel();
@@ -268,10 +269,7 @@ fn a_refused_step_takes_back_everything_and_says_why() {
         assert_eq!(failure.left, Vec::<String>::new());
         assert!(applied.outcome.made.is_empty() && applied.taps.is_empty());
         assert_eq!(*kernel.observed(), believed);
-        wait_until("all to be as before", Duration::from_secs(5), || {
-            let now = everything(ns);
-            if now == before { Ok(()) } else { Err(now) }
-        });
+        wait_until("all to be as before", Duration::from_secs(5), || common::same(&before, &everything(ns)));
     });
 }
 

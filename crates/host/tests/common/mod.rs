@@ -83,7 +83,7 @@ pub(crate) fn exists(ns: &Namespace, name: &str) -> bool {
     ns.try_run(&format!("ip link show dev {name}")).is_ok()
 }
 
-/// Everything that `ip`, `bridge` and `nft` show, without counters.
+/// Everything that `ip`, `bridge` and `nft` show, without timers that run and what the kernel decides by itself later.
 pub(crate) fn everything(ns: &Namespace) -> String {
     let commands = [
         "ip -d link",
@@ -95,7 +95,29 @@ pub(crate) fn everything(ns: &Namespace) -> String {
         "nft -a list ruleset",
         "sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding",
     ];
-    commands.map(|command| format!("# {command}\n{}", ns.run(command))).concat()
+    let settled = |line: &str| {
+        let mut words: Vec<&str> = line.split_whitespace().collect();
+        for at in 1..words.len() {
+            if words[at - 1].ends_with("_timer") || words[at - 1] == "state" {
+                words[at] = "";
+            }
+        }
+        words.join(" ") + "\n"
+    };
+    let shown = |command: &str| ns.run(command).lines().map(settled).collect::<String>();
+    commands.map(|command| format!("# {command}\n{}", shown(command))).concat()
+}
+
+/// Whether two texts have the same lines; else those that one has more often than the other.
+pub(crate) fn same(before: &str, now: &str) -> Result<(), String> {
+    if before == now {
+        return Ok(());
+    }
+    let missing = |from: &str, of: &str, sign: &str| -> String {
+        let has: Vec<&str> = from.lines().collect();
+        of.lines().filter(|line| !has.contains(line)).map(|line| format!("{sign}{line}\n")).collect()
+    };
+    Err(missing(now, before, "-") + &missing(before, now, "+"))
 }
 
 /// The next frame that the host sends to a tap, behind its virtio-net header of ten bytes; none when none waits.
