@@ -272,10 +272,10 @@ impl Worker {
         }
         // A link that gets its default route from a router's advertisement is to keep it.
         for setting in observe::router_settings(self.kernel.observed()) {
-            if !self.kernel.observed().sysctls.contains_key(&setting) {
-                if let Some(value) = observe::read_sysctl(&setting)? {
-                    self.changed(Change::Sysctl(setting, Some(value)));
-                }
+            if !self.kernel.observed().sysctls.contains_key(&setting)
+                && let Some(value) = observe::read_sysctl(&setting)?
+            {
+                self.changed(Change::Sysctl(setting, Some(value)));
             }
         }
         Ok(())
