@@ -162,6 +162,11 @@ impl Intent {
         self.nics_of.get(&network).into_iter().flatten().filter_map(|id| self.nics.get(id))
     }
 
+    /// How many NICs name that network.
+    pub fn nics_on(&self, network: Uuid) -> usize {
+        self.nics_of.get(&network).map_or(0, BTreeSet::len)
+    }
+
     /// Adds a NIC, or puts it in place of the one of that id.
     pub fn set_nic(&mut self, nic: NicIntent) {
         self.remove_nic(nic.id);

@@ -27,10 +27,7 @@ impl Engine {
     /// Says what would happen.
     pub(super) fn check(&mut self, request: RequestId, attach: &Attach, random: u128) -> Result<(), Error> {
         let (intent, warnings) = self.admit(attach, random)?;
-        let mut with = self.intent.clone();
-        with.set_nic(NicIntent { confirmed: true, ..intent.clone() });
-        let mut nic = view::nic(&with, &self.observed, &intent);
-        nic.state = NicState::Pending;
+        let nic = NicView { state: NicState::Pending, ..self.nic_view(&intent) };
         self.out.push(Effect::Reply(request, Ok(Answer { body: Body::Nic(Box::new(nic)), warnings })));
         Ok(())
     }

@@ -160,7 +160,15 @@ impl Engine {
         work.flight = None;
         match &outcome.failed {
             None => {
-                work.made_bridge |= plan.steps.iter().any(|s| matches!(s.op, Op::MakeBridge(_)));
+                let made = plan.steps.iter().any(|s| matches!(s.op, Op::MakeBridge(_)));
+                work.made_bridge |= made;
+                if let (true, Object::Network(uuid)) = (made, object) {
+                    // dnsmasq listens on the link that it was started on: one that outlived its bridge is deaf. What is
+                    // not known to run is started, and a start ends what ran before.
+                    if self.intent.network(uuid).is_some_and(|n| n.active.is_some()) {
+                        self.observed.services.remove(&uuid);
+                    }
+                }
                 self.advance(object);
             }
             Some(failure) => {

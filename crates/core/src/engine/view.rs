@@ -144,7 +144,7 @@ pub(super) fn network(intent: &Intent, observed: &Observed, uuid: Uuid, of: &Net
         devices: now.forward.devices.iter().map(|d| d.dev.to_string()).collect(),
         portgroups: now.portgroups.iter().map(|p| p.name.to_string()).collect(),
         tags: now.tags.iter().map(ToString::to_string).collect(),
-        nics: intent.nics_of(uuid).count(),
+        nics: intent.nics_on(uuid),
         dnsmasq: observed.services.get(&uuid).map(|s| s.pid),
         mtu: now.mtu,
     }
@@ -154,7 +154,7 @@ pub(super) fn network(intent: &Intent, observed: &Observed, uuid: Uuid, of: &Net
 pub(super) fn nic(intent: &Intent, observed: &Observed, nic: &NicIntent) -> NicView {
     let link = observed.link_marked(MarkKind::Tap, nic.id);
     let resolved = desired::resolve(intent, nic);
-    let plug = desired::nic(intent, observed, nic.id).map(|d| d.plug);
+    let plug = desired::nic_as(intent, observed, nic).map(|d| d.plug);
     let state = match plug {
         _ if !nic.confirmed => NicState::Pending,
         Some(Plug::Bridge { controller, .. }) if link.is_some_and(|l| l.controller == Some(controller)) => {

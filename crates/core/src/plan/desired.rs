@@ -178,7 +178,12 @@ fn link_local(mac: MacAddr) -> Ipv6Addr {
 
 /// The objects that a NIC should have; `None` once it is detached.
 pub fn nic(intent: &Intent, observed: &Observed, id: Uuid) -> Option<DesiredNic> {
-    let nic = intent.nic(id)?;
+    nic_as(intent, observed, intent.nic(id)?)
+}
+
+/// The objects that a NIC should have if it were like this.
+pub fn nic_as(intent: &Intent, observed: &Observed, nic: &NicIntent) -> Option<DesiredNic> {
+    let id = nic.id;
     let name = nic.nic.target.clone()?;
     let resolved = resolve(intent, nic);
     let (bridge, network) = match &resolved {

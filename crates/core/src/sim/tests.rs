@@ -103,12 +103,15 @@ fn what_a_third_party_takes_away_is_put_back() {
     at_rest(&mut host);
 
     let bridge = host.kernel.link_named("virbr0").unwrap().index;
+    let dnsmasq = |host: &Host| host.kernel.services.values().next().unwrap().pid;
+    let before = dnsmasq(&host);
     host.remove_link(bridge);
     let tap = host.kernel.link_marked(MarkKind::Tap, web.id).unwrap().clone();
     host.tell(crate::engine::Input::Observed(crate::plan::Change::Link(tap.index, Some(tap))));
     host.tell(crate::engine::Input::Observed(crate::plan::Change::Link(bridge, None)));
     at_rest(&mut host);
     assert!(host.kernel.link_named("virbr0").is_some());
+    assert_ne!(dnsmasq(&host), before, "it can't hear on a link that it was not started on");
 
     host.kernel.nft = crate::plan::nft::ObservedTable::default();
     let gone = crate::plan::Change::Nft(host.kernel.nft.clone(), Some("nft (pid 4711)".into()));
