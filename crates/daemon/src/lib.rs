@@ -8,6 +8,7 @@
 //! | `handle` | what connections hold of the loop |
 //! | `native`, `access`, `convert` | the native door, who may use it for what, and its types |
 //! | `config` | the configuration file |
+//! | `systemd` | sockets that were passed, and telling when we are ready |
 #![forbid(unsafe_code)]
 
 pub mod access;
@@ -20,3 +21,4 @@ pub mod native;
 pub mod pollable;
 pub mod records;
 pub mod service;
+pub mod systemd;

@@ -2,12 +2,23 @@
 #![forbid(unsafe_code)]
 
 use clap::Parser;
+use patchcord_daemon::access::Access;
+use patchcord_daemon::config::{Config, LogLevel};
 use patchcord_daemon::jobs::phrase;
+use patchcord_daemon::native;
 use patchcord_daemon::service::{SPAWNER, Service, start_spawner};
+use patchcord_daemon::systemd;
 use patchcord_host::root::Root;
-use std::path::{Path, PathBuf};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
-use tokio::signal::unix::{SignalKind, signal};
+use std::sync::Arc;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{Level, warn};
+
+/// Jobs that block at once: dnsmasq's starts and ends.
+const BLOCKING: usize = 8;
 
 /// The Patchcord daemon: networks that guests name, and what each is on this host.
 #[derive(Debug, Parser)]
@@ -38,26 +49,57 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), String> {
     let root = std::path::absolute(&args.root).map_err(|e| format!("--root {}: {e}", args.root.display()))?;
     let root = Root::new(root);
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::INFO).init();
+    let file = args.config.clone().unwrap_or_else(|| root.config());
+    let config = Config::load(&file, args.config.is_some()).map_err(|e| phrase(&e))?;
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_max_level(level(config.log))
+        .init();
     let executable = std::env::current_exe().map_err(|e| format!("this program's own path is unknown: {e}"))?;
-    let dnsmasq = Path::new("/usr/sbin/dnsmasq");
-    let spawner = start_spawner(&executable, dnsmasq).map_err(|e| phrase(&e))?;
+    let spawner = start_spawner(&executable, &config.dnsmasq).map_err(|e| phrase(&e))?;
+    // After the spawner was started: programs that close all descriptors there could be would take long.
+    allow_descriptors();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(8)
+        .max_blocking_threads(BLOCKING)
         .build()
         .map_err(|e| format!("the event loop can't start: {e}"))?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
-        let service = Service::open(&root, dnsmasq, spawner).await.map_err(|e| phrase(&e))?;
+        let service = Service::open(&root, &config.dnsmasq, spawner).await.map_err(|e| phrase(&e))?;
+        let listener = systemd::native_listener(&root.native_socket()).map_err(|e| phrase(&e))?;
+        let access = Arc::new(Access::new(config.access));
+        let door = tokio::task::spawn_local(native::serve(listener, service.handle(), access));
+        systemd::ready();
         let terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
         let interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
         service.run(stop(terminate, interrupt)).await;
+        door.abort();
         Ok(())
     })
 }
 
-async fn stop(mut terminate: tokio::signal::unix::Signal, mut interrupt: tokio::signal::unix::Signal) {
+const fn level(level: LogLevel) -> Level {
+    match level {
+        LogLevel::Error => Level::ERROR,
+        LogLevel::Warn => Level::WARN,
+        LogLevel::Info => Level::INFO,
+        LogLevel::Debug => Level::DEBUG,
+        LogLevel::Trace => Level::TRACE,
+    }
+}
+
+/// As many descriptors as we may have: one for each tap, owner, dnsmasq and client.
+fn allow_descriptors() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        warn!(%error, "the limit on descriptors can't be raised");
+    }
+}
+
+async fn stop(mut terminate: Signal, mut interrupt: Signal) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

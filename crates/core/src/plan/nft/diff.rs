@@ -295,45 +295,6 @@ impl NftChange {
 }
 
 impl ObservedTable {
-    /// What matters to the networks on these bridges and to `change`, so that looking ahead costs as much as the
-    /// change, and not as much as the table.
-    fn part<'a>(&self, bridges: impl Iterator<Item = &'a LinkName>, change: &NftChange) -> Self {
-        let mut names: BTreeSet<String> = base_chains().into_iter().map(|c| c.name).collect();
-        let mut keys: BTreeSet<(Map, Key)> = BTreeSet::new();
-        for bridge in bridges {
-            names.extend(chain_names(bridge));
-            keys.extend([Map::To, Map::From].map(|map| (map, Key::Link(bridge.clone()))));
-        }
-        for op in &change.ops {
-            match op {
-                NftOp::FlushChain(name) | NftOp::DeleteChain(name) | NftOp::AddChain { name, .. } => {
-                    names.insert(name.clone());
-                }
-                NftOp::AddRule { chain, .. } | NftOp::DeleteRule { chain, .. } => {
-                    names.insert(chain.clone());
-                }
-                NftOp::AddElement(element) => {
-                    keys.insert((element.map, element.key.clone()));
-                }
-                NftOp::DeleteElement(map, key) => {
-                    keys.insert((*map, key.clone()));
-                }
-                NftOp::AddTable { .. } | NftOp::DeleteTable | NftOp::AddMap(_) => {}
-            }
-        }
-        keys.extend(names.iter().flat_map(|name| self.elements_to(name)).cloned());
-        let mut part = Self::default();
-        part.comment.clone_from(&self.comment);
-        part.maps.clone_from(&self.maps);
-        part.chains = names.into_iter().filter_map(|n| self.chains.get(&n).map(|c| (n, c.clone()))).collect();
-        for (map, key) in keys {
-            if let Some(chain) = self.element(map, &key) {
-                part.set_element(Element { map, key, chain: chain.to_owned() });
-            }
-        }
-        part
-    }
-
     /// What is there once `change` is carried out. New rules have no handle yet.
     pub fn apply(&mut self, change: &NftChange) {
         for op in &change.ops {
