@@ -7,8 +7,9 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use patchcord_core::engine::PlanId;
 use patchcord_core::plan::nft::foreign::ForeignFirewall;
@@ -24,6 +25,9 @@ use crate::{Error, Result};
 
 /// How many requests may wait; whoever sends more waits, too.
 const QUEUE: usize = 256;
+/// How many times as long as a reading of routes or rules took it takes until the next, and the longest.
+const REST: u32 = 4;
+const REST_AT_MOST: Duration = Duration::from_secs(1);
 
 /// What the executor is asked for.
 #[derive(Debug)]
@@ -86,8 +90,7 @@ impl Executor {
         let (requests, inbox) = sync_channel(QUEUE);
         let hints = Arc::new(Hints::default());
         let watcher = Watcher::start(Arc::clone(&hints), requests.clone())?;
-        let mut worker =
-            Worker { kernel: Kernel::open(options)?, hints, sink: Box::new(sink), stale: false, firewalls: Vec::new() };
+        let mut worker = Worker::new(Kernel::open(options)?, hints, Box::new(sink));
         let thread = std::thread::Builder::new()
             .name("executor".to_owned())
             .spawn(move || worker.run(&inbox))
@@ -120,26 +123,38 @@ struct Worker {
     /// The last snapshot was taken while things changed: the next hint, which those changes bring, leads to another.
     stale: bool,
     firewalls: Vec<ForeignFirewall>,
+    /// Before that time nothing that changes often is read whole.
+    rested: Instant,
 }
 
 impl Worker {
+    fn new(kernel: Kernel, hints: Arc<Hints>, sink: Box<dyn FnMut(ExecutorReport) + Send>) -> Self {
+        Self { kernel, hints, sink, stale: false, firewalls: Vec::new(), rested: Instant::now() }
+    }
+
     fn run(&mut self, inbox: &Receiver<ExecutorRequest>) {
         loop {
             let request = match inbox.try_recv() {
                 Ok(request) => request,
                 Err(TryRecvError::Disconnected) => return,
-                Err(TryRecvError::Empty) => match self.hints.next(self.kernel.nft_port()) {
-                    Some(hint) => {
-                        if let Err(error) = self.look(hint) {
-                            self.trouble("the kernel can't be read", &error);
+                Err(TryRecvError::Empty) => {
+                    let rest = self.rested.saturating_duration_since(Instant::now());
+                    match self.hints.next(self.kernel.nft_port(), rest.is_zero()) {
+                        Some(hint) => {
+                            self.look_paced(hint);
+                            continue;
                         }
-                        continue;
+                        None if rest.is_zero() => match inbox.recv() {
+                            Ok(request) => request,
+                            Err(_) => return,
+                        },
+                        None => match inbox.recv_timeout(rest) {
+                            Ok(request) => request,
+                            Err(RecvTimeoutError::Timeout) => continue,
+                            Err(RecvTimeoutError::Disconnected) => return,
+                        },
                     }
-                    None => match inbox.recv() {
-                        Ok(request) => request,
-                        Err(_) => return,
-                    },
-                },
+                }
             };
             match request {
                 ExecutorRequest::Apply(id, plan) => self.apply(id, &plan),
@@ -216,6 +231,19 @@ impl Worker {
     fn changed(&mut self, change: Change) {
         self.kernel.take(change.clone());
         self.report(ExecutorReport::Observed(change));
+    }
+
+    /// Looks at an object. What is read whole is not read again at once, so that a host whose routes or rules never
+    /// stand still does not keep us busy with them.
+    fn look_paced(&mut self, hint: Hint) {
+        let heavy = matches!(hint, Hint::Routes | Hint::Rules(_) | Hint::Everything(_));
+        let begun = Instant::now();
+        if let Err(error) = self.look(hint) {
+            self.trouble("the kernel can't be read", &error);
+        }
+        if heavy {
+            self.rested = Instant::now() + (begun.elapsed() * REST).min(REST_AT_MOST);
+        }
     }
 
     /// Reads what a hint is about, and reports it when it is not what is believed.
@@ -313,10 +341,10 @@ mod tests {
             };
             let kernel = Kernel::open(&options).unwrap();
             let hints = Arc::new(Hints::default());
-            let mut worker = Worker { kernel, hints, sink: Box::new(sink), stale: false, firewalls: Vec::new() };
+            let mut worker = Worker::new(kernel, hints, Box::new(sink));
             let mut next = || {
                 worker.hints.add_everything("announcements were lost");
-                let hint = worker.hints.next(None).unwrap();
+                let hint = worker.hints.next(None, true).unwrap();
                 worker.look(hint).unwrap();
                 reports.try_iter().collect::<Vec<_>>()
             };

@@ -93,8 +93,9 @@ impl Hints {
         *self.lock() = Pending::default();
     }
 
-    /// The next object to look at, links first. Changes of packet rules through `own_port` are our own.
-    pub(crate) fn next(&self, own_port: Option<u32>) -> Option<Hint> {
+    /// The next object to look at, links first; routes and rules, which are read whole, only when `heavy` ones may be.
+    /// Changes of packet rules through `own_port` are our own.
+    pub(crate) fn next(&self, own_port: Option<u32>, heavy: bool) -> Option<Hint> {
         let mut pending = self.lock();
         if let Some(reason) = pending.everything {
             *pending = Pending::default();
@@ -105,6 +106,9 @@ impl Hints {
         }
         if let Some(index) = pending.addresses.pop_first() {
             return Some(Hint::Addresses(index));
+        }
+        if !heavy {
+            return None;
         }
         if std::mem::take(&mut pending.routes) {
             return Some(Hint::Routes);
@@ -129,13 +133,14 @@ mod tests {
     fn each_object_is_looked_at_once_with_what_was_told_last() {
         let hints = Hints::default();
         hints.add_route(vec![told(7, "a"), Heard::Route, told(7, "b"), Heard::Route, Heard::Address { index: 7 }]);
-        let Some(Hint::Link(7, Some(link))) = hints.next(None) else { panic!("no link") };
+        let Some(Hint::Link(7, Some(link))) = hints.next(None, true) else { panic!("no link") };
         assert_eq!(link.name, "b");
-        assert_eq!(hints.next(None), Some(Hint::Addresses(7)));
-        assert_eq!(hints.next(None), Some(Hint::Routes));
-        assert_eq!(hints.next(None), None);
+        assert_eq!(hints.next(None, true), Some(Hint::Addresses(7)));
+        assert_eq!(hints.next(None, false), None);
+        assert_eq!(hints.next(None, true), Some(Hint::Routes));
+        assert_eq!(hints.next(None, true), None);
         hints.add_route(vec![told(7, "a"), Heard::Link { index: 7, gone: false, link: None }]);
-        assert_eq!(hints.next(None), Some(Hint::Link(7, None)));
+        assert_eq!(hints.next(None, true), Some(Hint::Link(7, None)));
     }
 
     #[test]
@@ -146,11 +151,11 @@ mod tests {
             port,
         };
         hints.add_rules(vec![by(5, "patchcordd", 1)]);
-        assert_eq!(hints.next(Some(5)), None);
+        assert_eq!(hints.next(Some(5), true), None);
         hints.add_rules(vec![by(9, "nft", 1234), by(5, "patchcordd", 1)]);
-        assert_eq!(hints.next(Some(5)), Some(Hint::Rules(Some("nft (pid 1234)".into()))));
+        assert_eq!(hints.next(Some(5), true), Some(Hint::Rules(Some("nft (pid 1234)".into()))));
         hints.add_route(vec![told(7, "a"), Heard::Resync { reason: "lost" }]);
-        assert_eq!(hints.next(Some(5)), Some(Hint::Everything("lost")));
-        assert_eq!(hints.next(Some(5)), None);
+        assert_eq!(hints.next(Some(5), true), Some(Hint::Everything("lost")));
+        assert_eq!(hints.next(Some(5), true), None);
     }
 }

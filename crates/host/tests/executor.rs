@@ -11,7 +11,7 @@ use common::{INSTANCE, NETWORKS, active, bridge, network_plan, options, plan, st
 use patchcord_core::engine::PlanId;
 use patchcord_core::intent::Intent;
 use patchcord_core::plan::nft::{self, NftChange, NftOp};
-use patchcord_core::plan::{Change, Handover, Index, LinkChange, LinkRef, Observed, Op, Outcome, Plan};
+use patchcord_core::plan::{Change, Handover, Index, LinkChange, LinkRef, Observed, Op, Outcome, Plan, Sysctl};
 use patchcord_host::executor::{Executor, ExecutorReport, ExecutorRequest};
 use patchcord_testkit::{Namespace, in_namespace};
 
@@ -271,5 +271,26 @@ fn plans_come_before_hints_and_reports_in_order() {
         daemon.settle(ns);
         assert_eq!(daemon.believed.link(pct).unwrap().mtu, 1349);
         assert_eq!(common::link(ns, "pct0")["mtu"], 1349);
+    });
+}
+
+#[test]
+fn links_that_live_on_router_advertisements_are_known() {
+    in_namespace(|ns| {
+        for name in ["up0", "up.1"] {
+            ns.run(&format!("ip link add {name} type veth peer name {name}p"));
+            ns.run(&format!("ip link set {name} up"));
+            ns.run(&format!("ip link set {name}p up"));
+        }
+        ns.run("ip -6 route add default via fe80::1 dev up0 proto ra metric 100");
+        let mut daemon = Daemon::start();
+        let setting = |name: &str| Sysctl::AcceptRa(name.to_owned());
+        assert_eq!(daemon.believed.sysctls.get(&setting("up0")).map(String::as_str), Some("1"));
+        assert_eq!(daemon.believed.sysctls.get(&setting("up.1")), None);
+        assert_eq!(daemon.believed.sysctls.get(&Sysctl::Ipv6Forward).map(String::as_str), Some("0"));
+        ns.run("ip -6 route add default via fe80::1 dev up.1 proto ra metric 101");
+        daemon.until_change(|c| *c == Change::Sysctl(setting("up.1"), Some("1".into())));
+        daemon.apply(plan([Op::SetSysctl(setting("up.1"), "2".into())]));
+        assert_eq!(std::fs::read_to_string("/proc/sys/net/ipv6/conf/up.1/accept_ra").unwrap().trim(), "2");
     });
 }
