@@ -7,13 +7,15 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{apply, bridge, kernel, make, plan, tap};
-use patchcord_core::plan::{Handover, LinkChange, LinkRef, Op};
+use patchcord_core::intent::{Intent, NetworkIntent};
+use patchcord_core::plan::{Handover, LinkChange, LinkRef, Op, desired};
 use patchcord_host::tap::{Tap, TapSpec};
 use patchcord_netlink as netlink;
 use patchcord_testkit::in_namespace;
 
 const NICS: u32 = 100;
 const ROUNDS: usize = 5;
+const NETWORKS: u128 = 50;
 
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();
@@ -63,4 +65,30 @@ fn plugging_in_costs_little_more_than_the_kernel_takes() {
         ratios.push(planned.as_secs_f64() / raw.as_secs_f64());
     }
     println!("as a plan over raw: {ratios:.2?}");
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn networks_start_and_stop_in_little_time() {
+    in_namespace(|_| {
+        for (what, xml) in [("isolated", common::NETWORKS[3]), ("nat", common::NETWORKS[0])] {
+            let mut kernel = kernel();
+            let mut intent = Intent::new(common::INSTANCE);
+            let (mut started, mut stopped) = (Vec::new(), Vec::new());
+            for id in 0..NETWORKS {
+                let uuid = common::active(&mut intent, id, xml);
+                let rules = desired::network(&intent, uuid).rules;
+                let plan = common::network_plan(&intent, uuid, kernel.observed(), None);
+                let begun = Instant::now();
+                apply(&mut kernel, &plan);
+                started.push(begun.elapsed());
+                intent.set_network(uuid, NetworkIntent { definition: None, autostart: false, active: None });
+                let plan = common::network_plan(&intent, uuid, kernel.observed(), rules);
+                let begun = Instant::now();
+                apply(&mut kernel, &plan);
+                stopped.push(begun.elapsed());
+            }
+            println!("{what}: started in {:?}, stopped in {:?}", median(started), median(stopped));
+        }
+    });
 }
