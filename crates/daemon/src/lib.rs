@@ -8,11 +8,13 @@
 //! | `handle` | what connections hold of the loop |
 //! | `native`, `access`, `convert` | the native door, who may use it for what, and its types |
 //! | `config` | the configuration file |
+//! | `confine` | what is given up before anybody is served |
 //! | `systemd` | sockets that were passed, and telling when we are ready |
 #![forbid(unsafe_code)]
 
 pub mod access;
 pub mod config;
+pub mod confine;
 pub mod convert;
 pub mod engine_loop;
 pub mod handle;

@@ -4,9 +4,10 @@
 use clap::Parser;
 use patchcord_daemon::access::Access;
 use patchcord_daemon::config::{Config, LogLevel};
+use patchcord_daemon::confine::confine;
 use patchcord_daemon::jobs::phrase;
 use patchcord_daemon::native;
-use patchcord_daemon::service::{SPAWNER, Service, start_spawner};
+use patchcord_daemon::service::{SPAWNER, Service, make_directories, start_spawner};
 use patchcord_daemon::systemd;
 use patchcord_host::root::Root;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -60,6 +61,9 @@ fn run(args: &Args) -> Result<(), String> {
     let spawner = start_spawner(&executable, &config.dnsmasq).map_err(|e| phrase(&e))?;
     // After the spawner was started: programs that close all descriptors there could be would take long.
     allow_descriptors();
+    make_directories(&root).map_err(|e| phrase(&e))?;
+    // Before there are other threads: they would keep what this one gives up.
+    confine(&root);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING)

@@ -66,6 +66,18 @@ pub fn start_spawner(executable: &Path, dnsmasq: &Path) -> Result<Spawner, patch
     Spawner::start(executable, &[OsStr::new(SPAWNER)], &allow)
 }
 
+/// Makes the directories below the root that are missing, so that the daemon can be confined to them.
+///
+/// # Errors
+/// When one can't be made; the error names it.
+pub fn make_directories(root: &Root) -> Result<(), patchcord_host::Error> {
+    Records::open(root)?;
+    for path in [root.lib(), root.dnsmasq(), root.run_dnsmasq()] {
+        Directory::open(path, FileMode::Shared)?;
+    }
+    Ok(())
+}
+
 impl Service {
     /// Claims the root and the namespace, reads records and kernel. It must be called within a runtime's local set.
     ///

@@ -1,0 +1,66 @@
+//! What the daemon gives up before it serves anybody: capabilities and paths that it has no use for.
+//!
+//! It parses what strangers send. Should one of them get the better of it, what is left is the kernel's networking and
+//! our own directories. Programs are run by the spawner, which was started before.
+
+use landlock::{
+    ABI, Access, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus,
+};
+use patchcord_host::root::Root;
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+use std::path::{Path, PathBuf};
+use tracing::{info, warn};
+
+/// The newest set of rights that is asked for; older kernels enforce what they know.
+const RIGHTS: ABI = ABI::V5;
+
+/// What the daemon reads: the kernel, users and groups, and the host's name servers, wherever they really are.
+const READ: [&str; 6] = ["/proc", "/sys", "/etc", "/run/systemd", "/run/NetworkManager", "/run/resolvconf"];
+
+/// What the daemon keeps: links, addresses, rules and taps; announcing guests by packet socket.
+const KEPT: CapabilitySet = CapabilitySet::NET_ADMIN.union(CapabilitySet::NET_RAW);
+
+/// Gives up, for this thread and those it starts later, everything that serving takes nothing of. The directories
+/// below `root` must be there already. What this kernel can't enforce is logged.
+pub fn confine(root: &Root) {
+    match restrict(root) {
+        Ok(RulesetStatus::FullyEnforced) => info!("confined to its own paths"),
+        Ok(RulesetStatus::PartiallyEnforced) => info!("confined to its own paths, as far as this kernel can"),
+        Ok(RulesetStatus::NotEnforced) => warn!("this kernel can't confine the daemon to its paths: it has no Landlock"),
+        Err(error) => warn!(%error, "the daemon is not confined to its paths"),
+    }
+    if let Err(error) = drop_capabilities() {
+        warn!(%error, "the daemon keeps capabilities that it has no use for");
+    }
+}
+
+fn restrict(root: &Root) -> Result<RulesetStatus, RulesetError> {
+    let own = [parent(root.config()), root.run(), root.lib()];
+    let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+    let own = own.iter().map(|path| (path.as_path(), AccessFs::from_all(RIGHTS)));
+    let read = READ.iter().map(|path| (Path::new(path), AccessFs::from_read(RIGHTS)));
+    let rest = [
+        (Path::new("/dev/net/tun"), device),
+        (Path::new("/proc/sys/net"), AccessFs::from_read(RIGHTS) | AccessFs::WriteFile | AccessFs::Truncate),
+    ];
+    let mut rules = Ruleset::default().handle_access(AccessFs::from_all(RIGHTS))?.create()?;
+    for (path, rights) in own.chain(read).chain(rest) {
+        // What is not there needs no permission.
+        if let Ok(fd) = PathFd::new(path) {
+            rules = rules.add_rule(PathBeneath::new(fd, rights))?;
+        }
+    }
+    Ok(rules.restrict_self()?.ruleset)
+}
+
+fn parent(path: PathBuf) -> PathBuf {
+    path.parent().map_or(path.clone(), Path::to_path_buf)
+}
+
+/// Keeps [`KEPT`] of the capabilities that there are.
+fn drop_capabilities() -> rustix::io::Result<()> {
+    let now = capabilities(None)?;
+    let none = CapabilitySet::empty();
+    let left = CapabilitySets { effective: now.effective & KEPT, permitted: now.permitted & KEPT, inheritable: none };
+    set_capabilities(None, left)
+}
