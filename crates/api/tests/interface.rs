@@ -1,5 +1,7 @@
 //! The interface's text says what the types say.
 
+#![allow(clippy::unwrap_used)]
+
 use patchcord_api::error::Refusal;
 use patchcord_api::event::{Event, Monitored};
 use patchcord_api::message::service;
@@ -138,7 +140,7 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn method<M: Method>(&mut self, call: &M, reply: &M::Reply) {
-        let method = self.interface.methods().find(|m| m.name().to_string() == M::NAME);
+        let method = self.interface.methods().find(|m| *m.name() == M::NAME);
         let method = method.unwrap_or_else(|| panic!("the text has no method {}", M::NAME));
         fields_agree(&self.types, method.inputs(), &json(call), M::NAME);
         fields_agree(&self.types, method.outputs(), &json(reply), &format!("{}'s reply", M::NAME));
@@ -213,7 +215,7 @@ fn methods_and_types_agree_with_the_text() {
     for reply in replies {
         together.append(&mut json(&reply).as_object().unwrap().clone());
     }
-    let monitor = interface.methods().find(|m| m.name().to_string() == Monitor::NAME).unwrap();
+    let monitor = interface.methods().find(|m| *m.name() == Monitor::NAME).unwrap();
     fields_agree(&check.types, monitor.outputs(), &Value::Object(together), "Monitor's reply");
     check.seen.insert(Monitor::NAME);
 
@@ -233,7 +235,7 @@ fn methods_and_types_agree_with_the_text() {
         exit: 1,
     };
     for error in interface.errors() {
-        fields_agree(&check.types, error.fields(), &json(&refusal), &error.name().to_string());
+        fields_agree(&check.types, error.fields(), &json(&refusal), error.name());
     }
 }
 

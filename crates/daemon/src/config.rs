@@ -1,0 +1,156 @@
+//! The daemon's configuration: one TOML file, in which every key has a default.
+
+use crate::access::Entry;
+use serde::Deserialize;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// `log`: how much is logged.
+    pub log: LogLevel,
+    /// `dnsmasq`: the program, by absolute path.
+    #[serde(deserialize_with = "absolute")]
+    pub dnsmasq: PathBuf,
+    /// `[[access]]`: who else than root and the group `patchcord` may do what.
+    pub access: Vec<Entry>,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What failed.
+    Error,
+    /// And what is odd.
+    Warn,
+    /// And what was done.
+    #[default]
+    Info,
+    /// And how.
+    Debug,
+    /// And everything else.
+    Trace,
+}
+
+impl LogLevel {
+    /// tracing's word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// Why a configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It can't be read.
+    #[error("can't read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It says something that it can't.
+    #[error("{path}, line {line}: {cause}")]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// Why.
+        cause: String,
+    },
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { log: LogLevel::default(), dnsmasq: "/usr/sbin/dnsmasq".into(), access: Vec::new() }
+    }
+}
+
+impl Config {
+    /// Reads a file. One that is not there counts as empty, unless it `must_exist`.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with the line where it is a fault of the content.
+    pub fn load(path: &Path, must_exist: bool) -> Result<Self, ConfigError> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !must_exist => String::new(),
+            Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
+        };
+        Self::parse(&text).map_err(|error| {
+            let start = error.span().map_or(0, |span| span.start.min(text.len()));
+            let line = text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1;
+            ConfigError::Content { path: path.to_owned(), line, cause: error.message().replace('\n', ", ") }
+        })
+    }
+
+    /// Reads a text.
+    ///
+    /// # Errors
+    /// Whatever toml says, with a range of bytes.
+    pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+}
+
+fn absolute<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err(serde::de::Error::custom(format!("'{}' is not an absolute path", path.display())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_has_a_default() {
+        assert_eq!(Config::parse("").unwrap(), Config::default());
+        let missing = Path::new("/nonexistent/patchcord.toml");
+        assert_eq!(Config::load(missing, false).unwrap(), Config::default());
+        assert!(matches!(Config::load(missing, true), Err(ConfigError::Read { .. })));
+    }
+
+    #[test]
+    fn keys() {
+        let config = Config::parse("log = 'debug'\ndnsmasq = '/opt/dnsmasq'").unwrap();
+        assert_eq!((config.log.as_str(), config.dnsmasq), ("debug", PathBuf::from("/opt/dnsmasq")));
+    }
+
+    #[test]
+    fn faults_name_file_and_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("patchcord.toml");
+        for (text, line, says) in [
+            ("\nlogs = 'info'", 2, "unknown field `logs`"),
+            ("log = 'loud'", 1, "unknown variant `loud`"),
+            ("\n\ndnsmasq = 'dnsmasq'", 3, "not an absolute path"),
+            ("log = ", 1, ""),
+            ("\n[[access]]\nnetworks = ['*']\nallow = ['show']", 2, "needs users or groups"),
+            ("[[access]]\nusers = ['a']\nallow = ['show']", 1, "missing field `networks`"),
+            ("[[access]]\nusers = ['a']\nnetworks = ['*']\nallow = ['all']", 4, "unknown variant `all`"),
+            ("[[access]]\nuser = 'a'\nnetworks = ['*']\nallow = []", 2, "unknown field `user`"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let Err(ConfigError::Content { line: at, cause, .. }) = Config::load(&path, true) else {
+                panic!("{text} is taken")
+            };
+            assert_eq!(at, line, "{text}: {cause}");
+            assert!(cause.contains(says), "{text}: {cause}");
+        }
+    }
+}
