@@ -14,6 +14,7 @@ use crate::handle::{Ask, Numbered};
 use crate::jobs::{End, Jobs, phrase};
 use crate::pollable::Pollable;
 use crate::records::Records;
+use crate::systemd;
 use patchcord_core::engine::{Answer, Effect, Engine, Event, Input, Job, JobId, RequestId, Startup};
 use patchcord_core::plan::{Change, Observed};
 use patchcord_core::{Error, ErrorKind};
@@ -74,6 +75,8 @@ pub struct Parts {
     pub events: broadcast::Sender<Numbered>,
     /// The host's resolv.conf.
     pub resolv_conf: PathBuf,
+    /// Descriptors of taps that were there before.
+    pub taps: HashMap<Uuid, Vec<OwnedFd>>,
 }
 
 impl EngineLoop {
@@ -88,7 +91,7 @@ impl EngineLoop {
             sequence: 0,
             waiting: HashMap::new(),
             networks_of_jobs: HashMap::new(),
-            taps: HashMap::new(),
+            taps: parts.taps,
             wakes: BTreeSet::new(),
             begun: Instant::now(),
             next_request: 0,
@@ -265,7 +268,12 @@ impl EngineLoop {
         match &event {
             Event::Nic { nic, what } => {
                 info!(nic = %nic.id, guest = nic.guest, network = nic.network, event = ?what, "NIC");
+                // It was confirmed: from now on its tap outlives us.
+                if let (NicEvent::Attached, Some(held)) = (what, self.taps.get(&nic.id)) {
+                    systemd::store(nic.id, held);
+                }
                 if matches!(what, NicEvent::Detached | NicEvent::OwnerGone) {
+                    systemd::forget(nic.id);
                     if let Some(held) = self.taps.remove(&nic.id) {
                         // Closing the last descriptor of a tap takes the kernel long.
                         let _ = self.executor.send(ExecutorRequest::Close(held));

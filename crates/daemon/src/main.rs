@@ -7,7 +7,7 @@ use patchcord_daemon::config::{Config, LogLevel};
 use patchcord_daemon::confine::confine;
 use patchcord_daemon::jobs::phrase;
 use patchcord_daemon::native;
-use patchcord_daemon::service::{SPAWNER, Service, make_directories, start_spawner};
+use patchcord_daemon::service::{SPAWNER, Service, make_directories, reclaim, start_spawner};
 use patchcord_daemon::systemd;
 use patchcord_host::root::Root;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -62,6 +62,7 @@ fn run(args: &Args) -> Result<(), String> {
     // After the spawner was started: programs that close all descriptors there could be would take long.
     allow_descriptors();
     make_directories(&root).map_err(|e| phrase(&e))?;
+    let reclaimed = reclaim(&root).map_err(|e| phrase(&e))?;
     // Before there are other threads: they would keep what this one gives up.
     confine(&root);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -71,7 +72,7 @@ fn run(args: &Args) -> Result<(), String> {
         .map_err(|e| format!("the event loop can't start: {e}"))?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
-        let service = Service::open(&root, &config.dnsmasq, spawner).await.map_err(|e| phrase(&e))?;
+        let service = Service::open(&root, &config.dnsmasq, spawner, reclaimed).await.map_err(|e| phrase(&e))?;
         let listener = systemd::native_listener(&root.native_socket()).map_err(|e| phrase(&e))?;
         let access = Arc::new(Access::new(config.access));
         let door = tokio::task::spawn_local(native::serve(listener, service.handle(), access));

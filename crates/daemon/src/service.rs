@@ -5,6 +5,7 @@ use crate::handle::Handle;
 use crate::jobs::{Jobs, phrase};
 use crate::pollable::{Pollable, readable};
 use crate::records::Records;
+use crate::systemd;
 use patchcord_core::engine::{Config, Engine, Startup};
 use patchcord_core::intent::Owner;
 use patchcord_core::plan::{MarkKind, Observed, dnsmasq::Settings};
@@ -16,15 +17,18 @@ use patchcord_host::ident;
 use patchcord_host::kernel::KernelOptions;
 use patchcord_host::lock::{NamespaceClaim, NamespaceLock, RootLock};
 use patchcord_host::process::{Process, ProcessId};
+use patchcord_host::reclaim::tap_descriptors;
 use patchcord_host::root::Root;
 use patchcord_host::spawner::{AllowList, Spawner};
 use patchcord_host::store::{Directory, FileMode};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{broadcast, mpsc};
 use tracing::{info, warn};
+use uuid::Uuid;
 
 /// The argument that makes this program the spawner.
 pub const SPAWNER: &str = "--run-as-spawner";
@@ -83,7 +87,12 @@ impl Service {
     ///
     /// # Errors
     /// With what is in the way: another daemon, a directory that can't be made, netlink that can't be opened.
-    pub async fn open(root: &Root, dnsmasq: &Path, spawner: Spawner) -> Result<Self, OpenError> {
+    pub async fn open(
+        root: &Root,
+        dnsmasq: &Path,
+        spawner: Spawner,
+        reclaimed: Reclaimed,
+    ) -> Result<Self, OpenError> {
         let lock = RootLock::take(&root.lock())?;
         let namespace = match NamespaceLock::claim()? {
             NamespaceClaim::Held(lock) => Some(lock),
@@ -120,6 +129,13 @@ impl Service {
         startup.observed.services = running;
         startup.owners = living_owners(&startup);
         startup.held = held(&startup);
+        for (nic, queues) in &reclaimed {
+            if let (Some(link), Some(Ok(queue))) =
+                (startup.observed.link_marked(MarkKind::Tap, *nic), queues.first().map(OwnedFd::try_clone))
+            {
+                ask(ExecutorRequest::Hold(link.index, queue));
+            }
+        }
 
         let engine = Engine::new(Config {
             instance: instance.id,
@@ -137,7 +153,7 @@ impl Service {
         let (events, _) = broadcast::channel(EVENTS);
         let handle = Handle::new(asks_in, events.clone());
         let requests = executor.requests();
-        let parts = Parts { engine, records, jobs, executor: requests, events, resolv_conf };
+        let parts = Parts { engine, records, jobs, executor: requests, events, resolv_conf, taps: reclaimed };
         Ok(Self {
             engine_loop: EngineLoop::new(parts),
             sources: Sources { asks, reports, ends, files },
@@ -202,9 +218,35 @@ async fn snapshot(reports: &mut mpsc::UnboundedReceiver<ExecutorReport>) -> Resu
     Err(OpenError::Kernel("the executor has ended".into()))
 }
 
+/// Descriptors of taps, got back for NICs that were attached before the daemon started.
+pub type Reclaimed = HashMap<Uuid, Vec<OwnedFd>>;
+
+/// Gets back the descriptors of taps that NICs' owners hold, and those that systemd kept for us. It must be called
+/// before the daemon is confined.
+///
+/// # Errors
+/// When the records can't be read.
+pub fn reclaim(root: &Root) -> Result<Reclaimed, patchcord_host::Error> {
+    let mut reclaimed = systemd::stored();
+    for claim in Records::open(root)?.load()?.nics.values().filter_map(|text| xml::nic_claim(text)) {
+        let (Some(tap), Some(owner)) = (&claim.descriptor_of, claim.owner) else { continue };
+        if reclaimed.contains_key(&claim.id) {
+            continue;
+        }
+        if let Ok(Some(process)) = Process::open_same(ProcessId { pid: owner.pid, start_time: owner.start_time }) {
+            let held = tap_descriptors(&process, tap);
+            if !held.is_empty() {
+                reclaimed.insert(claim.id, held);
+            }
+        }
+    }
+    Ok(reclaimed)
+}
+
 /// The owners in NICs' records that still live.
 fn living_owners(startup: &Startup) -> Vec<Owner> {
-    let owners: BTreeSet<Owner> = startup.nics.values().filter_map(|text| xml::owner_of_nic_state(text)).collect();
+    let claims = startup.nics.values().filter_map(|text| xml::nic_claim(text));
+    let owners: BTreeSet<Owner> = claims.filter_map(|claim| claim.owner).collect();
     let lives = |owner: &Owner| {
         let id = ProcessId { pid: owner.pid, start_time: owner.start_time };
         matches!(Process::open_same(id), Ok(Some(_)))
@@ -212,8 +254,8 @@ fn living_owners(startup: &Startup) -> Vec<Owner> {
     owners.into_iter().filter(lives).collect()
 }
 
-/// NICs whose tap is there although no daemon runs: somebody holds it, or can open it by name.
-fn held(startup: &Startup) -> Vec<uuid::Uuid> {
+/// NICs whose tap is there.
+fn held(startup: &Startup) -> Vec<Uuid> {
     let marks = startup.observed.links().filter_map(|link| link.mark);
     marks.filter(|mark| mark.kind == MarkKind::Tap).map(|mark| mark.id).collect()
 }

@@ -21,6 +21,7 @@ pub mod observe;
 mod ops;
 pub mod process;
 mod reaper;
+pub mod reclaim;
 pub mod resolv;
 pub mod root;
 pub mod spawner;

@@ -57,7 +57,7 @@ pub struct Startup {
     pub observed: Observed,
     /// Which owners still live; what is missing is gone.
     pub owners: Vec<Owner>,
-    /// Ids of NICs whose tap somebody other than us holds or could open: not taken back when they are pending.
+    /// Ids of NICs whose tap is there.
     pub held: Vec<Uuid>,
 }
 

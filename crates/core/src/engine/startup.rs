@@ -5,7 +5,7 @@ use super::input::Startup;
 use super::{Engine, Object};
 use crate::intent::{NetworkIntent, NicIntent};
 use crate::model::{ForwardMode, Network};
-use crate::plan::{Mark, MarkKind};
+use crate::plan::{Handover, Mark, MarkKind};
 use crate::xml;
 use std::collections::BTreeSet;
 use uuid::Uuid;
@@ -124,12 +124,14 @@ impl Engine {
         }
     }
 
-    /// A NIC lives on while its owner does. One whose attach nobody was told of is taken back, unless somebody has its
-    /// tap already: then the telling came first, and only the note about it was lost.
+    /// A NIC lives on while its owner does. One whose attach nobody was told of is taken back, unless somebody holds the
+    /// descriptor of its tap: then the telling came first, and only the note about it was lost. A tap that was to be
+    /// opened by name is there whether somebody was told or not, and says nothing.
     fn load_nic(&mut self, startup: &Startup, nic: NicIntent) {
         let id = nic.id;
         let owner_lives = nic.owner.is_none_or(|o| startup.owners.contains(&o));
-        let answered = nic.confirmed || startup.held.contains(&id);
+        let in_hand = nic.handover == Handover::Descriptor && startup.held.contains(&id);
+        let answered = nic.confirmed || in_hand;
         if !owner_lives || !answered {
             self.persist(RecordKey::Nic(id), None);
             return;

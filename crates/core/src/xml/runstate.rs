@@ -105,9 +105,26 @@ pub fn write_nic_state(stamp: &Stamp, nic: &NicIntent) -> String {
     document("nicstatus", stamp, &attrs, |w| write_nic_into(w, &nic.given, None))
 }
 
-/// The owner that a NIC's document names, whatever else is in it: asked before anything is known of the host.
-pub fn owner_of_nic_state(text: &str) -> Option<Owner> {
-    read_document(text, Mode::Lenient, "run state", "nicstatus", read_owner).ok().flatten()
+/// What a daemon that starts needs of a NIC's document before anything is known of the host: whom to look for, and
+/// what they may hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NicClaim {
+    /// Its id.
+    pub id: Uuid,
+    /// Its owner.
+    pub owner: Option<Owner>,
+    /// Its tap's name, if it is handed over by descriptor.
+    pub descriptor_of: Option<String>,
+}
+
+/// Reads that of a document, whatever else is in it.
+pub fn nic_claim(text: &str) -> Option<NicClaim> {
+    let claim = |c: &Cursor<'_, '_>| {
+        let by_descriptor = c.attr("handover") == Some("descriptor");
+        let tap = c.attr("tap").filter(|_| by_descriptor).map(str::to_owned);
+        Ok(NicClaim { id: c.required("id", uuid)?, owner: read_owner(c)?, descriptor_of: tap })
+    };
+    read_document(text, Mode::Lenient, "run state", "nicstatus", claim).ok()
 }
 
 fn read_owner(c: &Cursor<'_, '_>) -> Result<Option<Owner>> {
