@@ -38,7 +38,9 @@ fn restrict(root: &Root) -> Result<RulesetStatus, RulesetError> {
     let own = [parent(root.config()), root.run(), root.lib()];
     let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
     let own = own.iter().map(|path| (path.as_path(), AccessFs::from_all(RIGHTS)));
-    let read = READ.iter().map(|path| (Path::new(path), AccessFs::from_read(RIGHTS)));
+    // Name servers may be given below the root too.
+    let etc = root.base().join("etc");
+    let read = READ.iter().map(Path::new).chain([etc.as_path()]).map(|path| (path, AccessFs::from_read(RIGHTS)));
     let rest = [
         (Path::new("/dev/net/tun"), device),
         (Path::new("/proc/sys/net"), AccessFs::from_read(RIGHTS) | AccessFs::WriteFile | AccessFs::Truncate),
