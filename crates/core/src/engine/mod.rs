@@ -69,6 +69,7 @@ pub struct Engine {
     intent: Intent,
     observed: Observed,
     work: HashMap<Object, Work>,
+    line: work::Line,
     plans: HashMap<PlanId, (Object, Arc<Plan>)>,
     repairs: HashMap<Object, work::Repairs>,
     jobs: HashMap<JobId, (Object, Job)>,
@@ -103,6 +104,7 @@ impl Engine {
             config,
             observed: Observed::default(),
             work: HashMap::new(),
+            line: work::Line::default(),
             plans: HashMap::new(),
             repairs: HashMap::new(),
             jobs: HashMap::new(),
@@ -160,8 +162,12 @@ impl Engine {
     fn dispatch(&mut self, id: RequestId, command: Command, random: u128) -> Result<(), Error> {
         if let Some(object) = self.object_of(&command)? {
             if self.is_damaged(object) {
-                return Err(Error::new(ErrorKind::InvalidState, self.describe(object), "its run state can't be read, so it is left as it is")
-                    .hint("the daemon's log says which file; repair or remove it, and restart the daemon"));
+                return Err(Error::new(
+                    ErrorKind::InvalidState,
+                    self.describe(object),
+                    "its run state can't be read, so it is left as it is",
+                )
+                .hint("the daemon's log says which file; repair or remove it, and restart the daemon"));
             }
             if let Some(work) = self.work.get_mut(&object).filter(|w| w.operation.is_some()) {
                 return work.wait(id, command, random);
@@ -195,8 +201,13 @@ impl Engine {
     fn object_of(&self, command: &Command) -> Result<Option<Object>, Error> {
         Ok(match command {
             Command::Define(network) | Command::Create(network) => {
-                let known = network.uuid.filter(|u| self.intent.network(*u).is_some());
-                known.or_else(|| self.intent.named(&network.name)).map(Object::Network)
+                let named = || self.intent.named(&network.name).map(Object::Network);
+                network
+                    .uuid
+                    .map(Object::Network)
+                    .filter(|o| self.work.contains_key(o))
+                    .or_else(named)
+                    .or_else(|| self.leaving_as(&network.name))
             }
             Command::Start(name)
             | Command::Stop(name)
@@ -212,6 +223,20 @@ impl Engine {
             }
             _ => None,
         })
+    }
+
+    /// Networks under change, as they were: should the change fail they come back, so what they had is not free yet.
+    fn leaving(&self) -> impl Iterator<Item = (Uuid, &crate::intent::NetworkIntent)> {
+        self.work.iter().filter_map(|(object, work)| match (object, &work.operation.as_ref()?.goal) {
+            (Object::Network(uuid), work::Goal::Network { previous, .. }) => Some((*uuid, previous.as_deref()?)),
+            _ => None,
+        })
+    }
+
+    /// Whether a network of that name is on its way out.
+    fn leaving_as(&self, name: &crate::model::Name) -> Option<Object> {
+        let leaves = self.leaving().find(|(_, n)| n.current().is_some_and(|n| n.name == *name));
+        leaves.map(|(uuid, _)| Object::Network(uuid))
     }
 
     /// The UUID of the network that a user names, by name or by UUID.

@@ -184,7 +184,8 @@ impl Engine {
         }
         network.bridge.pattern = None;
         if let Some(name) = &network.bridge.name {
-            let clash = self.intent.networks().find(|(other, n)| *other != uuid && uses_bridge(n, name));
+            let mut all = self.intent.networks().chain(self.leaving());
+            let clash = all.find(|(other, n)| *other != uuid && uses_bridge(n, name));
             if let Some((_, other)) = clash {
                 let who = other.current().map(|n| n.name.to_string()).unwrap_or_default();
                 return Err(Error::new(
@@ -204,8 +205,8 @@ impl Engine {
 
     /// The first free name of a pattern such as `virbr%d`.
     fn free_bridge(&self, pattern: &str, network: &Network) -> Result<LinkName, Error> {
-        let taken: std::collections::BTreeSet<&LinkName> =
-            self.intent.networks().flat_map(|(_, n)| bridges(n)).collect();
+        let all = self.intent.networks().chain(self.leaving());
+        let taken: std::collections::BTreeSet<&LinkName> = all.flat_map(|(_, n)| bridges(n)).collect();
         let free = (0..100_000)
             .map(|n| LinkName::new(pattern.replacen("%d", &n.to_string(), 1)))
             .take_while(Result::is_ok)
@@ -284,7 +285,7 @@ impl Engine {
     fn subnets_free(&self, uuid: Uuid, network: &Network) -> Result<(), Error> {
         let own = self.observed.link_marked(MarkKind::Bridge, uuid).map(|l| l.index);
         let subnets = network.ips.iter().map(crate::model::Ip::network);
-        let others = self.intent.networks().filter(|(other, _)| *other != uuid);
+        let others = self.intent.networks().chain(self.leaving()).filter(|(other, _)| *other != uuid);
         let others = others.filter_map(|(_, n)| n.active.as_ref());
         let others: Vec<_> = others.flat_map(|n| n.ips.iter().map(|ip| (n.name.as_str(), ip.network()))).collect();
         // A bridge that is about to be deleted has none any more.

@@ -28,7 +28,11 @@ impl Engine {
         }
         match self.plan(object) {
             Err(error) => self.failed(object, error),
-            Ok(plan) if !plan.is_empty() => self.launch(object, plan),
+            Ok(plan) if !plan.is_empty() => {
+                if self.line.joins(object) {
+                    self.launch(object, plan);
+                }
+            }
             Ok(_) => match self.service_job(object) {
                 Err(error) => self.failed(object, error),
                 Ok(Some(job)) => {
@@ -97,6 +101,7 @@ impl Engine {
                 repairs.failures += 1;
                 self.drift(object, "it is being changed again and again; we wait a little".into(), false);
                 self.work.remove(&object);
+                self.line.leaves(object);
                 return self.wake(at, object);
             }
         }
@@ -156,6 +161,7 @@ impl Engine {
     pub(super) fn applied(&mut self, id: PlanId, outcome: &Outcome) {
         let Some((object, plan)) = self.plans.remove(&id) else { return };
         self.observed.absorb(&plan, outcome);
+        self.line.leaves(object);
         let work = self.work.entry(object).or_default();
         work.flight = None;
         match &outcome.failed {
@@ -175,6 +181,9 @@ impl Engine {
                 let error = self.explain(object, &plan, failure);
                 self.failed(object, error);
             }
+        }
+        while let Some(next) = self.line.next() {
+            self.advance(next);
         }
     }
 

@@ -131,7 +131,13 @@ pub struct LeaseView {
 }
 
 /// What users see of a network.
-pub(super) fn network(intent: &Intent, observed: &Observed, uuid: Uuid, of: &NetworkIntent, now: &Network) -> NetworkView {
+pub(super) fn network(
+    intent: &Intent,
+    observed: &Observed,
+    uuid: Uuid,
+    of: &NetworkIntent,
+    now: &Network,
+) -> NetworkView {
     NetworkView {
         name: now.name.to_string(),
         uuid,

@@ -1,5 +1,6 @@
 //! What each object is doing: the plan or job in flight, the operation it belongs to, and what waits behind it.
 
+use super::Object;
 use super::effect::{JobId, NetworkEvent, NicEvent, PlanId};
 use super::input::{Command, Now, RequestId};
 use crate::intent::{NetworkIntent, NicIntent};
@@ -103,6 +104,43 @@ impl Work {
     /// Whether nothing is under way.
     pub(super) fn is_idle(&self) -> bool {
         self.flight.is_none() && self.operation.is_none() && self.waiting.is_empty()
+    }
+}
+
+/// Who may change what networks share: our table of packet rules, and the host's settings. A plan is made from what is
+/// there, so no two plans about the same thing may be under way at once. NICs share nothing.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    first: Option<Object>,
+    waiting: VecDeque<Object>,
+}
+
+impl Line {
+    /// Whether an object's plan may be carried out now; if not, its turn comes.
+    pub(super) fn joins(&mut self, object: Object) -> bool {
+        if matches!(object, Object::Nic(_)) {
+            return true;
+        }
+        if self.first.is_none() {
+            self.first = Some(object);
+            return true;
+        }
+        if !self.waiting.contains(&object) {
+            self.waiting.push_back(object);
+        }
+        false
+    }
+
+    /// An object's plan is done.
+    pub(super) fn leaves(&mut self, object: Object) {
+        if self.first == Some(object) {
+            self.first = None;
+        }
+    }
+
+    /// Whose turn it is, if it is anyone's.
+    pub(super) fn next(&mut self) -> Option<Object> {
+        if self.first.is_some() { None } else { self.waiting.pop_front() }
     }
 }
 

@@ -23,6 +23,4 @@ pub mod subnet;
 pub use desired::{Plug, Unplugged};
 pub use mark::{ADDRESS_PROTOCOL, GROUP_DOOMED, GROUP_LIVE, Mark, MarkKind, ROUTE_PROTOCOL};
 pub use observed::{BridgeState, Change, Index, Link, LinkKind, Observed, PortFlags, Route, Service, Sysctl};
-pub use step::{
-    BridgeSpec, Handover, LinkChange, LinkRef, Op, Outcome, Plan, RouteSpec, Step, StepFailure, TapSpec,
-};
+pub use step::{BridgeSpec, Handover, LinkChange, LinkRef, Op, Outcome, Plan, RouteSpec, Step, StepFailure, TapSpec};

@@ -1,7 +1,7 @@
 //! What is: the host as last read, and how it changes.
 
-use super::mark::{GROUP_DOOMED, Mark, MarkKind};
 use super::dnsmasq::Lease;
+use super::mark::{GROUP_DOOMED, Mark, MarkKind};
 use super::nft::{ObservedTable, foreign::ForeignFirewall};
 use crate::model::MacAddr;
 use ipnet::IpNet;

@@ -57,9 +57,9 @@ impl Host {
         for key in self.records.keys() {
             let known = match key {
                 RecordKey::Nic(id) => intent.nic(*id).is_some(),
-                RecordKey::Network(name) => intent
-                    .networks()
-                    .any(|(_, n)| n.active.as_ref().is_some_and(|a| a.name.as_str() == name)),
+                RecordKey::Network(name) => {
+                    intent.networks().any(|(_, n)| n.active.as_ref().is_some_and(|a| a.name.as_str() == name))
+                }
                 _ => true,
             };
             if !known {
@@ -76,7 +76,8 @@ impl Host {
                 wrong.push(format!("dnsmasq {} belongs to nothing", service.pid));
             }
         }
-        let wanted: nft::Intent = intent.networks().filter_map(|(uuid, _)| desired::network(intent, uuid).rules).collect();
+        let wanted: nft::Intent =
+            intent.networks().filter_map(|(uuid, _)| desired::network(intent, uuid).rules).collect();
         match nft::diff(&kernel.nft, &wanted, nft::Scope::Whole, intent.instance) {
             Ok(change) if !change.is_empty() => wrong.push(format!("packet rules: {change}")),
             Ok(_) => {}

@@ -19,7 +19,11 @@ enum Happening {
     Stop(u8),
     Undefine(u8),
     Autostart(u8, bool),
-    Attach { network: u8, by_name: bool, owner: Option<u8> },
+    Attach {
+        network: u8,
+        by_name: bool,
+        owner: Option<u8>,
+    },
     Detach(u8),
     Modify(u8, Option<u8>),
     Link(u8, bool),

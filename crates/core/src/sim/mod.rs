@@ -6,6 +6,7 @@
 mod check;
 #[cfg(test)]
 mod histories;
+mod rules;
 #[cfg(test)]
 mod tests;
 
@@ -13,7 +14,10 @@ use crate::engine::{
     Config, Effect, Engine, Event, Input, Job, JobOutcome, Now, Record, RecordKey, RequestId, Startup,
 };
 use crate::intent::Owner;
-use crate::plan::{Handover, Index, LinkRef, MarkKind, Observed, Op, Outcome, Plan, Service, StepFailure, Sysctl};
+use crate::plan::nft;
+use crate::plan::{
+    Change, Handover, Index, LinkRef, MarkKind, Observed, Op, Outcome, Plan, Service, StepFailure, Sysctl,
+};
 use crate::{Error, Result, engine::Answer, engine::Command};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use uuid::Uuid;
@@ -233,7 +237,12 @@ impl Host {
             }
             Effect::Apply(id, plan) => {
                 let outcome = self.apply(&plan);
+                let failed = outcome.failed.is_some();
                 self.inputs.push_back(Input::Applied(id, outcome));
+                if failed && plan.steps.iter().any(|step| matches!(step.op, Op::Nft(_))) {
+                    // The real host reads the rules again then: what was known of them may have been out of date.
+                    self.inputs.push_back(Input::Observed(Change::Nft(self.kernel.nft.clone(), None)));
+                }
             }
             Effect::Start(id, job) => self.run(id, job),
             Effect::Reply(id, reply) => {
@@ -324,6 +333,13 @@ impl Host {
         if let Some(LinkRef::Index(i)) = link_of(op) {
             if self.kernel.link(i).is_none() {
                 return Err(format!("ENODEV ({})", i.0));
+            }
+        }
+        if let Op::Nft(change) = op {
+            let mut after = self.kernel.nft.clone();
+            for op in &change.ops {
+                rules::refused(&after, op)?;
+                after.apply(&nft::NftChange { ops: vec![op.clone()] });
             }
         }
         self.kernel.absorb_op(op, index, made);

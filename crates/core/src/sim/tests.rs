@@ -74,7 +74,10 @@ fn a_nic_is_plugged_parked_and_plugged_again() {
     );
     host.ask(Command::Start("lab".into())).unwrap();
     let web = nic(host.ask(attach("web", nic_on("lab"))).unwrap().body);
-    assert_eq!((web.state, web.bridge.as_deref(), web.tap.as_deref()), (NicState::Plugged, Some("virbr0"), Some("pct0")));
+    assert_eq!(
+        (web.state, web.bridge.as_deref(), web.tap.as_deref()),
+        (NicState::Plugged, Some("virbr0"), Some("pct0"))
+    );
     assert!(web.mac.unwrap().to_string().starts_with("52:54:00:"));
     at_rest(&mut host);
     assert_eq!(host.kernel.sysctls[&Sysctl::Ipv4Forward], "1");
@@ -117,7 +120,9 @@ fn what_a_third_party_takes_away_is_put_back() {
     let gone = crate::plan::Change::Nft(host.kernel.nft.clone(), Some("nft (pid 4711)".into()));
     host.tell(crate::engine::Input::Observed(gone));
     at_rest(&mut host);
-    let told = host.events.iter().any(|e| matches!(e, crate::engine::Event::Drift { culprit: Some(c), repaired: true, .. } if c.contains("4711")));
+    let told = host.events.iter().any(
+        |e| matches!(e, crate::engine::Event::Drift { culprit: Some(c), repaired: true, .. } if c.contains("4711")),
+    );
     assert!(told, "{:?}", host.events);
 }
 

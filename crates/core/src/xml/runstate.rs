@@ -38,16 +38,12 @@ fn document(root: &str, stamp: &Stamp, attrs: &[(&str, String)], body: impl FnOn
 }
 
 /// Reads a document if it is true here and now.
-fn read<T>(
-    text: &str,
-    root: &str,
-    stamp: &Stamp,
-    of: impl FnOnce(&Cursor<'_, '_>) -> Result<T>,
-) -> Result<Option<T>> {
+fn read<T>(text: &str, root: &str, stamp: &Stamp, of: impl FnOnce(&Cursor<'_, '_>) -> Result<T>) -> Result<Option<T>> {
     read_document(text, Mode::Lenient, "run state", root, |c| {
         let format: u32 = c.required("format", parse)?;
         if format > FORMAT {
-            return Err(c.error(format!("it has format {format}, and this version knows {FORMAT}"))
+            return Err(c
+                .error(format!("it has format {format}, and this version knows {FORMAT}"))
                 .hint("a newer version wrote it: start that one again"));
         }
         let boot: String = c.required("boot", |s| Ok(s.to_owned()))?;
@@ -197,7 +193,11 @@ pub fn read_host_state(stamp: &Stamp, text: &str) -> Result<Option<BTreeMap<Sysc
                 "disable-ipv6" => Sysctl::DisableIpv6(link()?),
                 "autoconf" => Sysctl::Autoconf(link()?),
                 other => {
-                    return Err(Error::new(ErrorKind::InvalidXml, "run state", format!("setting '{other}' is unknown")));
+                    return Err(Error::new(
+                        ErrorKind::InvalidXml,
+                        "run state",
+                        format!("setting '{other}' is unknown"),
+                    ));
                 }
             };
             saved.insert(sysctl, setting.required("was", |s| Ok(s.to_owned()))?);
