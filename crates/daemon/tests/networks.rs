@@ -108,6 +108,17 @@ fn ipv6_forwarding_leaves_the_uplink_its_router() {
     in_namespace(|ns| {
         let peer = ns.peer("uplink");
         ns.veth("up0", &peer, "up1");
+        // A link lives on router advertisements when it has a route from one.
+        ns.run("ip link add quiet0 type bridge");
+        peer.run("ip addr add fd00:99::1/64 dev up1 nodad");
+        let _router = peer.spawn(
+            "dnsmasq --keep-in-foreground --conf-file=/dev/null --port=0 --interface=up1 --bind-dynamic --enable-ra \
+             --dhcp-range=fd00:99::,ra-only --ra-param=up1,4,1800 --pid-file=/dev/null --log-facility=/dev/null",
+        );
+        wait_until("the uplink's router", common::SOON, || {
+            let routes = ns.run("ip -6 route show default dev up0");
+            if routes.contains("proto ra") { Ok(()) } else { Err(routes) }
+        });
         let host = Host::new(ns);
         assert_eq!(host.sysctl("ipv6/conf/up0/accept_ra"), "1");
         host.network(
@@ -117,6 +128,7 @@ fn ipv6_forwarding_leaves_the_uplink_its_router() {
         );
         assert_eq!(host.sysctl("ipv6/conf/all/forwarding"), "1");
         assert_eq!(host.sysctl("ipv6/conf/up0/accept_ra"), "2", "it still listens to its router");
+        assert!(ns.run("ip -6 route show default dev up0").contains("proto ra"), "its route is still there");
         assert_eq!(host.sysctl("ipv6/conf/br6/accept_ra"), "0", "guests don't advertise to the host");
         assert_eq!(host.sysctl("ipv6/conf/br6/disable_ipv6"), "0");
         let all = addresses(&host, "br6");

@@ -1,0 +1,337 @@
+//! What guests get from their networks: addresses, names, and who they reach.
+
+mod common;
+
+use common::{Host, SOON, interface, interface_with_mac, ip};
+use patchcord_testkit::{Guest, Namespace, in_namespace, wait_until};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+/// Long enough for what should not arrive.
+const NEVER: Duration = Duration::from_secs(2);
+
+/// An echo service in a namespace; tells who connected.
+fn echo_server(ns: &Namespace, address: &str) -> Receiver<SocketAddr> {
+    let listener = ns.inside(|| TcpListener::bind(address)).unwrap_or_else(|error| panic!("{address}: {error}"));
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, from)) = listener.accept() {
+            let mut bytes = [0; 1024];
+            while let Ok(count @ 1..) = stream.read(&mut bytes) {
+                let _ = stream.write_all(&bytes[..count]);
+            }
+            if sender.send(from).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// The outside: namespace `uplink`, reached over `up0`, that knows no way to guests' networks.
+fn uplink(ns: &Namespace) -> Namespace {
+    let peer = ns.peer("uplink");
+    ns.veth("up0", &peer, "up1");
+    ns.run("ip addr add 203.0.113.1/24 dev up0");
+    ns.run("ip addr add fd00:99::1/64 dev up0 nodad");
+    peer.run("ip addr add 203.0.113.2/24 dev up1");
+    peer.run("ip addr add fd00:99::2/64 dev up1 nodad");
+    peer
+}
+
+fn echo(guest: &mut Guest, address: &str, port: u16) -> bool {
+    guest.tcp_echo_client(ip(address), port, b"through", NEVER).is_ok_and(|back| back == b"through")
+}
+
+/// A TCP connection of the guest's that must work; gives the source that the server saw.
+fn seen_as(guest: &mut Guest, server: &Receiver<SocketAddr>, address: &str, port: u16) -> SocketAddr {
+    let back = guest.tcp_echo_client(ip(address), port, b"through", SOON);
+    assert_eq!(back.unwrap_or_else(|error| panic!("{address}: {error}")), b"through");
+    server.recv_timeout(SOON).expect("the server saw a connection")
+}
+
+const NAT: &str = "<network><name>nat</name><forward mode='nat'/><bridge name='brnat'/><domain name='lab.test' \
+     localOnly='yes'/><dns><host ip='10.5.0.77'><hostname>static.lab.test</hostname></host>\
+     <txt name='note.lab.test' value='hello'/>\
+     <srv service='sip' protocol='tcp' domain='lab.test' target='static.lab.test' port='5060' priority='1' weight='2'/>\
+     </dns><ip address='10.5.0.1' prefix='24'><dhcp><range start='10.5.0.10' end='10.5.0.99'/>\
+     <host mac='52:54:00:00:00:42' name='fixed' ip='10.5.0.42'/></dhcp></ip></network>";
+
+#[test]
+fn a_guest_gets_a_lease_and_reaches_its_gateway_its_neighbour_and_the_host() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        let mut events = host.events();
+        host.network(NAT);
+        let (nic, mut one) = host.guest_on("nat", "one");
+        one.set_hostname("one");
+        let lease = one.dhcp(SOON).unwrap();
+        assert_eq!(lease.prefix_len, 24);
+        assert_eq!(lease.router.map(IpAddr::from), Some(ip("10.5.0.1")));
+        assert_eq!(lease.dns, ["10.5.0.1".parse::<std::net::Ipv4Addr>().unwrap()]);
+        assert_eq!(lease.options.get(&15).map(Vec::as_slice), Some(&b"lab.test"[..]));
+        Host::reaches(&mut one, "10.5.0.1");
+        let server = echo_server(ns, "10.5.0.1:7777");
+        assert_eq!(seen_as(&mut one, &server, "10.5.0.1", 7777).ip(), IpAddr::from(lease.address));
+
+        let fixed = interface_with_mac("nat", "52:54:00:00:00:42");
+        let (_, mut two) = host.guest("two", &fixed);
+        two.set_hostname("two");
+        let reserved = two.dhcp(SOON).unwrap();
+        assert_eq!(IpAddr::from(reserved.address), ip("10.5.0.42"));
+        two.tcp_server(4242);
+        let two = two.run_in_background();
+        Host::reaches(&mut one, "10.5.0.42");
+        assert!(echo(&mut one, "10.5.0.42", 4242));
+
+        // Names: a reservation's, a guest's own, and a record's.
+        let gateway = ip("10.5.0.1");
+        let resolve = |guest: &mut Guest, name: &str| guest.resolve(name, gateway, SOON);
+        assert_eq!(resolve(&mut one, "fixed.lab.test").unwrap().map_ips(), ["10.5.0.42"]);
+        assert_eq!(resolve(&mut one, "one.lab.test").unwrap(), [lease.address]);
+        assert_eq!(resolve(&mut one, "static.lab.test").unwrap().map_ips(), ["10.5.0.77"]);
+        assert!(resolve(&mut one, "nobody.lab.test").is_err());
+
+        let added = events.wait("the first lease", |e| {
+            e.kind == "lease" && e.what == "added" && e.lease.as_ref().is_some_and(|l| l.ip != "10.5.0.42")
+        });
+        let told = added.lease.unwrap();
+        assert_eq!((told.ip, told.nic, told.mac), (lease.address.to_string(), Some(nic.id), nic.mac));
+        assert_eq!(told.hostname.as_deref(), Some("one"));
+        drop(two);
+    });
+}
+
+/// Addresses as text.
+trait Texts {
+    fn map_ips(&self) -> Vec<String>;
+}
+
+impl Texts for Vec<std::net::Ipv4Addr> {
+    fn map_ips(&self) -> Vec<String> {
+        self.iter().map(ToString::to_string).collect()
+    }
+}
+
+#[test]
+fn text_and_service_records_are_answered() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        host.network(NAT);
+        // A resolver of our own in a few lines: the question, and the bytes that the answer must have in it.
+        let ask = |name: &str, kind: u16| {
+            let mut question = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+            for label in name.split('.') {
+                question.push(u8::try_from(label.len()).unwrap());
+                question.extend(label.as_bytes());
+            }
+            question.extend([0, 0, u8::try_from(kind).unwrap(), 0, 1]);
+            let socket = std::net::UdpSocket::bind("10.5.0.1:0").unwrap();
+            socket.set_read_timeout(Some(SOON)).unwrap();
+            socket.send_to(&question, "10.5.0.1:53").unwrap();
+            let mut answer = [0; 512];
+            let count = socket.recv(&mut answer).expect("an answer");
+            answer[..count].to_vec()
+        };
+        let has = |answer: &[u8], bytes: &[u8]| answer.windows(bytes.len()).any(|w| w == bytes);
+        assert!(has(&ask("note.lab.test", 16), b"\x05hello"));
+        // Priority 1, weight 2, port 5060.
+        assert!(has(&ask("_sip._tcp.lab.test", 33), &[0, 1, 0, 2, 0x13, 0xc4]));
+    });
+}
+
+#[test]
+fn nat_hides_guests_behind_the_hosts_address() {
+    in_namespace(|ns| {
+        let peer = uplink(ns);
+        let server = echo_server(&peer, "203.0.113.2:7777");
+        let host = Host::new(ns);
+        host.network(NAT);
+        let (_, mut guest) = host.guest_on("nat", "g");
+        guest.dhcp(SOON).unwrap();
+        Host::reaches(&mut guest, "203.0.113.2");
+        assert_eq!(seen_as(&mut guest, &server, "203.0.113.2", 7777).ip(), ip("203.0.113.1"));
+        // From outside nobody opens a connection to a guest, even who knows the way.
+        peer.run("ip route add 10.5.0.0/24 via 203.0.113.1");
+        let address = guest.lease().unwrap().address;
+        guest.tcp_server(4242);
+        let _guest = guest.run_in_background();
+        let opened =
+            peer.inside(|| std::net::TcpStream::connect_timeout(&SocketAddr::new(address.into(), 4242), NEVER));
+        assert!(opened.is_err(), "NAT let a connection in");
+    });
+}
+
+#[test]
+fn nat_uses_the_addresses_and_ports_it_was_given() {
+    in_namespace(|ns| {
+        let peer = uplink(ns);
+        ns.run("ip addr add 203.0.113.50/24 dev up0");
+        let server = echo_server(&peer, "203.0.113.2:7777");
+        let host = Host::new(ns);
+        host.network(
+            "<network><name>n</name><forward mode='nat' dev='up0'><nat><address start='203.0.113.50' \
+             end='203.0.113.50'/><port start='20000' end='20010'/></nat></forward><ip address='10.5.1.1' prefix='24'>\
+             <dhcp><range start='10.5.1.10' end='10.5.1.20'/></dhcp></ip></network>",
+        );
+        let (_, mut guest) = host.guest_on("n", "g");
+        guest.dhcp(SOON).unwrap();
+        let seen = seen_as(&mut guest, &server, "203.0.113.2", 7777);
+        assert_eq!(seen.ip(), ip("203.0.113.50"));
+        assert!((20000..=20010).contains(&seen.port()), "{seen}");
+    });
+}
+
+#[test]
+fn nat66_and_addresses_by_router_advertisement() {
+    in_namespace(|ns| {
+        let peer = uplink(ns);
+        let server = echo_server(&peer, "[fd00:99::2]:7777");
+        let host = Host::new(ns);
+        host.network(
+            "<network><name>n</name><forward mode='nat'><nat ipv6='yes'/></forward><mtu size='1400'/>\
+             <ip family='ipv6' address='fd00:5::1' prefix='64'/></network>",
+        );
+        let (_, mut guest) = host.guest_on("n", "g");
+        let heard = guest.solicit_router(SOON).unwrap();
+        assert!(heard.prefixes.iter().any(|p| p.prefix.to_string() == "fd00:5::" && p.autonomous), "{heard:?}");
+        assert!(!heard.lifetime.is_zero(), "it is their router");
+        Host::reaches(&mut guest, "fd00:5::1");
+        assert_eq!(seen_as(&mut guest, &server, "fd00:99::2", 7777).ip(), ip("fd00:99::1"));
+    });
+}
+
+#[test]
+fn a_range_of_ipv6_addresses_is_managed() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        host.network(
+            "<network><name>n</name><forward mode='route'/><ip family='ipv6' address='fd00:5::1' prefix='64'>\
+             <dhcp><range start='fd00:5::100' end='fd00:5::1ff'/></dhcp></ip></network>",
+        );
+        let (_, mut guest) = host.guest_on("n", "g");
+        let heard = guest.solicit_router(SOON).unwrap();
+        assert!(heard.managed, "addresses come by DHCPv6: {heard:?}");
+    });
+}
+
+#[test]
+fn routed_guests_keep_their_addresses_both_ways() {
+    in_namespace(|ns| {
+        let peer = uplink(ns);
+        peer.run("ip route add 10.6.0.0/24 via 203.0.113.1");
+        let server = echo_server(&peer, "203.0.113.2:7777");
+        let host = Host::new(ns);
+        host.network(
+            "<network><name>r</name><forward mode='route'/><ip address='10.6.0.1' prefix='24'>\
+             <dhcp><range start='10.6.0.10' end='10.6.0.20'/></dhcp></ip></network>",
+        );
+        let (_, mut guest) = host.guest_on("r", "g");
+        let address = IpAddr::from(guest.dhcp(SOON).unwrap().address);
+        assert_eq!(seen_as(&mut guest, &server, "203.0.113.2", 7777).ip(), address);
+        guest.tcp_server(4242);
+        let _guest = guest.run_in_background();
+        let target = SocketAddr::new(address, 4242);
+        let opened = peer.inside(|| std::net::TcpStream::connect_timeout(&target, SOON));
+        opened.expect("routed guests are reached from outside");
+    });
+}
+
+#[test]
+fn isolated_guests_reach_each_other_and_nobody_else() {
+    in_namespace(|ns| {
+        let peer = uplink(ns);
+        peer.run("ip route add 10.8.0.0/24 via 203.0.113.1");
+        let _server = echo_server(&peer, "203.0.113.2:7777");
+        let host = Host::new(ns);
+        // A second network makes the host forward: it is the rules that hold the isolated one back.
+        host.network(NAT);
+        host.network(
+            "<network><name>i</name><bridge name='bri'/><ip address='10.8.0.1' prefix='24'>\
+             <dhcp><range start='10.8.0.10' end='10.8.0.20'/></dhcp></ip></network>",
+        );
+        let (_, mut one) = host.guest_on("i", "one");
+        let (_, mut two) = host.guest_on("i", "two");
+        let lease = one.dhcp(SOON).unwrap();
+        let other = two.dhcp(SOON).unwrap().address.to_string();
+        assert_eq!(lease.router, None, "there is nothing behind it");
+        let _two = two.run_in_background();
+        Host::reaches(&mut one, &other);
+        one.set_static(ip("10.8.0.50"), 24, Some(ip("10.8.0.1")));
+        assert!(!echo(&mut one, "203.0.113.2", 7777), "it got out");
+        assert!(!echo(&mut one, "10.5.0.10", 7), "it reached another network");
+        let bridges = ["brnat", "bri"].map(|b| host.link(b).is_some());
+        assert_eq!(bridges, [true; 2]);
+    });
+}
+
+#[test]
+fn an_open_networks_traffic_is_the_hosts_business() {
+    in_namespace(|ns| {
+        let peer = uplink(ns);
+        peer.run("ip route add 10.9.0.0/24 via 203.0.113.1");
+        let server = echo_server(&peer, "203.0.113.2:7777");
+        let host = Host::new(ns);
+        host.network(
+            "<network><name>o</name><forward mode='open'/><ip address='10.9.0.1' prefix='24'>\
+             <dhcp><range start='10.9.0.10' end='10.9.0.20'/></dhcp></ip></network>",
+        );
+        let (_, mut guest) = host.guest_on("o", "g");
+        let address = IpAddr::from(guest.dhcp(SOON).unwrap().address);
+        assert_eq!(seen_as(&mut guest, &server, "203.0.113.2", 7777).ip(), address);
+    });
+}
+
+#[test]
+fn isolated_ports_reach_the_gateway_and_not_each_other() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        host.network(NAT);
+        let xml = "<interface type='network'><source network='nat'/><port isolated='yes'/></interface>";
+        let (nic, mut one) = host.guest("one", xml);
+        let (_, mut two) = host.guest("two", xml);
+        let (_, mut open) = host.guest("open", &interface("nat"));
+        one.dhcp(SOON).unwrap();
+        let second = two.dhcp(SOON).unwrap().address;
+        let third = open.dhcp(SOON).unwrap().address;
+        let (_two, _open) = (two.run_in_background(), open.run_in_background());
+        Host::reaches(&mut one, "10.5.0.1");
+        Host::reaches(&mut one, &third.to_string());
+        assert!(one.ping(second.into(), NEVER).is_err(), "two isolated ports met");
+        let port = ns.json(&format!("bridge -j -d link show dev {}", common::tap(&nic)));
+        assert_eq!(port[0]["isolated"], true, "{port}");
+    });
+}
+
+#[test]
+fn the_dhcp_reply_says_mtu_and_time_and_boot_files_are_served() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        let tftp = host.root.join("tftp");
+        std::fs::create_dir(&tftp).unwrap();
+        std::fs::write(tftp.join("boot.img"), "boot").unwrap();
+        host.network(&format!(
+            "<network><name>n</name><mtu size='1300'/><ip address='10.5.0.1' prefix='24'><tftp root='{}'/>\
+             <dhcp><range start='10.5.0.10' end='10.5.0.20'><lease expiry='10' unit='minutes'/></range>\
+             <bootp file='boot.img' server='10.5.0.9'/></dhcp></ip></network>",
+            tftp.display()
+        ));
+        let (_, mut guest) = host.guest_on("n", "g");
+        let lease = guest.dhcp(SOON).unwrap();
+        assert_eq!(lease.options.get(&26).map(Vec::as_slice), Some(&1300u16.to_be_bytes()[..]), "MTU");
+        assert_eq!(lease.lease_seconds, 600);
+        let leases = host.call(&patchcord_api::methods::ListLeases { network: "n".into() }).leases;
+        assert_eq!(leases.len(), 1, "{leases:?}");
+        // TFTP: a read request is answered with the first block.
+        let socket = std::net::UdpSocket::bind("10.5.0.1:0").unwrap();
+        socket.set_read_timeout(Some(SOON)).unwrap();
+        wait_until("the boot file", SOON, || {
+            socket.send_to(b"\0\x01boot.img\0octet\0", "10.5.0.1:69").map_err(|e| e.to_string())?;
+            let mut block = [0; 600];
+            let count = socket.recv(&mut block).map_err(|e| e.to_string())?;
+            if &block[..count] == b"\0\x03\0\x01boot" { Ok(()) } else { Err(format!("{:?}", &block[..count])) }
+        });
+    });
+}
