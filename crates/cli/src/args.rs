@@ -4,18 +4,21 @@ use crate::run::NicOption;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
+/// The heading of options that all commands have.
+const GLOBAL: &str = "Global options";
+
 /// Logical switches for virtual machines: networks that guests name, and the NICs plugged into them
 ///
 /// Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 not found, 4 in conflict or in use, 5 failed and not put
 /// back entirely.
 #[derive(Debug, Parser)]
-#[command(name = "patchcord", version, max_term_width = 100)]
+#[command(name = "patchcord", version)]
 pub struct Cli {
     /// Where the daemon is.
     #[command(flatten)]
     pub place: Place,
     /// Print one JSON document instead of text
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub json: bool,
     /// What to do.
     #[command(subcommand)]
@@ -25,11 +28,12 @@ pub struct Cli {
 /// Where the daemon is.
 #[derive(Clone, Debug, Args)]
 pub struct Place {
-    /// The daemon's root directory
-    #[arg(long, global = true, value_name = "DIR", default_value = "/")]
+    /// The daemon's root directory [default: /]
+    #[arg(long, global = true, value_name = "DIR", default_value = "/", hide_default_value = true)]
+    #[arg(help_heading = GLOBAL)]
     pub root: PathBuf,
     /// The daemon's socket [default: run/patchcord/patchcord.sock below the root]
-    #[arg(long, global = true, value_name = "PATH", conflicts_with = "root")]
+    #[arg(long, global = true, value_name = "PATH", conflicts_with = "root", help_heading = GLOBAL)]
     pub socket: Option<PathBuf>,
 }
 

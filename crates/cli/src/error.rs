@@ -150,12 +150,22 @@ mod tests {
         let start = text.find("address=").unwrap();
         let document = Document { name: "lab.xml".into(), text: text.into() };
         let error = refusal(Some("<ip address>"), Some((start, start + "address='10.0.0.300'".len())));
-        insta::assert_snapshot!(plain(&CommandError::about(error, &document)), @"");
+        insta::assert_snapshot!(plain(&CommandError::about(error, &document)), @r"
+        error: network 'lab', <ip address>: '10.0.0.300' is not an IPv4 address
+         --> lab.xml:3:7
+          |
+        3 |   <ip address='10.0.0.300'/>
+          |       ^^^^^^^^^^^^^^^^^^^^
+        hint: write four numbers from 0 to 255
+        ");
     }
 
     #[test]
     fn without_a_place_the_object_has_to_do() {
-        insta::assert_snapshot!(plain(&refusal(None, None).into()), @"");
+        insta::assert_snapshot!(plain(&refusal(None, None).into()), @r"
+        error: network 'lab': '10.0.0.300' is not an IPv4 address
+        hint: write four numbers from 0 to 255
+        ");
         let document = Document { name: "lab.xml".into(), text: "é".into() };
         for (start, end) in [(1, 1), (0, 1), (5, 9), (9, 5), (usize::MAX, usize::MAX)] {
             let error = CommandError::about(refusal(None, Some((start, end))), &document);
@@ -165,8 +175,12 @@ mod tests {
 
     #[test]
     fn a_daemon_that_does_not_run_is_named() {
-        let source = io::Error::from(io::ErrorKind::NotFound);
+        let source = io::Error::from_raw_os_error(2);
         let error = ClientError::Connect { path: "/srv/run/patchcord/patchcord.sock".into(), source };
-        insta::assert_snapshot!(plain(&error.into()), @"");
+        insta::assert_snapshot!(plain(&error.into()), @r"
+        error: can't connect to /srv/run/patchcord/patchcord.sock: No such file or directory (os error 2)
+        hint: is patchcordd running?
+        hint: with another root directory, say so with --root
+        ");
     }
 }

@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, OwnedFd};
 /// --mac=MAC". Without --mac the guest's address is not known to the daemon, none is recorded, and only networks with a
 /// bridge can be used. The NIC ends with QEMU.
 #[derive(Debug, Parser)]
-#[command(name = "patchcord-qemu-helper", version, max_term_width = 100)]
+#[command(name = "patchcord-qemu-helper", version)]
 pub struct Arguments {
     /// Where the daemon is.
     #[command(flatten)]

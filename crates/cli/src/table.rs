@@ -6,7 +6,7 @@ use comfy_table::{Cell, ContentArrangement, Table, presets};
 pub(crate) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(headings.iter().map(|heading| Cell::new(heading)));
+    table.set_header(headings.iter().map(Cell::new));
     for row in rows {
         table.add_row(row.into_iter().map(|text| Cell::new(if text.is_empty() { "-".into() } else { clean(&text) })));
     }
@@ -43,6 +43,11 @@ mod tests {
             vec!["büro-netz".into(), String::new()],
             vec!["\u{1b}[2J".into(), "x".into()],
         ];
-        insta::assert_snapshot!(table(&["NAME", "MODE"], rows), @"");
+        insta::assert_snapshot!(table(&["NAME", "MODE"], rows), @r"
+        NAME       MODE
+        lab        nat
+        büro-netz  -
+        ?[2J       x
+        ");
     }
 }

@@ -189,7 +189,18 @@ pub(crate) mod tests {
 
     #[test]
     fn a_tree_shows_what_is_plugged_where() {
-        insta::assert_snapshot!(tree(&sample()), @"");
-        insta::assert_snapshot!(tree(&Topology::new(Vec::new(), Vec::new())), @"");
+        insta::assert_snapshot!(tree(&sample()), @r"
+        a<b>  nat  virbr0  192.0.2.0/24  inactive
+        lab  nat  virbr0  192.0.2.0/24
+        ├─ db & co  52:54:00:00:00:01  pct0  plugged  -
+        └─ web      52:54:00:00:00:01  pct0  plugged  -
+        host bridge br0
+        └─ x        52:54:00:00:00:01  pct0  plugged  -
+        plugged into nothing
+        └─ y        52:54:00:00:00:01  pct0  parked   -
+        ");
+        insta::assert_snapshot!(tree(&Topology::new(Vec::new(), Vec::new())), @r"
+        there are no networks and no NICs
+        ");
     }
 }
