@@ -174,6 +174,7 @@ struct SockaddrLl {
 // SAFETY: with_sockaddr hands out a pointer to a whole sockaddr_ll, initialised, and its length; it lives until the
 // closure returns.
 unsafe impl rustix::net::addr::SocketAddrArg for LinkAddress {
+    // SAFETY: nothing is asked of the caller; the trait says unsafe.
     unsafe fn with_sockaddr<R>(
         &self,
         f: impl FnOnce(*const rustix::net::addr::SocketAddrOpaque, rustix::net::addr::SocketAddrLen) -> R,

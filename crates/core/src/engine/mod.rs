@@ -9,11 +9,13 @@
 //! | `input`, `effect` | what comes in, what goes out |
 //! | `work` | each object's plan or job in flight, its operation, and what waits |
 //! | `reconcile` | from an object to its next plan or job, until it is settled |
-//! | `networks`, `nics`, `live` | requests |
+//! | `networks`, `nics`, `live`, `read` | requests |
+//! | `admit` | whether a network may be, and what its document leaves to us |
 //! | `observe` | which objects a change concerns |
 //! | `startup` | the first look after a start |
 //! | `view` | what users see |
 
+mod admit;
 mod effect;
 mod input;
 mod journal;
@@ -21,6 +23,7 @@ mod live;
 mod networks;
 mod nics;
 mod observe;
+mod read;
 mod reconcile;
 mod startup;
 mod view;

@@ -1,17 +1,13 @@
 //! Requests about networks: define, create, start, stop, undefine, autostart, and reading.
 
 use super::effect::{Answer, Body, Effect, Event, NetworkEvent, RecordKey};
-use super::input::{Command, RequestId};
+use super::input::RequestId;
 use super::work::{Goal, Operation};
 use super::{Engine, Object, view};
 use crate::intent::NetworkIntent;
-use crate::model::{ForwardMode, LinkName, MacAddr, Network};
-use crate::plan::{MarkKind, diff, subnet};
+use crate::model::Network;
 use crate::{Error, ErrorKind, xml};
 use uuid::Uuid;
-
-/// Networks' bridges that we name: `virbr0`, `virbr1` and so on.
-const BRIDGE_PATTERN: &str = "virbr%d";
 
 impl Engine {
     /// Stores a definition.
@@ -133,176 +129,6 @@ impl Engine {
         Ok(())
     }
 
-    /// The UUID a document's network has, and what is known under it. A name and a UUID that belong to two networks
-    /// are refused.
-    fn identify(&self, network: &Network, random: u128) -> Result<(Uuid, Option<NetworkIntent>), Error> {
-        let object = || format!("network '{}'", network.name);
-        let named = self.intent.named(&network.name);
-        match (network.uuid, named) {
-            (Some(uuid), Some(other)) if uuid != other => {
-                Err(Error::new(ErrorKind::NetworkExists, object(), format!("it is defined already, with UUID {other}"))
-                    .field("<uuid>")
-                    .hint("leave <uuid> out to keep that one, or choose another name"))
-            }
-            (Some(uuid), None) => match self.intent.network(uuid).and_then(NetworkIntent::current) {
-                Some(other) => Err(Error::new(
-                    ErrorKind::NetworkExists,
-                    object(),
-                    format!("network '{}' has UUID {uuid} already", other.name),
-                )
-                .field("<uuid>")
-                .hint("leave <uuid> out to get a new one")),
-                None => Ok((uuid, None)),
-            },
-            (_, Some(uuid)) => Ok((uuid, self.intent.network(uuid).cloned())),
-            (None, None) => Ok((uuid::Builder::from_random_bytes(random.to_be_bytes()).into_uuid(), None)),
-        }
-    }
-
-    /// Fills in what a definition leaves to us: UUID, bridge name and MAC, which stay what they were. Refuses a bridge
-    /// that another network has.
-    fn complete(
-        &self,
-        mut network: Network,
-        uuid: Uuid,
-        known: Option<&NetworkIntent>,
-        random: u128,
-    ) -> Result<Network, Error> {
-        network.validate()?;
-        network.uuid = Some(uuid);
-        if !network.forward.mode.has_own_bridge() {
-            return Ok(network);
-        }
-        let before = known.and_then(NetworkIntent::current).filter(|n| n.forward.mode.has_own_bridge());
-        if network.bridge.name.is_none() {
-            let kept = before.and_then(|n| n.bridge.name.clone()).filter(|_| network.bridge.pattern.is_none());
-            let name = match kept {
-                Some(name) => name,
-                None => self.free_bridge(network.bridge.pattern.as_deref().unwrap_or(BRIDGE_PATTERN), &network)?,
-            };
-            network.bridge.name = Some(name);
-        }
-        network.bridge.pattern = None;
-        if let Some(name) = &network.bridge.name {
-            let mut all = self.intent.networks().chain(self.leaving());
-            let clash = all.find(|(other, n)| *other != uuid && uses_bridge(n, name));
-            if let Some((_, other)) = clash {
-                let who = other.current().map(|n| n.name.to_string()).unwrap_or_default();
-                return Err(Error::new(
-                    ErrorKind::InUse,
-                    format!("network '{}'", network.name),
-                    format!("bridge {name} belongs to network '{who}'"),
-                )
-                .field("<bridge name>")
-                .hint("leave the name out to get a free one"));
-            }
-        }
-        // The bits that the UUID leaves.
-        let generated = || MacAddr::generated((random >> 96) as u32 ^ random as u32);
-        network.mac = network.mac.or_else(|| before.and_then(|n| n.mac)).or_else(|| Some(generated()));
-        Ok(network)
-    }
-
-    /// The first free name of a pattern such as `virbr%d`.
-    fn free_bridge(&self, pattern: &str, network: &Network) -> Result<LinkName, Error> {
-        let all = self.intent.networks().chain(self.leaving());
-        let taken: std::collections::BTreeSet<&LinkName> = all.flat_map(|(_, n)| bridges(n)).collect();
-        let free = (0..100_000)
-            .map(|n| LinkName::new(pattern.replacen("%d", &n.to_string(), 1)))
-            .take_while(Result::is_ok)
-            .flatten()
-            .find(|name| !taken.contains(name) && self.observed.link_named(name.as_str()).is_none());
-        free.ok_or_else(|| {
-            Error::new(
-                ErrorKind::InUse,
-                format!("network '{}'", network.name),
-                format!("there is no free bridge name for {pattern}"),
-            )
-            .field("<bridge name>")
-        })
-    }
-
-    /// Whether a network may start now; gives what the user should know besides.
-    pub(super) fn may_start(&self, uuid: Uuid, network: &Network) -> Result<Vec<String>, Error> {
-        let refuse = |kind, cause: String| Error::new(kind, format!("network '{}'", network.name), cause);
-        let mut warnings = Vec::new();
-        if network.bandwidth.is_some() {
-            return Err(refuse(ErrorKind::Unsupported, "bandwidth is not supported yet".into()).field("<bandwidth>"));
-        }
-        if let Some(zone) = &network.bridge.zone {
-            return Err(refuse(
-                ErrorKind::Unsupported,
-                format!("firewalld zone '{zone}' can't be set: firewalld does not run on this host"),
-            )
-            .field("<bridge zone>"));
-        }
-        match network.forward.mode {
-            ForwardMode::Isolated | ForwardMode::Nat | ForwardMode::Route | ForwardMode::Open => {
-                let Some(bridge) = &network.bridge.name else {
-                    return Err(refuse(ErrorKind::Internal, "it has no bridge name".into()));
-                };
-                let own = self.observed.link_marked(MarkKind::Bridge, uuid).is_some_and(|l| l.name == bridge.as_str());
-                if let Some(link) = self.observed.link_named(bridge.as_str()).filter(|l| !own && !l.is_doomed()) {
-                    let what = if link.mark.is_some() { "another network's bridge" } else { "a link that is not ours" };
-                    return Err(refuse(ErrorKind::InUse, format!("{bridge} is there already: {what}"))
-                        .field("<bridge name>")
-                        .hint("choose another name, or forward mode 'bridge' to use it as it is"));
-                }
-                self.subnets_free(uuid, network)?;
-                if !network.ips.is_empty() && network.forward.mode != ForwardMode::Open {
-                    warnings.extend(self.observed.firewalls.iter().map(ToString::to_string));
-                }
-                for device in &network.forward.devices {
-                    if self.observed.link_named(device.dev.as_str()).is_none() {
-                        warnings.push(format!("{} is not there: guests reach the outside when it appears", device.dev));
-                    }
-                }
-            }
-            ForwardMode::Bridge if network.forward.devices.is_empty() => {
-                let Some(bridge) = &network.bridge.name else {
-                    return Err(refuse(ErrorKind::Unsupported, "Open vSwitch is not supported yet".into())
-                        .field("<virtualport>"));
-                };
-                if self.observed.link_named(bridge.as_str()).is_none() {
-                    return Err(refuse(ErrorKind::NoDevice, format!("there is no bridge {bridge} on this host"))
-                        .field("<bridge name>")
-                        .hint("make it first, or leave <forward> out to get a bridge of the network's own"));
-                }
-            }
-            mode => {
-                let word = mode.as_str().unwrap_or_default();
-                return Err(refuse(
-                    ErrorKind::Unsupported,
-                    format!("networks on devices (forward mode '{word}') can't be started yet"),
-                )
-                .field("<forward mode>"));
-            }
-        }
-        Ok(warnings)
-    }
-
-    /// Refuses addresses that overlap with those of an active network or with a route of the host.
-    fn subnets_free(&self, uuid: Uuid, network: &Network) -> Result<(), Error> {
-        let own = self.observed.link_marked(MarkKind::Bridge, uuid).map(|l| l.index);
-        let subnets = network.ips.iter().map(crate::model::Ip::network);
-        let others = self.intent.networks().chain(self.leaving()).filter(|(other, _)| *other != uuid);
-        let others = others.filter_map(|(_, n)| n.active.as_ref());
-        let others: Vec<_> = others.flat_map(|n| n.ips.iter().map(|ip| (n.name.as_str(), ip.network()))).collect();
-        // A bridge that is about to be deleted has none any more.
-        let routes = self.observed.routes().filter(|r| Some(r.link) != own);
-        let routes = routes.filter_map(|r| Some((self.observed.link(r.link).filter(|l| !l.is_doomed())?, r.to)));
-        let routes: Vec<_> = routes.map(|(link, to)| (link.name.as_str(), to)).collect();
-        match subnet::subnets_overlap(subnets, others.iter().copied(), routes.iter().copied()) {
-            None => Ok(()),
-            Some(conflict) => {
-                let object = format!("network '{}'", network.name);
-                Err(Error::new(ErrorKind::InUse, object, conflict.to_string())
-                    .field("<ip address>")
-                    .hint("choose another subnet"))
-            }
-        }
-    }
-
     /// The network, if it is active.
     pub(super) fn active(&self, uuid: Uuid) -> Result<&NetworkIntent, Error> {
         self.intent.network(uuid).filter(|n| n.active.is_some()).ok_or_else(|| {
@@ -400,80 +226,13 @@ impl Engine {
         self.intent.network(uuid)?.current().map(|n| event_of(n, uuid, what))
     }
 
-    fn network_view(&self, uuid: Uuid) -> Option<view::NetworkView> {
+    pub(super) fn network_view(&self, uuid: Uuid) -> Option<view::NetworkView> {
         let of = self.intent.network(uuid)?;
         Some(view::network(&self.intent, &self.observed, uuid, of, of.current()?))
-    }
-
-    /// Answers what only reads.
-    pub(super) fn read(&self, command: Command) -> Result<Answer, Error> {
-        let body = match command {
-            Command::ListNetworks => {
-                let mut all: Vec<_> = self.intent.networks().filter_map(|(uuid, _)| self.network_view(uuid)).collect();
-                all.sort_by(|a, b| a.name.cmp(&b.name));
-                Body::Networks(all)
-            }
-            Command::ShowNetwork(name) => {
-                let uuid = self.find(&name)?;
-                self.network_view(uuid).map_or(Body::Done, |v| Body::Network(Box::new(v)))
-            }
-            Command::NetworkXml { network, inactive } => {
-                let uuid = self.find(&network)?;
-                let of = self.intent.network(uuid);
-                let wanted = of.and_then(|n| if inactive { n.definition.as_ref() } else { n.current() });
-                let wanted = wanted.ok_or_else(|| {
-                    let object = self.describe(Object::Network(uuid));
-                    Error::new(ErrorKind::InvalidState, object, "it is transient: it has no definition")
-                })?;
-                let live = of.is_some_and(|n| n.active.is_some()) && !inactive;
-                let plugged = || self.intent.nics_of(uuid).filter(|n| diff::is_plugged(&self.observed, n.id)).count();
-                let connections = xml::Connections {
-                    network: if live { u32::try_from(plugged()).unwrap_or(u32::MAX) } else { 0 },
-                    ..xml::Connections::default()
-                };
-                let connections = live.then_some(&connections);
-                let options = xml::WriteOptions { inactive, connections, ..xml::WriteOptions::default() };
-                Body::Xml(xml::write_network_with(wanted, &options))
-            }
-            Command::Leases(name) => {
-                let uuid = self.find(&name)?;
-                let active = self.active(uuid)?.active.as_ref();
-                let leases = self.observed.leases.get(&uuid).into_iter().flatten();
-                Body::Leases(active.map_or_else(Vec::new, |network| {
-                    leases.map(|lease| view::lease(&self.intent, network, uuid, lease)).collect()
-                }))
-            }
-            Command::ListNics(network) => {
-                let nics: Vec<_> = match network {
-                    Some(name) => {
-                        let uuid = self.find(&name)?;
-                        self.intent.nics_of(uuid).map(|n| self.nic_view(n)).collect()
-                    }
-                    None => self.intent.nics().map(|n| self.nic_view(n)).collect(),
-                };
-                Body::Nics(nics)
-            }
-            Command::ShowNic(id) => Body::Nic(Box::new(self.nic_view(self.find_nic(id)?))),
-            Command::NicXml { id, inactive } => Body::Xml(self.nic_xml(id, inactive)?),
-            other => {
-                let what = format!("{other:?} reached the reader");
-                return Err(Error::new(ErrorKind::Internal, "the daemon", what));
-            }
-        };
-        Ok(body.into())
     }
 }
 
 fn event_of(network: &Network, uuid: Uuid, what: NetworkEvent) -> Event {
     let tags = network.tags.iter().map(ToString::to_string).collect();
     Event::Network { name: network.name.to_string(), uuid, tags, what }
-}
-
-fn bridges(network: &NetworkIntent) -> impl Iterator<Item = &LinkName> {
-    let known = network.definition.iter().chain(&network.active);
-    known.filter(|n| n.forward.mode.has_own_bridge()).filter_map(|n| n.bridge.name.as_ref())
-}
-
-fn uses_bridge(network: &NetworkIntent, name: &LinkName) -> bool {
-    bridges(network).any(|b| b == name)
 }

@@ -107,10 +107,8 @@ impl Engine {
             }
         }
         let appeared = before.is_none() && link.is_some();
-        if appeared {
-            if let Some(link) = link {
-                self.uplink_appeared(&link.name.clone());
-            }
+        if appeared && let Some(link) = link {
+            self.uplink_appeared(&link.name.clone());
         }
     }
 

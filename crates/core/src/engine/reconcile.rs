@@ -117,10 +117,10 @@ impl Engine {
         let wanted = desired::host(&self.intent, &self.observed);
         let mut saved = self.intent.saved.clone();
         for step in &plan.steps {
-            if let Op::SetSysctl(sysctl, _) = &step.op {
-                if let (true, Some(was)) = (wanted.contains_key(sysctl), self.observed.sysctls.get(sysctl)) {
-                    saved.entry(sysctl.clone()).or_insert_with(|| was.clone());
-                }
+            if let Op::SetSysctl(sysctl, _) = &step.op
+                && let (true, Some(was)) = (wanted.contains_key(sysctl), self.observed.sysctls.get(sysctl))
+            {
+                saved.entry(sysctl.clone()).or_insert_with(|| was.clone());
             }
         }
         if saved != self.intent.saved {
@@ -282,11 +282,11 @@ impl Engine {
                 self.advance(object);
             }
             Some(operation) => {
-                if let Some(first) = &mut operation.error {
-                    if first.kind != ErrorKind::PartlyRolledBack {
-                        first.kind = ErrorKind::PartlyRolledBack;
-                        first.cause = format!("{}; and restoring what was before failed: {}", first.cause, error.cause);
-                    }
+                if let Some(first) = &mut operation.error
+                    && first.kind != ErrorKind::PartlyRolledBack
+                {
+                    first.kind = ErrorKind::PartlyRolledBack;
+                    first.cause = format!("{}; and restoring what was before failed: {}", first.cause, error.cause);
                 }
                 self.finish(object);
                 self.retry_later(object);
@@ -356,10 +356,12 @@ impl Engine {
             }
             Object::Host => self.forget_settings(),
         }
-        if followed.is_none() && repaired && self.started {
-            if let Some(why) = why.filter(|_| self.is_drift(object)) {
-                self.drift(object, why.into(), true);
-            }
+        if followed.is_none()
+            && repaired
+            && self.started
+            && let Some(why) = why.filter(|_| self.is_drift(object))
+        {
+            self.drift(object, why.into(), true);
         }
         self.finish(object);
         self.follower_done(object);

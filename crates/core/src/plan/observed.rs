@@ -222,10 +222,10 @@ impl Observed {
             if let Some(ports) = old.controller.and_then(|c| self.ports.get_mut(&c)) {
                 *ports = ports.saturating_sub(1);
             }
-            if let Some(mark) = old.mark {
-                if self.by_mark.get(&(mark.kind, mark.id)) == Some(&index) {
-                    self.by_mark.remove(&(mark.kind, mark.id));
-                }
+            if let Some(mark) = old.mark
+                && self.by_mark.get(&(mark.kind, mark.id)) == Some(&index)
+            {
+                self.by_mark.remove(&(mark.kind, mark.id));
             }
         }
         let Some(link) = link else {

@@ -330,10 +330,10 @@ impl Host {
             self.next_index += 1;
             index = Some(Index(self.next_index));
         }
-        if let Some(LinkRef::Index(i)) = link_of(op) {
-            if self.kernel.link(i).is_none() {
-                return Err(format!("ENODEV ({})", i.0));
-            }
+        if let Some(LinkRef::Index(i)) = link_of(op)
+            && self.kernel.link(i).is_none()
+        {
+            return Err(format!("ENODEV ({})", i.0));
         }
         if let Op::Nft(change) = op {
             let mut after = self.kernel.nft.clone();

@@ -1,0 +1,67 @@
+//! Requests that only read.
+
+use super::effect::{Answer, Body};
+use super::input::Command;
+use super::{Engine, Object, view};
+use crate::plan::diff;
+use crate::{Error, ErrorKind, xml};
+
+impl Engine {
+    /// Answers what only reads.
+    pub(super) fn read(&self, command: Command) -> Result<Answer, Error> {
+        let body = match command {
+            Command::ListNetworks => {
+                let mut all: Vec<_> = self.intent.networks().filter_map(|(uuid, _)| self.network_view(uuid)).collect();
+                all.sort_by(|a, b| a.name.cmp(&b.name));
+                Body::Networks(all)
+            }
+            Command::ShowNetwork(name) => {
+                let uuid = self.find(&name)?;
+                self.network_view(uuid).map_or(Body::Done, |v| Body::Network(Box::new(v)))
+            }
+            Command::NetworkXml { network, inactive } => {
+                let uuid = self.find(&network)?;
+                let of = self.intent.network(uuid);
+                let wanted = of.and_then(|n| if inactive { n.definition.as_ref() } else { n.current() });
+                let wanted = wanted.ok_or_else(|| {
+                    let object = self.describe(Object::Network(uuid));
+                    Error::new(ErrorKind::InvalidState, object, "it is transient: it has no definition")
+                })?;
+                let live = of.is_some_and(|n| n.active.is_some()) && !inactive;
+                let plugged = || self.intent.nics_of(uuid).filter(|n| diff::is_plugged(&self.observed, n.id)).count();
+                let connections = xml::Connections {
+                    network: if live { u32::try_from(plugged()).unwrap_or(u32::MAX) } else { 0 },
+                    ..xml::Connections::default()
+                };
+                let connections = live.then_some(&connections);
+                let options = xml::WriteOptions { inactive, connections, ..xml::WriteOptions::default() };
+                Body::Xml(xml::write_network_with(wanted, &options))
+            }
+            Command::Leases(name) => {
+                let uuid = self.find(&name)?;
+                let active = self.active(uuid)?.active.as_ref();
+                let leases = self.observed.leases.get(&uuid).into_iter().flatten();
+                Body::Leases(active.map_or_else(Vec::new, |network| {
+                    leases.map(|lease| view::lease(&self.intent, network, uuid, lease)).collect()
+                }))
+            }
+            Command::ListNics(network) => {
+                let nics: Vec<_> = match network {
+                    Some(name) => {
+                        let uuid = self.find(&name)?;
+                        self.intent.nics_of(uuid).map(|n| self.nic_view(n)).collect()
+                    }
+                    None => self.intent.nics().map(|n| self.nic_view(n)).collect(),
+                };
+                Body::Nics(nics)
+            }
+            Command::ShowNic(id) => Body::Nic(Box::new(self.nic_view(self.find_nic(id)?))),
+            Command::NicXml { id, inactive } => Body::Xml(self.nic_xml(id, inactive)?),
+            other => {
+                let what = format!("{other:?} reached the reader");
+                return Err(Error::new(ErrorKind::Internal, "the daemon", what));
+            }
+        };
+        Ok(body.into())
+    }
+}
