@@ -168,6 +168,12 @@ impl Session {
         }
         let grant = match &mut nic.source {
             NicSource::Network { network, portgroup } => {
+                if !self.access.shows_network(self.peer(), network.as_str()) {
+                    // Nor is it said which portgroups it has.
+                    return Err(self
+                        .denied(object.to_owned(), &format!("attach to network '{network}'"))
+                        .field("<source network>"));
+                }
                 if portgroup.is_none() {
                     // Named from now on, so that it is this one that is attached to, whatever becomes the default.
                     *portgroup = self.default_portgroup(network).await?;
