@@ -435,7 +435,9 @@ impl Engine {
     fn is_drift(&self, object: Object) -> bool {
         match object {
             Object::Nic(id) => {
-                let network = self.intent.nic(id).and_then(|n| n.network).map(Object::Network);
+                // One that was detached, or whose owner is gone, goes as it should.
+                let Some(nic) = self.intent.nic(id) else { return false };
+                let network = nic.network.map(Object::Network);
                 network.is_none_or(|n| self.work.get(&n).is_none_or(|w| w.operation.is_none()))
             }
             _ => true,

@@ -161,9 +161,9 @@ pub(super) fn nic(intent: &Intent, observed: &Observed, nic: &NicIntent) -> NicV
     let link = observed.link_marked(MarkKind::Tap, nic.id);
     let resolved = desired::resolve(intent, nic);
     let plug = desired::nic_as(intent, observed, nic).map(|d| d.plug);
-    let state = match plug {
+    let state = match &plug {
         _ if !nic.confirmed => NicState::Pending,
-        Some(Plug::Bridge { controller, .. }) if link.is_some_and(|l| l.controller == Some(controller)) => {
+        Some(Plug::Bridge { controller, .. }) if link.is_some_and(|l| l.controller == Some(*controller)) => {
             NicState::Plugged
         }
         Some(Plug::Bridge { .. }) | None => NicState::Pending,
@@ -181,6 +181,7 @@ pub(super) fn nic(intent: &Intent, observed: &Observed, nic: &NicIntent) -> NicV
         }
     }
     let (actual, bridge) = match resolved {
+        _ if plug == Some(Plug::Nothing(Unplugged::Wanted)) => ("none", None),
         Resolved::Virtual(bridge, _) => ("network", Some(bridge)),
         Resolved::HostBridge(bridge, _) => ("bridge", Some(bridge)),
         Resolved::Stopped | Resolved::None => ("none", None),
