@@ -52,7 +52,7 @@ fn seen_as(guest: &mut Guest, server: &Receiver<SocketAddr>, address: &str, port
     server.recv_timeout(SOON).expect("the server saw a connection")
 }
 
-const NAT: &str = "<network><name>nat</name><forward mode='nat'/><bridge name='brnat'/><domain name='lab.test' \
+const NAT: &str = "<network><name>nat</name><forward mode='nat'/><bridge name='brnat' stp='off'/><domain name='lab.test' \
      localOnly='yes'/><dns><host ip='10.5.0.77'><hostname>static.lab.test</hostname></host>\
      <txt name='note.lab.test' value='hello'/>\
      <srv service='sip' protocol='tcp' domain='lab.test' target='static.lab.test' port='5060' priority='1' weight='2'/>\
@@ -172,7 +172,7 @@ fn nat_uses_the_addresses_and_ports_it_was_given() {
         let server = echo_server(&peer, "203.0.113.2:7777");
         let host = Host::new(ns);
         host.network(
-            "<network><name>n</name><forward mode='nat' dev='up0'><nat><address start='203.0.113.50' \
+            "<network><name>n</name><bridge stp='off'/><forward mode='nat' dev='up0'><nat><address start='203.0.113.50' \
              end='203.0.113.50'/><port start='20000' end='20010'/></nat></forward><ip address='10.5.1.1' prefix='24'>\
              <dhcp><range start='10.5.1.10' end='10.5.1.20'/></dhcp></ip></network>",
         );
@@ -191,7 +191,7 @@ fn nat66_and_addresses_by_router_advertisement() {
         let server = echo_server(&peer, "[fd00:99::2]:7777");
         let host = Host::new(ns);
         host.network(
-            "<network><name>n</name><forward mode='nat'><nat ipv6='yes'/></forward><mtu size='1400'/>\
+            "<network><name>n</name><bridge stp='off'/><forward mode='nat'><nat ipv6='yes'/></forward><mtu size='1400'/>\
              <ip family='ipv6' address='fd00:5::1' prefix='64'/></network>",
         );
         let (_, mut guest) = host.guest_on("n", "g");
@@ -208,7 +208,7 @@ fn a_range_of_ipv6_addresses_is_managed() {
     in_namespace(|ns| {
         let host = Host::new(ns);
         host.network(
-            "<network><name>n</name><forward mode='route'/><ip family='ipv6' address='fd00:5::1' prefix='64'>\
+            "<network><name>n</name><bridge stp='off'/><forward mode='route'/><ip family='ipv6' address='fd00:5::1' prefix='64'>\
              <dhcp><range start='fd00:5::100' end='fd00:5::1ff'/></dhcp></ip></network>",
         );
         let (_, mut guest) = host.guest_on("n", "g");
@@ -225,7 +225,7 @@ fn routed_guests_keep_their_addresses_both_ways() {
         let server = echo_server(&peer, "203.0.113.2:7777");
         let host = Host::new(ns);
         host.network(
-            "<network><name>r</name><forward mode='route'/><ip address='10.6.0.1' prefix='24'>\
+            "<network><name>r</name><bridge stp='off'/><forward mode='route'/><ip address='10.6.0.1' prefix='24'>\
              <dhcp><range start='10.6.0.10' end='10.6.0.20'/></dhcp></ip></network>",
         );
         let (_, mut guest) = host.guest_on("r", "g");
@@ -249,7 +249,7 @@ fn isolated_guests_reach_each_other_and_nobody_else() {
         // A second network makes the host forward: it is the rules that hold the isolated one back.
         host.network(NAT);
         host.network(
-            "<network><name>i</name><bridge name='bri'/><ip address='10.8.0.1' prefix='24'>\
+            "<network><name>i</name><bridge name='bri' stp='off'/><ip address='10.8.0.1' prefix='24'>\
              <dhcp><range start='10.8.0.10' end='10.8.0.20'/></dhcp></ip></network>",
         );
         let (_, mut one) = host.guest_on("i", "one");
@@ -275,7 +275,7 @@ fn an_open_networks_traffic_is_the_hosts_business() {
         let server = echo_server(&peer, "203.0.113.2:7777");
         let host = Host::new(ns);
         host.network(
-            "<network><name>o</name><forward mode='open'/><ip address='10.9.0.1' prefix='24'>\
+            "<network><name>o</name><bridge stp='off'/><forward mode='open'/><ip address='10.9.0.1' prefix='24'>\
              <dhcp><range start='10.9.0.10' end='10.9.0.20'/></dhcp></ip></network>",
         );
         let (_, mut guest) = host.guest_on("o", "g");
@@ -313,7 +313,7 @@ fn the_dhcp_reply_says_mtu_and_time_and_boot_files_are_served() {
         std::fs::create_dir(&tftp).unwrap();
         std::fs::write(tftp.join("boot.img"), "boot").unwrap();
         host.network(&format!(
-            "<network><name>n</name><mtu size='1300'/><ip address='10.5.0.1' prefix='24'><tftp root='{}'/>\
+            "<network><name>n</name><bridge stp='off'/><mtu size='1300'/><ip address='10.5.0.1' prefix='24'><tftp root='{}'/>\
              <dhcp><range start='10.5.0.10' end='10.5.0.20'><lease expiry='10' unit='minutes'/></range>\
              <bootp file='boot.img' server='10.5.0.9'/></dhcp></ip></network>",
             tftp.display()
