@@ -23,7 +23,9 @@ mod skip;
 mod sys;
 mod wait;
 
-pub use guest::{Background, Continuity, Guest, GuestError, Lease, Prefix, RouterAdvertisement, create_tap};
+pub use guest::{
+    Background, Continuity, Guest, GuestError, Lease, Prefix, RouterAdvertisement, create_tap, keep_tap, open_tap,
+};
 pub use namespace::{Namespace, in_namespace};
 pub use process::Process;
 pub use skip::{has_bond, has_bridge_vlan_filtering, has_dummy, has_vlan, needs, probe, require_root, skip, test_name};

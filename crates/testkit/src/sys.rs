@@ -18,6 +18,8 @@ struct Ifreq {
 
 // linux/if_tun.h
 const TUNSETIFF: Opcode = opcode::write::<i32>(b'T', 202);
+const TUNSETPERSIST: Opcode = opcode::write::<i32>(b'T', 203);
+const TUNSETOWNER: Opcode = opcode::write::<i32>(b'T', 204);
 const TUNSETOFFLOAD: Opcode = opcode::write::<u32>(b'T', 208);
 const TUNGETVNETHDRSZ: Opcode = opcode::read::<i32>(b'T', 215);
 const TUNSETVNETHDRSZ: Opcode = opcode::write::<i32>(b'T', 216);
@@ -53,6 +55,15 @@ pub(crate) fn open_tap(name: &str, multi_queue: bool) -> io::Result<OwnedFd> {
     // SAFETY: TUNSETIFF reads and writes one struct ifreq, and Ifreq has its size and layout.
     unsafe { ioctl(&fd, Updater::<TUNSETIFF, Ifreq>::new(&mut request)) }?;
     Ok(fd)
+}
+
+/// Makes a tap outlive its descriptors and gives it to that user.
+pub(crate) fn keep_tap(fd: impl AsFd, uid: u32) -> io::Result<()> {
+    // SAFETY: TUNSETOWNER takes the uid as the argument itself.
+    unsafe { ioctl(&fd, rustix::ioctl::IntegerSetter::<TUNSETOWNER>::new_usize(uid as usize)) }?;
+    // SAFETY: TUNSETPERSIST takes its flag as the argument itself.
+    unsafe { ioctl(&fd, rustix::ioctl::IntegerSetter::<TUNSETPERSIST>::new_usize(1)) }?;
+    Ok(())
 }
 
 /// The size in bytes of the virtio-net header in front of each frame of this tap or macvtap.

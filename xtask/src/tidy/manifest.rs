@@ -17,7 +17,7 @@ struct Arrows {
 }
 
 /// The arrows of ARCHITECTURE.md.
-const ARROWS: [Arrows; 9] = [
+const ARROWS: [Arrows; 10] = [
     Arrows { package: "patchcord-core", ours: &[], others: Some(&["ipnet", "roxmltree", "thiserror", "uuid"]) },
     Arrows {
         package: "patchcord-netlink",
@@ -45,6 +45,12 @@ const ARROWS: [Arrows; 9] = [
     },
     Arrows { package: "patchcord-cli", ours: &["patchcord-api"], others: None },
     Arrows { package: "patchcord-testkit", ours: &[], others: None },
+    // Measures, and never ships.
+    Arrows {
+        package: "patchcord-bench",
+        ours: &["patchcord-api", "patchcord-netlink", "patchcord-testkit"],
+        others: None,
+    },
     Arrows { package: "patchcord-xtask", ours: &[], others: None },
 ];
 

@@ -10,7 +10,7 @@ mod tcp;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -249,9 +249,26 @@ fn stack_time(start: Instant) -> smoltcp::time::Instant {
 /// # Errors
 /// The kernel's own.
 pub fn create_tap(name: &str) -> io::Result<OwnedFd> {
-    let fd = crate::sys::open_tap(name, false)?;
+    let fd = open_tap(name)?;
     let mut up = std::process::Command::new("ip");
     up.args(["link", "set", "dev", name, "up"]);
     crate::process::output(up).map_err(io::Error::other)?;
     Ok(fd)
+}
+
+/// Makes a tap in the calling thread's network namespace, with a virtio-net header, and leaves it down. It ends with the
+/// descriptor.
+///
+/// # Errors
+/// The kernel's own.
+pub fn open_tap(name: &str) -> io::Result<OwnedFd> {
+    crate::sys::open_tap(name, false)
+}
+
+/// Makes a tap outlive its descriptors, to be opened by its name by that user.
+///
+/// # Errors
+/// The kernel's own.
+pub fn keep_tap(tap: impl AsFd, uid: u32) -> io::Result<()> {
+    crate::sys::keep_tap(tap, uid)
 }

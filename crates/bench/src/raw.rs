@@ -1,0 +1,111 @@
+//! The kernel's own cost: the objects of a plugged NIC made and taken away with nothing around them.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use patchcord_netlink::{BridgeSpec, LinkChange, Request, Socket};
+use patchcord_testkit::{keep_tap, open_tap};
+use rustix::net::netdevice::name_to_index;
+
+use crate::Result;
+use crate::stats::timed;
+
+/// Groups of this program's own links: those that live and those that are to be deleted.
+const LIVE: u32 = 4711;
+const DOOMED: u32 = 4712;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A bridge, and a socket to work on it.
+pub(crate) struct Raw {
+    pub(crate) socket: Socket,
+    bridge: u32,
+    made: u32,
+}
+
+/// A tap that was plugged in.
+pub(crate) struct RawTap {
+    index: u32,
+    _queue: Option<OwnedFd>,
+}
+
+impl Raw {
+    /// With a bridge of its own.
+    pub(crate) fn new() -> Result<Self> {
+        let mut socket = Socket::open()?;
+        let bridge = socket.make_bridge(&BridgeSpec {
+            name: "raw".to_owned(),
+            mac: Some([0x52, 0x54, 0, 0, 0, 1]),
+            mtu: Some(1500),
+            addr_gen_none: true,
+            up: true,
+            ..BridgeSpec::default()
+        })?;
+        Ok(Self { socket, bridge, made: 0 })
+    }
+
+    /// Makes and plugs in what the daemon makes and plugs in for a NIC: a tap with alias, group, MAC, MTU and without
+    /// IPv6, into a bridge, up. By name the tap is made persistent and let go.
+    pub(crate) fn attach(&mut self, by_name: bool) -> Result<(Duration, RawTap)> {
+        self.made += 1;
+        let name = format!("raw{}", self.made);
+        let alias = format!("raw:00000000-0000-0000-0000-000000000000:tap:{:036}", self.made);
+        let [.., a, b] = self.made.to_be_bytes();
+        let mac = [0xfe, 0x54, 0, 1, a, b];
+        timed(|| {
+            let queue = open_tap(&name)?;
+            if by_name {
+                keep_tap(&queue, 0)?;
+            }
+            let queue = (!by_name).then_some(queue);
+            let index = name_to_index(&self.socket, &name)?;
+            std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1")?;
+            let marked = LinkChange {
+                alias: Some(alias),
+                group: Some(LIVE),
+                mac: Some(mac),
+                mtu: Some(1500),
+                addr_gen_none: Some(true),
+                ..LinkChange::default()
+            };
+            self.socket.set_link(index, &marked)?;
+            let plugged = LinkChange { controller: Some(Some(self.bridge)), up: Some(true), ..LinkChange::default() };
+            self.socket.set_link(index, &plugged)?;
+            Ok(RawTap { index, _queue: queue })
+        })
+    }
+
+    /// Takes a tap out of use as the daemon does, the deletion left for later, and says how long that took; then
+    /// deletes it.
+    pub(crate) fn detach(&mut self, tap: RawTap) -> Result<Duration> {
+        let out = LinkChange { up: Some(false), controller: Some(None), ..LinkChange::default() };
+        let away =
+            LinkChange { name: Some(format!("rawdel{}", tap.index)), group: Some(DOOMED), ..LinkChange::default() };
+        let (time, ()) = timed(|| {
+            let requests: Vec<Request> =
+                [out, away].iter().flat_map(|change| Request::set_link(tap.index, change)).collect();
+            for result in self.socket.execute_all(&requests)? {
+                result?;
+            }
+            Ok::<_, Box<dyn std::error::Error>>(())
+        })?;
+        self.socket.delete_link(tap.index)?;
+        Ok(time)
+    }
+
+    /// The index of the link with that name.
+    pub(crate) fn index_of(&mut self, name: &str) -> Result<u32> {
+        Ok(self.socket.link_by_name(name)?.ok_or_else(|| format!("there is no link {name}"))?.index)
+    }
+
+    /// Waits until a link is gone from the kernel, and says how long that took.
+    pub(crate) fn wait_gone(&mut self, index: u32) -> Result<Duration> {
+        let begun = Instant::now();
+        while self.socket.link_by_index(index)?.is_some() {
+            if begun.elapsed() > PATIENCE {
+                return Err(format!("link {index} stays").into());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(begun.elapsed())
+    }
+}
