@@ -111,10 +111,14 @@ fn ipv6_forwarding_leaves_the_uplink_its_router() {
         // A link lives on router advertisements when it has a route from one.
         ns.run("ip link add quiet0 type bridge");
         peer.run("ip addr add fd00:99::1/64 dev up1 nodad");
-        let _router = peer.spawn(
-            "dnsmasq --keep-in-foreground --conf-file=/dev/null --port=0 --interface=up1 --bind-dynamic --enable-ra \
-             --dhcp-range=fd00:99::,ra-only --ra-param=up1,4,1800 --pid-file=/dev/null --log-facility=/dev/null",
-        );
+        let directory = tempfile::tempdir().unwrap();
+        // A pid file of its own: dnsmasq deletes what is there before it writes.
+        let _router = peer.spawn(&format!(
+            "dnsmasq --keep-in-foreground --conf-file= --port=0 --interface=up1 --bind-dynamic --enable-ra \
+             --dhcp-range=fd00:99::,ra-only --ra-param=up1,4,1800 --pid-file={0}/pid --dhcp-leasefile={0}/leases \
+             --log-facility=-",
+            directory.path().display()
+        ));
         wait_until("the uplink's router", common::SOON, || {
             let routes = ns.run("ip -6 route show default dev up0");
             if routes.contains("proto ra") { Ok(()) } else { Err(routes) }
