@@ -36,7 +36,7 @@ impl Door {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
                 let (asks, questions) = mpsc::channel(4);
-                let (events, _) = broadcast::channel(8);
+                let (events, _) = broadcast::channel(64);
                 let handle = Handle::new(asks, events.clone());
                 let listener = UnixListener::from_std(listener).unwrap();
                 tokio::spawn(run_engine(questions, events));
@@ -221,14 +221,21 @@ fn a_nic_is_attached_with_its_descriptors() {
 #[test]
 fn a_nic_whose_client_is_gone_before_the_reply_is_taken_back() {
     let door = Door::open(root(), "");
-    let mut client = door.client();
     let call = serde_json::json!({"method": "org.patchcord.Switch.AttachNIC", "parameters": attach(NIC)});
-    for _ in 0..20 {
-        let mut raw = door.raw();
-        raw.write_all(format!("{call}\0").as_bytes()).unwrap();
-    }
-    // Closed with nothing read: the reply has nowhere to go, unless it went before the end was seen.
-    let end = std::time::Instant::now() + Duration::from_secs(20);
+    let mut attached = 0;
+    let watched = door.client().monitor(|message| {
+        match message {
+            Monitored::Snapshot { .. } => (0..20).for_each(|_| {
+                // Closed at once, so that the reply has nowhere to go.
+                door.raw().write_all(format!("{call}\0").as_bytes()).unwrap();
+            }),
+            Monitored::Event { event, .. } if event.what == "attached" => attached += 1,
+            _ => {}
+        }
+        Ok::<_, ClientError>(attached < 20)
+    });
+    watched.unwrap();
+    let (mut client, end) = (door.client(), std::time::Instant::now() + Duration::from_secs(20));
     while !client.call(&ListNICs { network: None }).unwrap().nics.is_empty() {
         assert!(std::time::Instant::now() < end, "NICs are left over");
         std::thread::yield_now();
