@@ -1,7 +1,9 @@
 //! The repository's own tasks, run as `cargo xtask TASK`.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod ci;
+mod guest;
 mod suite;
 mod tidy;
 mod vm;
@@ -20,6 +22,10 @@ usage: cargo xtask TASK
 
 ci                     every check and every test; what `make test` runs
 tidy                   the repository's rules, without building anything
+guest-image            the small Linux that QEMU boots as a guest, into target/guest
+bench [--quick] [SECTION]...
+                       what the daemon costs beside the kernel's own cost, in private namespaces
+                       (root); sections: networks nics restart scale
 vm [-p PACKAGE]... [-- FILTER...]
                        tests in a QEMU machine with Debian's kernel; a FILTER is a part of a test's
                        name or of its binary's; without one, those that the last ci run skipped
@@ -31,6 +37,8 @@ fn main() -> ExitCode {
     let done = match args[..] {
         ["ci"] => Workspace::find().and_then(|ws| ci::run(&ws)),
         ["tidy"] => Workspace::find().and_then(|ws| tidy::run(&ws)),
+        ["guest-image"] => Workspace::find().and_then(|ws| Ok(println!("{}", guest::image(&ws)?.display()))),
+        ["bench", ref rest @ ..] => Workspace::find().and_then(|ws| bench::run(&ws, rest)),
         ["vm", ref rest @ ..] => {
             let Some(choice) = vm::Choice::parse(rest) else {
                 eprintln!("{USAGE}");

@@ -20,7 +20,16 @@ const BOOT_MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
 const INIT: &str = include_str!("init");
 
 /// Fetches and unpacks the packages unless they are there, and makes the initramfs.
-pub(crate) fn prepare(ws: &Workspace, dir: &Path) -> Result<Kernel> {
+pub(super) fn prepare(ws: &Workspace, dir: &Path) -> Result<Kernel> {
+    let version = fetch(ws, dir)?;
+    let initramfs = dir.join("initramfs");
+    let init = INIT.replace("@DIR@", &dir.to_string_lossy());
+    make_initramfs(ws, dir, &version, &BOOT_MODULES, &init, &initramfs)?;
+    Ok(Kernel { image: image(dir, &version), version, initramfs })
+}
+
+/// Fetches and unpacks the packages into `dir` unless they are there, and returns the kernel's version.
+pub(crate) fn fetch(ws: &Workspace, dir: &Path) -> Result<String> {
     let kernel = dir.join("kernel");
     if !kernel.exists() {
         fetch_kernel(ws, dir, &kernel)?;
@@ -29,30 +38,45 @@ pub(crate) fn prepare(ws: &Workspace, dir: &Path) -> Result<Kernel> {
     if !busybox.exists() {
         unpack(ws, dir, "busybox-static", &busybox)?;
     }
-    let version = only_entry(&kernel.join("lib/modules"))?;
-    let image = kernel.join("boot").join(format!("vmlinuz-{version}"));
-    let initramfs = dir.join("initramfs");
-    make_initramfs(ws, dir, &version, &initramfs)?;
-    Ok(Kernel { version, image, initramfs })
+    only_entry(&kernel.join("lib/modules"))
 }
 
-/// The kernel that the package linux-image-amd64 stands for at present.
+/// The kernel's image, where [`fetch`] put it.
+pub(crate) fn image(dir: &Path, version: &str) -> PathBuf {
+    dir.join("kernel/boot").join(format!("vmlinuz-{version}"))
+}
+
+/// The packages that stand for the present kernel of Debian and of Ubuntu.
+const KERNELS: [&str; 2] = ["linux-image-amd64", "linux-image-virtual"];
+
+/// The kernel that one of them stands for at present.
 fn fetch_kernel(ws: &Workspace, dir: &Path, kernel: &Path) -> Result<()> {
-    let depends = || capture(ws.command("apt-cache").args(["depends", "linux-image-amd64"]));
-    let find = |text: String| {
-        let package = text.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
-        package.filter(|name| name.starts_with("linux-image-")).map(str::to_owned)
+    let find = || {
+        KERNELS.iter().find_map(|package| {
+            // apt-cache complains of a package that it does not know.
+            let text = capture(ws.command("apt-cache").args(["-q", "depends", package])).ok()?;
+            let mut depends = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+            depends.find(|name| name.starts_with("linux-image-")).map(str::to_owned)
+        })
     };
-    let package = match depends().ok().and_then(find) {
+    let package = match find() {
         Some(package) => package,
         None => {
             update(ws)?;
-            find(depends()?).ok_or("apt knows no linux-image-amd64: the VM lane needs Debian")?
+            find().ok_or("apt knows no kernel for a machine: this needs Debian or Ubuntu on x86-64")?
         }
     };
     println!("vm: fetching {package}");
     let unpacked = dir.join("kernel.new");
     unpack(ws, dir, &package, &unpacked)?;
+    // Ubuntu keeps the modules in a package of their own.
+    let modules = package.replacen("linux-image-", "linux-modules-", 1);
+    if !unpacked.join("lib/modules").exists() && !unpacked.join("usr/lib/modules").exists() {
+        let beside = dir.join("modules.new");
+        unpack(ws, dir, &modules, &beside)?;
+        run(ws.command("cp").arg("-a").arg(beside.join(".")).arg(&unpacked))?;
+        std::fs::remove_dir_all(beside)?;
+    }
     // Debian 12 ships lib/modules, later ones usr/lib/modules; which of the two depmod and modprobe
     // read is compiled into them.
     let (old, new) = (unpacked.join("lib"), unpacked.join("usr/lib"));
@@ -102,37 +126,50 @@ fn update(ws: &Workspace) -> Result<()> {
     run(update.args(["apt-get", "-qq", "update"]))
 }
 
-/// Packs busybox, the modules that the root file system needs, and the init script.
-fn make_initramfs(ws: &Workspace, dir: &Path, version: &str, archive: &Path) -> Result<()> {
-    let tree = dir.join("initramfs.d");
+/// Packs busybox of the packages in `dir`, the modules with those that they need, and the init script.
+pub(crate) fn make_initramfs(
+    ws: &Workspace,
+    dir: &Path,
+    version: &str,
+    modules: &[&str],
+    init: &str,
+    archive: &Path,
+) -> Result<()> {
+    let tree = archive.with_extension("d");
     empty(&tree)?;
     std::fs::create_dir_all(tree.join("bin"))?;
     std::fs::create_dir_all(tree.join("mods"))?;
     let busybox = ["bin/busybox", "usr/bin/busybox"].map(|path| dir.join("busybox").join(path));
     let busybox = busybox.iter().find(|path| path.exists()).ok_or("the package has no busybox")?;
     std::fs::copy(busybox, tree.join("bin/busybox"))?;
-    for (index, module) in boot_modules(ws, dir, version)?.iter().enumerate() {
+    for (index, module) in closure(ws, dir, version, modules)?.iter().enumerate() {
         let name = module.file_name().unwrap_or_default().to_string_lossy();
-        let target = tree.join("mods").join(format!("{index:02}-{}", name.trim_end_matches(".xz")));
-        if name.ends_with(".xz") {
+        let plain = name.trim_end_matches(".xz").trim_end_matches(".zst");
+        let target = tree.join("mods").join(format!("{index:02}-{plain}"));
+        let unpacker = match module.extension().and_then(|extension| extension.to_str()) {
+            Some("xz") => Some("xz"),
+            Some("zst") => Some("zstd"),
+            _ => None,
+        };
+        if let Some(unpacker) = unpacker {
             let output = std::fs::File::create(target)?;
-            run(ws.command("xz").arg("-dc").arg(module).stdout(output))?;
+            run(ws.command(unpacker).arg("-dc").arg(module).stdout(output))?;
         } else {
             std::fs::copy(module, target)?;
         }
     }
-    let init = tree.join("init");
-    write(&init, INIT.replace("@DIR@", &dir.to_string_lossy()))?;
-    std::fs::set_permissions(&init, std::fs::Permissions::from_mode(0o755))?;
+    let script = tree.join("init");
+    write(&script, init)?;
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
     let mut pack = ws.command("sh");
     pack.args(["-c", "find . | cpio --quiet -o -H newc"]).current_dir(&tree);
     run(pack.stdin(Stdio::null()).stdout(std::fs::File::create(archive)?))
 }
 
 /// The modules to load, each after those that it needs.
-fn boot_modules(ws: &Workspace, dir: &Path, version: &str) -> Result<Vec<PathBuf>> {
+fn closure(ws: &Workspace, dir: &Path, version: &str, wanted: &[&str]) -> Result<Vec<PathBuf>> {
     let mut modules = Vec::new();
-    for module in BOOT_MODULES {
+    for module in wanted {
         let mut modprobe = ws.command("modprobe");
         modprobe.arg("-d").arg(dir.join("kernel")).args(["-S", version, "--show-depends", module]);
         for path in insmod_paths(&capture(&mut modprobe)?) {

@@ -4,7 +4,7 @@
 //! the binaries that were built on the host. What a test needs and the kernel at hand lacks, this
 //! one has; therefore it runs with `STRICT=1`, under which a skip is a failure.
 
-mod kernel;
+pub(crate) mod kernel;
 mod machine;
 
 use crate::ci::{Count, skip_log};

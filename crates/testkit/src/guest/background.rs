@@ -35,9 +35,15 @@ impl Continuity {
 /// A guest whose stack works on a thread of its own. Dropping it ends the guest.
 pub struct Background {
     thread: Option<JoinHandle<Guest>>,
-    streams: Sender<Stream>,
+    orders: Sender<Order>,
     stop: Arc<AtomicBool>,
     seen: Arc<Mutex<Continuity>>,
+}
+
+/// What the guest's thread is to do.
+enum Order {
+    Begin(Stream),
+    Work(Box<dyn FnOnce(&mut Guest) + Send>),
 }
 
 /// A stream to begin.
@@ -62,14 +68,14 @@ struct Running {
 impl Guest {
     /// Lets the guest's stack work on its own: it answers, renews its lease, and echoes.
     pub fn run_in_background(self) -> Background {
-        let (streams, receiver) = channel();
+        let (orders, receiver) = channel();
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::new(Mutex::new(Continuity::default()));
         let thread = {
             let (stop, seen) = (Arc::clone(&stop), Arc::clone(&seen));
             std::thread::spawn(move || run(self, &receiver, &stop, &seen))
         };
-        Background { thread: Some(thread), streams, stop, seen }
+        Background { thread: Some(thread), orders, stop, seen }
     }
 }
 
@@ -83,10 +89,23 @@ impl Background {
     pub fn ping_every(&self, target: IpAddr, interval: Duration, deadline: Duration) -> Result<(), GuestError> {
         let (answered, first) = channel();
         // If the guest's thread is gone, no answer will come, and finish() shows its panic.
-        let _ = self.streams.send(Stream { target, interval, answered });
+        let _ = self.orders.send(Order::Begin(Stream { target, interval, answered }));
         first
             .recv_timeout(deadline)
             .map_err(|_| GuestError::Timeout { what: format!("echo reply from {target}"), deadline })
+    }
+
+    /// Lets the guest do something else in between, and returns what came of it. A stream of echo requests rests
+    /// meanwhile, and its rest counts for nothing.
+    ///
+    /// # Panics
+    /// If the guest's thread has ended, which is by a panic.
+    pub fn with<T: Send + 'static>(&self, work: impl FnOnce(&mut Guest) -> T + Send + 'static) -> T {
+        let (done, result) = channel();
+        // The caller waits below, so that there is somebody to tell.
+        let work = Box::new(move |guest: &mut Guest| drop(done.send(work(guest))));
+        let _ = self.orders.send(Order::Work(work));
+        result.recv().unwrap_or_else(|_| panic!("the guest's thread has ended"))
     }
 
     /// The count so far. Answers on their way count as lost here.
@@ -122,16 +141,26 @@ fn lock(seen: &Mutex<Continuity>) -> std::sync::MutexGuard<'_, Continuity> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn run(mut guest: Guest, streams: &Receiver<Stream>, stop: &AtomicBool, seen: &Mutex<Continuity>) -> Guest {
+fn run(mut guest: Guest, orders: &Receiver<Order>, stop: &AtomicBool, seen: &Mutex<Continuity>) -> Guest {
     let mut running: Option<Running> = None;
     let mut stopping: Option<Instant> = None;
     loop {
-        if let Ok(stream) = streams.try_recv() {
-            if let Some(old) = running.take() {
-                guest.close_pinger(old.pinger);
+        match orders.try_recv() {
+            Ok(Order::Begin(stream)) => {
+                if let Some(old) = running.take() {
+                    guest.close_pinger(old.pinger);
+                }
+                *lock(seen) = Continuity::default();
+                running = Some(Running::new(&mut guest, stream));
             }
-            *lock(seen) = Continuity::default();
-            running = Some(Running::new(&mut guest, stream));
+            Ok(Order::Work(work)) => {
+                let begin = Instant::now();
+                work(&mut guest);
+                if let Some(running) = &mut running {
+                    running.last_answer += begin.elapsed();
+                }
+            }
+            Err(_) => {}
         }
         let mut next = Instant::now() + Duration::from_millis(10);
         if let Some(running) = &mut running {
