@@ -26,7 +26,9 @@ pub fn confine(root: &Root) {
     match restrict(root) {
         Ok(RulesetStatus::FullyEnforced) => info!("confined to its own paths"),
         Ok(RulesetStatus::PartiallyEnforced) => info!("confined to its own paths, as far as this kernel can"),
-        Ok(RulesetStatus::NotEnforced) => warn!("this kernel can't confine the daemon to its paths: it has no Landlock"),
+        Ok(RulesetStatus::NotEnforced) => {
+            warn!("this kernel can't confine the daemon to its paths: it has no Landlock")
+        }
         Err(error) => warn!(%error, "the daemon is not confined to its paths"),
     }
     if let Err(error) = drop_capabilities() {

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::yield_now;
 use tokio::time::{Duration, Instant, sleep_until};
 use tracing::{debug, info, warn};
 use uuid::Uuid;
@@ -39,6 +40,8 @@ pub struct EngineLoop {
     executor: SyncSender<ExecutorRequest>,
     events: broadcast::Sender<Numbered>,
     sequence: u64,
+    /// What is to be done behind an answer, once that is on its way.
+    later: VecDeque<Effect>,
     waiting: HashMap<RequestId, oneshot::Sender<Result<Answer, Error>>>,
     networks_of_jobs: HashMap<JobId, Uuid>,
     /// Descriptors of taps that are handed over by descriptor, one for each queue.
@@ -89,6 +92,7 @@ impl EngineLoop {
             executor: parts.executor,
             events: parts.events,
             sequence: 0,
+            later: VecDeque::new(),
             waiting: HashMap::new(),
             networks_of_jobs: HashMap::new(),
             taps: parts.taps,
@@ -123,7 +127,7 @@ impl EngineLoop {
             };
             tokio::select! {
                 biased;
-                () = &mut stop => return,
+                () = &mut stop => return self.catch_up(),
                 Some(report) = sources.reports.recv() => self.reported(report),
                 Some(end) = sources.ends.recv() => {
                     let networks = &self.networks_of_jobs;
@@ -141,6 +145,8 @@ impl EngineLoop {
                 }
                 changed = changed_files(&mut sources.files) => self.files_changed(changed),
                 Some(ask) = sources.asks.recv() => self.asked(ask),
+                // Whoever was answered runs meanwhile.
+                () = yield_now(), if !self.later.is_empty() => self.catch_up(),
             }
         }
     }
@@ -178,7 +184,9 @@ impl EngineLoop {
                 .hint("a NIC that was attached by name is opened by its name; one whose daemon was restarted is held by its owner alone")
         })?;
         let copies: Result<Vec<_>, _> = held.iter().map(OwnedFd::try_clone).collect();
-        copies.map_err(|error| Error::new(ErrorKind::HostFailed, object(), format!("its descriptor can't be copied: {error}")))
+        copies.map_err(|error| {
+            Error::new(ErrorKind::HostFailed, object(), format!("its descriptor can't be copied: {error}"))
+        })
     }
 
     fn reported(&mut self, report: ExecutorReport) {
@@ -204,6 +212,7 @@ impl EngineLoop {
         observed.leases.clone_from(&known.leases);
         observed.resolvers.clone_from(&known.resolvers);
         observed.firewalls.clone_from(&known.firewalls);
+        observed.zones.clone_from(&known.zones);
         observed
     }
 
@@ -220,9 +229,22 @@ impl EngineLoop {
         }
     }
 
-    /// Tells the engine one thing, and carries out what it wants done. A record that can't be written ends the list.
+    /// Tells the engine one thing, and carries out what it wants done; what stands behind an answer has a little time.
     fn tell(&mut self, input: Input) {
-        let mut effects: VecDeque<Effect> = self.engine.handle(self.now(), input).into();
+        self.catch_up();
+        let effects = self.engine.handle(self.now(), input).into();
+        self.later = self.carry_out(effects, true);
+    }
+
+    /// Carries out what stood behind an answer.
+    fn catch_up(&mut self) {
+        let later = std::mem::take(&mut self.later);
+        self.carry_out(later, false);
+    }
+
+    /// Carries out effects in order; where `answer_first`, only as far as an answer, and gives the rest. A record that
+    /// can't be written ends the list.
+    fn carry_out(&mut self, mut effects: VecDeque<Effect>, answer_first: bool) -> VecDeque<Effect> {
         while let Some(effect) = effects.pop_front() {
             match effect {
                 Effect::Persist(record) => {
@@ -254,6 +276,9 @@ impl EngineLoop {
                         // Who hung up doesn't want to know.
                         let _ = answer.send(reply);
                     }
+                    if answer_first {
+                        return effects;
+                    }
                 }
                 Effect::Publish(event) => self.publish(event),
                 Effect::Wake(at) => {
@@ -261,6 +286,7 @@ impl EngineLoop {
                 }
             }
         }
+        effects
     }
 
     fn publish(&mut self, event: Event) {

@@ -7,6 +7,7 @@ use patchcord_core::plan::dnsmasq::{Config, parse_leases};
 use patchcord_core::plan::{Change, Service};
 use patchcord_host::dnsmasq::Dnsmasq;
 use patchcord_host::process::{Process, ProcessId};
+use patchcord_host::spawner::{self, Request, Spawner};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
@@ -20,6 +21,7 @@ const LEASES: usize = 32 << 20;
 #[derive(Debug)]
 pub struct Jobs {
     dnsmasq: Dnsmasq,
+    spawner: Spawner,
     ends: mpsc::UnboundedSender<End>,
     /// Which process serves each network now: the end of another one means nothing.
     serving: HashMap<Uuid, u32>,
@@ -37,8 +39,8 @@ pub enum End {
 
 impl Jobs {
     /// Jobs whose ends go to `ends`.
-    pub fn new(dnsmasq: Dnsmasq, ends: mpsc::UnboundedSender<End>) -> Self {
-        Self { dnsmasq, ends, serving: HashMap::new(), leases: HashMap::new() }
+    pub fn new(dnsmasq: Dnsmasq, spawner: Spawner, ends: mpsc::UnboundedSender<End>) -> Self {
+        Self { dnsmasq, spawner, ends, serving: HashMap::new(), leases: HashMap::new() }
     }
 
     /// What runs already, for the engine's start.
@@ -81,6 +83,10 @@ impl Jobs {
                     Ok(JobOutcome::Done)
                 });
             }
+            Job::SetZone { bridge, zone, present, .. } => {
+                let spawner = self.spawner.clone();
+                spawn(ends, id, move || set_zone(&spawner, &bridge, &zone, present).map(|()| JobOutcome::Done));
+            }
             Job::WatchOwner(owner) => {
                 tokio::task::spawn_local(async move {
                     owner_gone(owner).await;
@@ -99,13 +105,11 @@ impl Jobs {
                 }
                 Some(Input::Finished(id, outcome))
             }
-            End::Service(network, pid) => {
-                (self.serving.get(&network) == Some(&pid)).then(|| {
-                    self.serving.remove(&network);
-                    warn!(%network, pid, "dnsmasq ended");
-                    Input::Observed(Change::Service(network, None))
-                })
-            }
+            End::Service(network, pid) => (self.serving.get(&network) == Some(&pid)).then(|| {
+                self.serving.remove(&network);
+                warn!(%network, pid, "dnsmasq ended");
+                Input::Observed(Change::Service(network, None))
+            }),
         }
     }
 
@@ -167,6 +171,23 @@ fn spawn(
         debug!(?id, failed = matches!(outcome, JobOutcome::Failed(_)), "job ended");
         let _ = ends.send(End::Job(id, outcome));
     });
+}
+
+/// firewalld's own command, which speaks to it over D-Bus.
+pub const FIREWALL_CMD: &str = "/usr/bin/firewall-cmd";
+
+/// Puts a bridge into a firewalld zone, or takes it out, until firewalld is restarted.
+fn set_zone(spawner: &Spawner, bridge: &str, zone: &str, present: bool) -> Result<(), String> {
+    let what = if present { "change" } else { "remove" };
+    let request = Request::new(FIREWALL_CMD).args([format!("--zone={zone}"), format!("--{what}-interface={bridge}")]);
+    let outcome = spawner.run(&request).map_err(|error| phrase(&error))?;
+    match outcome.end {
+        spawner::End::Exit(0) => Ok(()),
+        _ => {
+            let said = [outcome.stderr, outcome.stdout].concat();
+            Err(String::from_utf8_lossy(&said).trim().to_owned())
+        }
+    }
 }
 
 /// An error with its causes, on one line.

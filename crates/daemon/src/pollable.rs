@@ -24,7 +24,10 @@ impl<T: AsFd> AsRawFd for Pollable<T> {
 ///
 /// # Errors
 /// When the runtime's own descriptor takes no more.
-#[expect(deprecated, reason = "the replacement is unsafe for descriptors that change; a type that owns its `AsFd` has one")]
+#[expect(
+    deprecated,
+    reason = "the replacement is unsafe for descriptors that change; a type that owns its `AsFd` has one"
+)]
 pub fn readable<T: AsFd>(inner: T) -> Result<AsyncFd<Pollable<T>>, (T, std::io::Error)> {
     AsyncFd::try_with_interest(Pollable(inner), Interest::READABLE).map_err(|error| {
         let (Pollable(inner), cause) = error.into_parts();

@@ -2,7 +2,7 @@
 
 use crate::engine_loop::{EngineLoop, Parts, Sources};
 use crate::handle::Handle;
-use crate::jobs::{Jobs, phrase};
+use crate::jobs::{FIREWALL_CMD, Jobs, phrase};
 use crate::pollable::{Pollable, readable};
 use crate::records::Records;
 use crate::systemd;
@@ -66,7 +66,7 @@ pub struct Service {
 /// # Errors
 /// When it can't be started.
 pub fn start_spawner(executable: &Path, dnsmasq: &Path) -> Result<Spawner, patchcord_host::Error> {
-    let allow = AllowList { programs: vec![dnsmasq.to_owned()], directories: Vec::new() };
+    let allow = AllowList { programs: vec![dnsmasq.to_owned(), FIREWALL_CMD.into()], directories: Vec::new() };
     Spawner::start(executable, &[OsStr::new(SPAWNER)], &allow)
 }
 
@@ -87,12 +87,7 @@ impl Service {
     ///
     /// # Errors
     /// With what is in the way: another daemon, a directory that can't be made, netlink that can't be opened.
-    pub async fn open(
-        root: &Root,
-        dnsmasq: &Path,
-        spawner: Spawner,
-        reclaimed: Reclaimed,
-    ) -> Result<Self, OpenError> {
+    pub async fn open(root: &Root, dnsmasq: &Path, spawner: Spawner, reclaimed: Reclaimed) -> Result<Self, OpenError> {
         let lock = RootLock::take(&root.lock())?;
         let namespace = match NamespaceLock::claim()? {
             NamespaceClaim::Held(lock) => Some(lock),
@@ -120,8 +115,8 @@ impl Service {
         ask(ExecutorRequest::Firewalls);
 
         let (ends_in, ends) = mpsc::unbounded_channel();
-        let services = Dnsmasq::new(spawner, dnsmasq.to_owned(), root.dnsmasq(), root.run_dnsmasq());
-        let mut jobs = Jobs::new(services, ends_in);
+        let services = Dnsmasq::new(spawner.clone(), dnsmasq.to_owned(), root.dnsmasq(), root.run_dnsmasq());
+        let mut jobs = Jobs::new(services, spawner, ends_in);
         let running = jobs.running()?;
         let files = watched(root, &resolv_conf)?;
 

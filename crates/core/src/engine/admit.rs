@@ -107,13 +107,6 @@ impl Engine {
         if network.bandwidth.is_some() {
             return Err(refuse(ErrorKind::Unsupported, "bandwidth is not supported yet".into()).field("<bandwidth>"));
         }
-        if let Some(zone) = &network.bridge.zone {
-            return Err(refuse(
-                ErrorKind::Unsupported,
-                format!("firewalld zones are not supported yet (zone '{zone}')"),
-            )
-            .field("<bridge zone>"));
-        }
         match network.forward.mode {
             ForwardMode::Isolated | ForwardMode::Nat | ForwardMode::Route | ForwardMode::Open => {
                 let Some(bridge) = &network.bridge.name else {

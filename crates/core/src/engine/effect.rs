@@ -66,6 +66,17 @@ pub enum Job {
     ReloadService(Uuid, u32, Box<dnsmasq::Config>),
     /// End it.
     StopService(Uuid, u32),
+    /// Put a bridge into a firewalld zone, or take it out.
+    SetZone {
+        /// The network.
+        network: Uuid,
+        /// Its bridge.
+        bridge: String,
+        /// The zone.
+        zone: String,
+        /// In, or out.
+        present: bool,
+    },
     /// Say when that process is gone.
     WatchOwner(Owner),
 }

@@ -33,7 +33,7 @@ impl Engine {
                     self.launch(object, plan);
                 }
             }
-            Ok(_) => match self.service_job(object) {
+            Ok(_) => match self.zone_job(object).map_or_else(|| self.service_job(object), |job| Ok(Some(job))) {
                 Err(error) => self.failed(object, error),
                 Ok(Some(job)) => {
                     let id = JobId(self.fresh());
@@ -174,6 +174,7 @@ impl Engine {
                     if self.intent.network(uuid).is_some_and(|n| n.active.is_some()) {
                         self.observed.services.remove(&uuid);
                     }
+                    self.observed.zones.remove(&uuid);
                 }
                 self.advance(object);
             }
@@ -223,6 +224,20 @@ impl Engine {
                 self.observed.services.remove(&uuid);
                 self.advance(object);
             }
+            (Job::SetZone { bridge, zone, present: true, .. }, JobOutcome::Done) => {
+                self.observed.zones.insert(uuid, (bridge, zone));
+                self.advance(object);
+            }
+            // A bridge that is gone is in no zone, whatever firewalld still notes under its name.
+            (Job::SetZone { present: false, .. }, _) => {
+                self.observed.zones.remove(&uuid);
+                self.advance(object);
+            }
+            (Job::SetZone { zone, .. }, JobOutcome::Failed(cause)) => {
+                let cause = format!("the bridge can't be put into firewalld's zone '{zone}': {cause}");
+                let error = Error::new(ErrorKind::HostFailed, self.describe(object), cause);
+                self.failed(object, error.field("<bridge zone>").hint("leave the zone out, or start firewalld"));
+            }
             (_, JobOutcome::Done) => self.advance(object),
             (job, JobOutcome::Failed(cause)) => {
                 let what = match job {
@@ -242,6 +257,20 @@ impl Engine {
                 self.failed(object, error);
             }
         }
+    }
+
+    /// The job that a network's firewalld zone needs.
+    fn zone_job(&self, object: Object) -> Option<Job> {
+        let Object::Network(network) = object else { return None };
+        let active = self.intent.network(network).and_then(|n| n.active.as_ref());
+        let wanted = active.and_then(|n| Some((n.bridge.name.as_ref()?.to_string(), n.bridge.zone.clone()?)));
+        let there = self.observed.zones.get(&network);
+        let ((bridge, zone), present) = match (wanted, there) {
+            (wanted, Some(there)) if wanted.as_ref() != Some(there) => (there.clone(), false),
+            (Some(wanted), None) => (wanted, true),
+            _ => return None,
+        };
+        Some(Job::SetZone { network, bridge, zone, present })
     }
 
     /// The job that a network's dnsmasq needs.

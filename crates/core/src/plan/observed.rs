@@ -167,6 +167,8 @@ pub struct Observed {
     pub resolvers: Vec<IpAddr>,
     /// Other people's firewalls that would drop guests' traffic.
     pub firewalls: Vec<ForeignFirewall>,
+    /// The firewalld zone that each network's bridge was put into: bridge and zone.
+    pub zones: BTreeMap<Uuid, (String, String)>,
 }
 
 impl Observed {

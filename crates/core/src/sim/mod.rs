@@ -39,6 +39,8 @@ pub struct Host {
     pub processes: BTreeSet<Owner>,
     /// NICs whose tap's descriptor a guest has.
     pub held: BTreeSet<Uuid>,
+    /// What firewalld was told: network, bridge and zone.
+    pub zone_of: BTreeSet<(Uuid, String, String)>,
     /// Who waits for which process to end.
     watching: BTreeMap<Owner, crate::engine::JobId>,
     /// How many steps may still be carried out before one fails; none fails when `None`.
@@ -72,6 +74,7 @@ impl Host {
             events: Vec::new(),
             processes: BTreeSet::new(),
             held: BTreeSet::new(),
+            zone_of: BTreeSet::new(),
             watching: BTreeMap::new(),
             refuse_after: None,
             disk_full: false,
@@ -270,6 +273,13 @@ impl Host {
             }
             Job::StopService(network, _) => {
                 self.kernel.services.remove(&network);
+                JobOutcome::Done
+            }
+            Job::SetZone { network, bridge, zone, present } => {
+                self.zone_of.retain(|(n, ..)| *n != network);
+                if present {
+                    self.zone_of.insert((network, bridge, zone));
+                }
                 JobOutcome::Done
             }
             // Ends when the process does; see `kill`.

@@ -227,3 +227,19 @@ fn a_reboot_forgets_what_ran_and_starts_what_starts_by_itself() {
     assert_eq!(active, ["always"]);
     assert_eq!(host.engine.intent().nics().count(), 0);
 }
+
+#[test]
+fn a_bridge_is_in_its_firewalld_zone_while_the_network_runs() {
+    let mut host = host();
+    let zoned = "<network><name>z</name><bridge name='virbr9' zone='work'/></network>";
+    host.ask(Command::Define(network(zoned))).unwrap();
+    host.ask(Command::Start("z".into())).unwrap();
+    let zones = |host: &Host| host.zone_of.iter().map(|(_, b, z)| format!("{b} {z}")).collect::<Vec<_>>();
+    assert_eq!(zones(&host), ["virbr9 work"]);
+    host.crash();
+    at_rest(&mut host);
+    assert_eq!(zones(&host), ["virbr9 work"]);
+    host.ask(Command::Stop("z".into())).unwrap();
+    assert_eq!(zones(&host), [""; 0]);
+    at_rest(&mut host);
+}
