@@ -4,6 +4,7 @@
 mod bench;
 mod ci;
 mod guest;
+mod man;
 mod suite;
 mod tidy;
 mod vm;
@@ -23,6 +24,7 @@ usage: cargo xtask TASK
 ci                     every check and every test; what `make test` runs
 tidy                   the repository's rules, without building anything
 guest-image            the small Linux that QEMU boots as a guest, into target/guest
+man                    man pages and shell completions, into target/man and target/completions
 bench [--quick] [SECTION]...
                        what the daemon costs beside the kernel's own cost, in private namespaces
                        (root); sections: networks nics restart scale
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         ["ci"] => Workspace::find().and_then(|ws| ci::run(&ws)),
         ["tidy"] => Workspace::find().and_then(|ws| tidy::run(&ws)),
         ["guest-image"] => Workspace::find().and_then(|ws| Ok(println!("{}", guest::image(&ws)?.display()))),
+        ["man"] => Workspace::find().and_then(|ws| man::run(&ws)),
         ["bench", ref rest @ ..] => Workspace::find().and_then(|ws| bench::run(&ws, rest)),
         ["vm", ref rest @ ..] => {
             let Some(choice) = vm::Choice::parse(rest) else {
