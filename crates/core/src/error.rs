@@ -13,6 +13,8 @@ pub enum ErrorKind {
     NoNic,
     /// No host link of that name.
     NoDevice,
+    /// The network has no portgroup of that name.
+    NoPortgroup,
     /// The network is not active.
     NotActive,
     /// The operation does not fit the object's state: active already, in use, or the like.
@@ -77,6 +79,7 @@ impl ErrorKind {
             Self::NoPort => row(107, NETWORK_PORT, "network port not found", "NotFound", 3),
             Self::NoNic => row(38, NETWORK, "", "NotFound", 3),
             Self::NoDevice => row(38, NETWORK, "", "NotFound", 3),
+            Self::NoPortgroup => row(38, NETWORK, "", "NotFound", 3),
             Self::NotActive => row(55, NETWORK, "Requested operation is not valid", "InvalidState", 4),
             Self::InvalidState => row(55, NETWORK, "Requested operation is not valid", "InvalidState", 4),
             Self::NetworkExists => row(9, NETWORK, "operation failed", "Exists", 4),

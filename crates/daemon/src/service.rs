@@ -124,6 +124,7 @@ impl Service {
         startup.observed.services = running;
         startup.owners = living_owners(&startup);
         startup.held = held(&startup);
+        startup.random = u128::from_be_bytes(ident::random()?);
         for (nic, queues) in &reclaimed {
             if let (Some(link), Some(Ok(queue))) =
                 (startup.observed.link_marked(MarkKind::Tap, *nic), queues.first().map(OwnedFd::try_clone))

@@ -57,6 +57,8 @@ pub struct Startup {
     pub observed: Observed,
     /// Which owners still live; what is missing is gone.
     pub owners: Vec<Owner>,
+    /// Random bits, for definitions that somebody wrote by hand and left the UUID out of.
+    pub random: u128,
     /// Ids of NICs whose tap is there.
     pub held: Vec<Uuid>,
 }

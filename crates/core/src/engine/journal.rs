@@ -1,6 +1,6 @@
 //! What one call of the engine changed, so that it can be put back when its records can't be written.
 
-use super::effect::{Effect, RecordKey};
+use super::effect::{Effect, PlanId, RecordKey};
 use super::work::Goal;
 use super::{Engine, Object};
 use crate::intent::{NetworkIntent, NicIntent};
@@ -97,7 +97,7 @@ impl Engine {
             Error::new(ErrorKind::HostFailed, "the run state", cause.to_owned())
                 .hint("nothing was changed; make room or make the directory writable, and try again")
         };
-        for object in touched {
+        for &object in &touched {
             // What was put back is what the operation would restore, so it has failed without a trace.
             if let Some(operation) = self.work.get_mut(&object).and_then(|w| w.operation.as_mut()) {
                 operation.error.get_or_insert_with(error);
@@ -120,11 +120,7 @@ impl Engine {
         let mut events = Vec::new();
         for effect in dropped {
             match effect {
-                Effect::Apply(id, _) => {
-                    let failed =
-                        StepFailure { step: 0, cause: format!("not started: {cause}"), errno: None, left: Vec::new() };
-                    self.applied(id, &Outcome { made: Vec::new(), failed: Some(failed) });
-                }
+                Effect::Apply(id, _) => self.not_started(id, cause, &touched),
                 Effect::Start(id, _) => self.finished(id, super::JobOutcome::Failed(format!("not started: {cause}"))),
                 Effect::Reply(id, Ok(_)) => self.out.push(Effect::refuse(id, error())),
                 Effect::Reply(id, Err(e)) => self.out.push(Effect::refuse(id, e)),
@@ -137,6 +133,22 @@ impl Engine {
         if nobody_asked {
             self.out.extend(events.into_iter().map(Effect::Publish));
         }
+    }
+
+    /// A plan was dropped. Where its object is what it was before, there is nothing to restore.
+    fn not_started(&mut self, id: PlanId, cause: &str, restored: &[Object]) {
+        let object = self.plans.get(&id).map(|(object, _)| *object).filter(|object| restored.contains(object));
+        let Some(object) = object else {
+            let failed = StepFailure { step: 0, cause: format!("not started: {cause}"), errno: None, left: Vec::new() };
+            return self.applied(id, &Outcome { made: Vec::new(), failed: Some(failed) });
+        };
+        self.plans.remove(&id);
+        self.line.leaves(object);
+        if let Some(work) = self.work.get_mut(&object) {
+            work.flight = None;
+        }
+        self.advance(object);
+        self.serve_line();
     }
 
     /// Writes the records that couldn't be written, as they should be now.

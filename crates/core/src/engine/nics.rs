@@ -116,8 +116,7 @@ impl Engine {
                         .hint(format!("start it: patchcord network start '{network}'"))
                 })?;
                 active.portgroup(portgroup.as_ref()).map_err(|cause| {
-                    refuse(ErrorKind::InvalidArgument, format!("network '{network}': {cause}"))
-                        .field("<source portgroup>")
+                    refuse(ErrorKind::NoPortgroup, format!("network '{network}': {cause}")).field("<source portgroup>")
                 })?;
                 (Some(uuid), Some(active))
             }

@@ -102,7 +102,8 @@ impl Engine {
                 self.drift(object, "it is being changed again and again; we wait a little".into(), false);
                 self.work.remove(&object);
                 self.line.leaves(object);
-                return self.wake(at, object);
+                self.wake(at, object);
+                return self.serve_line();
             }
         }
         self.remember_settings(&plan);
@@ -183,6 +184,11 @@ impl Engine {
                 self.failed(object, error);
             }
         }
+        self.serve_line();
+    }
+
+    /// Whoever waited for a plan about what networks share to be done looks again.
+    pub(super) fn serve_line(&mut self) {
         while let Some(next) = self.line.next() {
             self.advance(next);
         }

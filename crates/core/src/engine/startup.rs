@@ -77,17 +77,34 @@ impl Engine {
 
     fn load_networks(&mut self, startup: &Startup, broken: &mut Vec<(String, String)>) {
         let autostart = |name: &Network| startup.autostart.iter().any(|a| a == name.name.as_str());
+        let mut unfinished = Vec::new();
         for (stem, text) in &startup.definitions {
-            match xml::read_network(text, xml::Mode::Lenient) {
-                Ok(network) => match network.uuid {
-                    Some(uuid) => {
-                        let autostart = autostart(&network);
-                        let intent = NetworkIntent { definition: Some(network), autostart, active: None };
-                        self.intent.set_network(uuid, intent);
-                    }
-                    None => broken.push((format!("definition {stem}.xml"), "it has no <uuid>".into())),
-                },
-                Err(error) => broken.push((format!("definition {stem}.xml"), error.to_string())),
+            let mut leave = |why: String| broken.push((format!("definition {stem}.xml"), why));
+            let network = match xml::read_network(text, xml::Mode::Lenient) {
+                Ok(network) if network.name.as_str() == stem => network,
+                Ok(network) => {
+                    leave(format!("it defines network '{}': its file must have that name", network.name));
+                    continue;
+                }
+                Err(error) => {
+                    leave(error.to_string());
+                    continue;
+                }
+            };
+            let twin = network.uuid.and_then(|uuid| self.intent.network(uuid)).and_then(NetworkIntent::current);
+            if let Some(twin) = twin {
+                leave(format!("it has the <uuid> of network '{}'", twin.name));
+                continue;
+            }
+            let own = network.forward.mode.has_own_bridge();
+            match network.uuid {
+                Some(uuid) if !own || (network.bridge.name.is_some() && network.mac.is_some()) => {
+                    let autostart = autostart(&network);
+                    let intent = NetworkIntent { definition: Some(network), autostart, active: None };
+                    self.intent.set_network(uuid, intent);
+                }
+                // Somebody wrote it by hand, and left to us what a definition over the API leaves to us, too.
+                _ => unfinished.push(network),
             }
         }
         for (stem, text) in &startup.networks {
@@ -105,6 +122,21 @@ impl Engine {
                     self.damaged.networks.insert(stem.clone());
                     broken.push((format!("run state of network '{stem}'"), error.to_string()));
                 }
+            }
+        }
+        for (number, network) in (0u128..).zip(unfinished) {
+            let autostart = autostart(&network);
+            let object = format!("definition {}.xml", network.name);
+            // Any bits will do, as long as they differ.
+            let random = startup.random.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
+            let finished = self.identify(&network, random).and_then(|(uuid, known)| {
+                let network = self.complete(network, uuid, known.as_ref(), random)?;
+                Ok((uuid, NetworkIntent { definition: Some(network), autostart, active: known.and_then(|k| k.active) }))
+            });
+            match finished {
+                // The file says so from now on.
+                Ok((uuid, intent)) => self.put_network(uuid, Some(intent)),
+                Err(error) => broken.push((object, error.to_string())),
             }
         }
     }

@@ -240,14 +240,14 @@ pub fn host(intent: &Intent, observed: &Observed) -> BTreeMap<Sysctl, String> {
         wanted.insert(Sysctl::Ipv4Forward, "1".into());
     }
     if routed.v6 > 0 {
-        for (sysctl, value) in &observed.sysctls {
-            if matches!(sysctl, Sysctl::AcceptRa(_)) && value == "1" {
-                wanted.insert(sysctl.clone(), "2".into());
-            }
-        }
-        for sysctl in intent.saved.keys().filter(|s| matches!(s, Sysctl::AcceptRa(_))) {
-            wanted.insert(sysctl.clone(), "2".into());
-        }
+        // Our own bridges have routers' settings of their own, and a link that is gone has none.
+        let uplink = |sysctl: &&Sysctl| match sysctl {
+            Sysctl::AcceptRa(link) => observed.link_named(link).is_some_and(|l| l.mark.is_none()),
+            _ => false,
+        };
+        let listening = observed.sysctls.iter().filter(|(_, value)| *value == "1").map(|(sysctl, _)| sysctl);
+        let told = intent.saved.keys();
+        wanted.extend(listening.chain(told).filter(uplink).map(|sysctl| (sysctl.clone(), "2".into())));
         wanted.insert(Sysctl::Ipv6Forward, "1".into());
     }
     wanted

@@ -238,7 +238,8 @@ pub fn host(plan: &mut Plan, wanted: &BTreeMap<Sysctl, String>, saved: &BTreeMap
     for (sysctl, value) in wanted.iter().filter(|(s, _)| !matches!(s, Sysctl::AcceptRa(_))) {
         set(sysctl, value, "the host routes for its guests");
     }
-    for (sysctl, value) in saved.iter().rev().filter(|(s, _)| !wanted.contains_key(*s)) {
+    let there = |sysctl: &Sysctl| sysctl.link().is_none_or(|link| observed.link_named(link).is_some());
+    for (sysctl, value) in saved.iter().rev().filter(|(s, _)| !wanted.contains_key(*s) && there(s)) {
         set(sysctl, value, "back to what it was: nobody needs it any more");
     }
 }

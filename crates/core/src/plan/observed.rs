@@ -129,6 +129,14 @@ impl Sysctl {
         }
     }
 
+    /// The link that the setting is of, if it is of one: it goes with it.
+    pub fn link(&self) -> Option<&str> {
+        match self {
+            Self::Ipv4Forward | Self::Ipv6Forward => None,
+            Self::AcceptRa(link) | Self::DisableIpv6(link) | Self::Autoconf(link) => Some(link),
+        }
+    }
+
     /// The dotted name, for people.
     pub fn name(&self) -> String {
         self.path().join(".")

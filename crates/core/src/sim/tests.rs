@@ -243,3 +243,47 @@ fn a_bridge_is_in_its_firewalld_zone_while_the_network_runs() {
     assert_eq!(zones(&host), [""; 0]);
     at_rest(&mut host);
 }
+
+#[test]
+fn definitions_written_by_hand_are_finished_and_wrong_ones_left_alone() {
+    let mut host = host();
+    let record = |host: &mut Host, stem: &str, text: &str| {
+        host.records.insert(crate::engine::RecordKey::Definition(stem.into()), text.into());
+    };
+    let distribution = "<network><name>default</name><bridge name='virbr0'/><forward/>
+        <ip address='192.168.122.1' netmask='255.255.255.0'><dhcp>
+        <range start='192.168.122.2' end='192.168.122.254'/></dhcp></ip></network>";
+    record(&mut host, "default", distribution);
+    record(&mut host, "copy", "<network><name>other</name></network>");
+    record(&mut host, "torn", "<network><name>torn</na");
+    host.records.insert(crate::engine::RecordKey::Autostart("default".into()), String::new());
+    host.crash();
+    host.settle();
+    let uuid = host.engine.intent().named(&Name::new("default").unwrap()).unwrap();
+    assert!(host.engine.intent().network(uuid).unwrap().active.is_some());
+    assert!(host.records[&crate::engine::RecordKey::Definition("default".into())].contains(&uuid.to_string()));
+    assert_eq!(host.engine.intent().networks().count(), 1);
+    let told = |what: &str| host.events.iter().any(|e| format!("{e:?}").contains(what));
+    assert!(told("copy.xml") && told("torn.xml"), "{:?}", host.events);
+    host.crash();
+    host.settle();
+    assert_eq!(host.engine.intent().named(&Name::new("default").unwrap()), Some(uuid), "it keeps what it was given");
+}
+
+#[test]
+fn a_restart_takes_no_bridge_of_ours_for_an_uplink() {
+    let mut host = host();
+    host.ask(Command::Create(network("<network><name>island</name></network>"))).unwrap();
+    let dual = "<network><name>dual</name><forward mode='nat'/><ip address='10.0.9.1' prefix='24'/>
+        <ip family='ipv6' address='fd00:9::1' prefix='64'/></network>";
+    host.ask(Command::Create(network(dual))).unwrap();
+    // What the kernel has on every link, and a snapshot reads.
+    host.kernel.sysctls.insert(Sysctl::AcceptRa("virbr0".into()), "1".into());
+    host.crash();
+    host.settle();
+    host.ask(Command::Stop("island".into())).unwrap();
+    host.ask(Command::Stop("dual".into())).unwrap();
+    at_rest(&mut host);
+    assert!(!host.records.contains_key(&crate::engine::RecordKey::Host), "{:?}", host.records);
+    assert_eq!(host.kernel.sysctls[&Sysctl::Ipv6Forward], "0");
+}
