@@ -332,12 +332,21 @@ pub(crate) fn idler() -> Process {
     Process::start(command)
 }
 
+/// The lines that only one of two states has.
+pub(crate) fn differences(before: &str, after: &str) -> String {
+    let only = |of: &str, not: &str, sign: &str| {
+        let lines = of.lines().filter(|line| !not.lines().any(|other| other == *line));
+        lines.map(|line| format!("{sign} {line}\n")).collect::<String>()
+    };
+    only(before, after, "-") + &only(after, before, "+")
+}
+
 /// Leaves out what changes by itself.
 fn scrub(value: &mut Value) {
     match value {
         Value::Object(map) => {
             map.retain(|key, _| {
-                !key.ends_with("_timer") && !["stats", "stats64", "operstate", "flags"].contains(&key.as_str())
+                !key.ends_with("_timer") && !["stats", "stats64", "operstate", "flags", "tso_max_size"].contains(&key.as_str())
             });
             map.values_mut().for_each(scrub);
         }

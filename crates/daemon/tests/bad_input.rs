@@ -1,0 +1,289 @@
+//! What is refused: with a reason, and with nothing changed.
+
+mod common;
+
+use common::{Host, SOON, attach, differences, interface, interface_with_mac};
+use patchcord_api::error::Refusal;
+use patchcord_api::methods::{AttachNIC, CreateNetwork, DefineNetwork, Method, StartNetwork, UpdateNetwork};
+use patchcord_testkit::{Process, in_namespace, wait_until};
+use std::fmt::Debug;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+const NET: &str = "<network><name>net</name><uuid>8f1a2b3c-0000-4000-8000-000000000001</uuid><bridge name='brnet' stp='off'/>\
+     <ip address='10.5.0.1' prefix='24'/></network>";
+
+/// Refused as `kind`, with a word of the reason in its text, and with nothing changed.
+fn refused<M: Method + Debug>(host: &Host<'_>, method: &M, kind: &str, says: &str) -> Refusal
+where
+    M::Reply: Debug,
+{
+    let before = host.state();
+    let (error, refusal) = host.refused(method);
+    let text = format!("{refusal} {}", refusal.hint.as_deref().unwrap_or_default());
+    assert_eq!(error, kind, "{method:?}: {text}");
+    assert!(text.contains(says), "'{says}' is not in: {text}");
+    assert!(!refusal.object.is_empty() && (1..=5).contains(&refusal.exit), "{refusal:?}");
+    let after = host.state();
+    assert!(before == after, "{method:?} changed something: {}", differences(&before, &after));
+    refusal
+}
+
+fn define(xml: impl Into<String>) -> DefineNetwork {
+    DefineNetwork { xml: xml.into() }
+}
+
+#[test]
+fn documents_that_are_none() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        let deep = format!("<network>{}{}</network>", "<metadata>".repeat(5000), "</metadata>".repeat(5000));
+        let huge = format!("<network><name>big</name><title>{}</title></network>", "x".repeat(6_000_000));
+        for xml in ["", "no xml", "<network>", "<network><name>x</network>", &deep] {
+            refused(&host, &define(xml), "InvalidXml", "");
+        }
+        // A message that is too long ends the connection, and nothing else.
+        assert!(host.client().call(&define(huge)).is_err());
+        let dtd = "<!DOCTYPE n [<!ENTITY a 'b'><!ENTITY c '&a;&a;'>]><network><name>&c;</name></network>";
+        refused(&host, &define(dtd), "InvalidXml", "");
+        let refusal =
+            refused(&host, &define("<network>\n <name>x</name>\n <nonsense/>\n</network>"), "InvalidXml", "nonsense");
+        assert_eq!((refusal.line, refusal.column.is_some()), (Some(3), true), "{refusal:?}");
+        refused(
+            &host,
+            &define("<network><name>x</name><ip address='10.0.0.300'/></network>"),
+            "InvalidXml",
+            "10.0.0.300",
+        );
+        refused(&host, &define("<network/>"), "InvalidXml", "name");
+        refused(&host, &define("<domain><name>x</name></domain>"), "InvalidXml", "network");
+    });
+}
+
+#[test]
+fn names_that_are_none() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        let long = "n".repeat(201);
+        for name in ["../../etc/x", "a/b", "&#10;", long.as_str(), "", ".", ".."] {
+            refused(&host, &define(format!("<network><name>{name}</name></network>")), "InvalidXml", "");
+        }
+        for bridge in ["sixteen-bytes-xx", "a/b", "a b", "..", "a:b"] {
+            let xml = format!("<network><name>x</name><bridge name='{bridge}'/></network>");
+            refused(&host, &define(xml), "InvalidXml", "");
+        }
+        host.network(NET);
+        for guest in ["", "a/b", long.as_str(), "\u{7}"] {
+            refused(&host, &attach(guest, &interface("net")), "InvalidArgument", "");
+        }
+        for target in ["sixteen-bytes-xx", "a/b", "brnet", "lo"] {
+            let xml = format!("<interface type='network'><source network='net'/><target dev='{target}'/></interface>");
+            let before = host.state();
+            host.refused(&attach("g", &xml));
+            assert_eq!(before, host.state());
+        }
+    });
+}
+
+#[test]
+fn what_is_there_already() {
+    in_namespace(|ns| {
+        ns.run("ip link add taken type bridge");
+        ns.run("ip link add up0 type bridge");
+        ns.run("ip link set up0 up");
+        ns.run("ip addr add 172.20.0.1/16 dev up0");
+        let host = Host::new(ns);
+        host.network(NET);
+        let other = NET.replace("000000000001", "000000000002");
+        refused(&host, &define(other.as_str()), "Exists", "8f1a2b3c-0000-4000-8000-000000000001");
+        refused(&host, &define(NET.replace(">net<", ">net2<")), "Exists", "net");
+        let named = |name: &str, bridge: &str, ip: &str| {
+            format!("<network><name>{name}</name><bridge name='{bridge}'/><ip address='{ip}' prefix='24'/></network>")
+        };
+        refused(&host, &define(named("b", "brnet", "10.6.0.1")), "InUse", "net");
+        refused(&host, &StartNetwork { name: "net".into() }, "InvalidState", "active");
+        refused(&host, &StartNetwork { name: "nowhere".into() }, "NotFound", "nowhere");
+        // Overlaps are refused at the start: with an active network, and with a route of the host's.
+        let create = |name: &str, bridge: &str, ip: &str| CreateNetwork { xml: named(name, bridge, ip) };
+        refused(&host, &create("o", "bro", "10.5.0.129"), "InUse", "net");
+        refused(&host, &create("o", "bro", "172.20.9.1"), "InUse", "up0");
+        refused(&host, &create("o", "taken", "10.9.0.1"), "InUse", "taken");
+        let lan = "<network><name>lan</name><forward mode='bridge'/><bridge name='nobr'/></network>";
+        refused(&host, &CreateNetwork { xml: lan.into() }, "NotFound", "nobr");
+        let direct = "<network><name>d</name><forward mode='private' dev='up0'/></network>";
+        refused(&host, &CreateNetwork { xml: direct.into() }, "Unsupported", "private");
+    });
+}
+
+#[test]
+fn nics_that_cannot_be() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        host.network(NET);
+        host.call(&define("<network><name>idle</name></network>"));
+        let nic = host.call(&attach("g", &interface_with_mac("net", "52:54:00:00:00:01"))).nic;
+        assert_eq!(nic.state, "plugged");
+        let same = interface_with_mac("net", "52:54:00:00:00:01");
+        refused(&host, &attach("h", &same), "InUse", "52:54:00:00:00:01");
+        refused(&host, &attach("h", &interface_with_mac("net", "01:00:5e:00:00:01")), "InvalidXml", "multicast");
+        refused(&host, &attach("h", &interface_with_mac("net", "00:00:00:00:00:00")), "InvalidXml", "");
+        refused(&host, &attach("h", &interface("nowhere")), "NotFound", "nowhere");
+        refused(&host, &attach("h", &interface("idle")), "InvalidState", "idle");
+        refused(
+            &host,
+            &attach("h", "<interface type='bridge'><source bridge='nobr'/></interface>"),
+            "NotFound",
+            "nobr",
+        );
+        let filtered = "<interface type='network'><source network='net'/><filterref filter='clean'/></interface>";
+        refused(&host, &attach("h", filtered), "InvalidXml", "filterref");
+        let actual = "<interface type='network'><source network='net'/><actual type='bridge'/></interface>";
+        refused(&host, &attach("h", actual), "InvalidXml", "actual");
+        let owned = |pid| AttachNIC { owner_pid: Some(pid), ..attach("h", &interface("net")) };
+        refused(&host, &owned(4_194_304), "InvalidArgument", "4194304");
+        refused(&host, &owned(0), "InvalidArgument", "");
+        let update = UpdateNetwork {
+            name: "net".into(),
+            command: "add".into(),
+            section: "ip-dhcp-host".into(),
+            xml: "<host mac='52:54:00:00:00:09' ip='10.99.0.9'/>".into(),
+            ..UpdateNetwork::default()
+        };
+        let before = host.state();
+        host.refused(&update);
+        assert_eq!(before, host.state());
+    });
+}
+
+/// Starts another daemon, which must give up; gives what it said.
+fn gives_up(host: &Host<'_>, root: &std::path::Path) -> String {
+    let log = host.root.join("second.log");
+    let mut second = Process::start(Host::command(root, &log));
+    let status = wait_until("the second daemon to give up", SOON, || second.ended().ok_or("it runs"));
+    assert!(!status.success());
+    let said = fs::read_to_string(&log).unwrap();
+    fs::remove_file(log).unwrap();
+    said
+}
+
+#[test]
+fn a_second_daemon_gives_up() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        host.network(NET);
+        let before = host.state();
+        let said = gives_up(&host, &host.root);
+        assert!(said.contains(&host.pid().to_string()), "it names the first: {said}");
+        let elsewhere = tempfile::tempdir().unwrap();
+        let said = gives_up(&host, elsewhere.path());
+        assert!(said.contains("namespace") && said.contains(&host.pid().to_string()), "{said}");
+        assert_eq!(before, host.state());
+        assert!(host.show("net").active);
+    });
+}
+
+#[test]
+fn clients_that_send_garbage_or_go_away() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        host.network(NET);
+        let before = host.state();
+        let mut garbage: Vec<Vec<u8>> = vec![
+            b"\0\0\0".to_vec(),
+            b"GET / HTTP/1.1\r\n\r\n\0".to_vec(),
+            b"{\"method\":12}\0".to_vec(),
+            b"{\"method\":\"org.patchcord.Switch.Nothing\"}\0".to_vec(),
+            b"{\"method\":\"org.patchcord.Switch.StopNetwork\",\"parameters\":{\"nome\":\"net\"}}\0".to_vec(),
+            vec![0xff; 100_000],
+        ];
+        garbage.push([b"[".repeat(500_000), vec![0]].concat());
+        for bytes in garbage {
+            let mut stream = UnixStream::connect(host.socket()).unwrap();
+            let _ = stream.write_all(&bytes);
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer);
+        }
+        assert_eq!(before, host.state());
+        // A client that asks for descriptors and is gone before they come leaves no NIC.
+        for _ in 0..20 {
+            let parameters = serde_json::json!({ "guest": "g", "xml": interface("net"), "fetch": true });
+            let call = serde_json::json!({ "method": "org.patchcord.Switch.AttachNIC", "parameters": parameters });
+            let mut stream = UnixStream::connect(host.socket()).unwrap();
+            stream.write_all(&[call.to_string().as_bytes(), b"\0"].concat()).unwrap();
+            drop(stream);
+        }
+        wait_until("NICs of nobody to be gone", SOON, || match (host.nics().len(), host.state()) {
+            (0, state) if state == before => Ok(()),
+            (count, state) => Err(format!("{count} NICs, {}", differences(&before, &state))),
+        });
+    });
+}
+
+fn fails_cleanly(host: &Host<'_>, broken: impl FnOnce(), repaired: impl FnOnce()) {
+    host.network(NET);
+    host.call(&define("<network><name>idle</name><ip address='10.8.0.1' prefix='24'/></network>"));
+    let nic = host.call(&attach("g", &interface("net"))).nic;
+    broken();
+    let before = host.state();
+    let new = "<network><name>new</name><forward mode='nat'/><ip address='10.7.0.1' prefix='24'><dhcp>\
+               <range start='10.7.0.2' end='10.7.0.9'/></dhcp></ip></network>";
+    let mut refusals = vec![
+        host.refused(&CreateNetwork { xml: new.into() }),
+        host.refused(&StartNetwork { name: "idle".into() }),
+        host.refused(&attach("h", &interface("net"))),
+    ];
+    refusals.extend([host.refused(&AttachNIC { by_name: Some(true), ..attach("h", &interface("net")) })]);
+    for (error, refusal) in refusals {
+        assert_eq!(error, "HostFailed", "{refusal}");
+        let path = host.root.to_string_lossy().into_owned();
+        assert!(refusal.cause.contains(&path), "it names the file: {refusal}");
+    }
+    wait_until("everything as it was", SOON, || {
+        let after = host.state();
+        if after == before { Ok(()) } else { Err(differences(&before, &after)) }
+    });
+    assert_eq!(host.nic(&nic.id).state, "plugged");
+    repaired();
+    host.start_network("idle");
+    host.detach(&nic.id);
+    host.stop_network("net");
+}
+
+#[test]
+fn a_full_disk_refuses_and_changes_nothing() {
+    in_namespace(|ns| {
+        let mut host = Host::without_daemon(ns);
+        let run = host.root.join("run");
+        fs::create_dir(&run).unwrap();
+        ns.run(&format!("mount -t tmpfs -o size=256k,mode=755 tmpfs {}", run.display()));
+        host.start();
+        let fill = run.join("fill");
+        let full = || {
+            let mut file = fs::File::create(&fill).unwrap();
+            while file.write_all(&[0; 4096]).is_ok() {}
+        };
+        fails_cleanly(&host, full, || fs::remove_file(&fill).unwrap());
+    });
+}
+
+#[test]
+fn a_read_only_state_directory_refuses_and_changes_nothing() {
+    in_namespace(|ns| {
+        let mut host = Host::without_daemon(ns);
+        let directories = ["networks", "nics"].map(|d| host.root.join("run/patchcord").join(d));
+        for directory in &directories {
+            fs::create_dir_all(directory).unwrap();
+            // A mount of its own, which can be made read-only later.
+            ns.run(&format!("mount --bind {0} {0}", directory.display()));
+        }
+        host.start();
+        let remount = |how: &str| {
+            for directory in &directories {
+                ns.run(&format!("mount -o remount,bind,{how} {}", directory.display()));
+            }
+        };
+        fails_cleanly(&host, || remount("ro"), || remount("rw"));
+    });
+}

@@ -1,0 +1,156 @@
+//! Networks that change while they run.
+
+mod common;
+
+use common::{Host, SOON, attach, interface, interface_with_mac, ip};
+use patchcord_api::methods::{GetNetworkXML, ListLeases, UpdateNetwork};
+use patchcord_testkit::in_namespace;
+use std::net::IpAddr;
+
+const NET: &str = "<network><name>net</name><forward mode='nat'/><bridge name='brnet' stp='off'/>\
+     <domain name='lab.test' localOnly='yes'/><ip address='10.5.0.1' prefix='24'><dhcp>\
+     <range start='10.5.0.10' end='10.5.0.12'/><host mac='52:54:00:00:00:01' ip='10.5.0.101' name='one'/></dhcp></ip>\
+     </network>";
+
+fn change(command: &str, section: &str, xml: &str) -> UpdateNetwork {
+    UpdateNetwork {
+        name: "net".into(),
+        command: command.into(),
+        section: section.into(),
+        xml: xml.into(),
+        live: Some(true),
+        config: Some(true),
+        ..UpdateNetwork::default()
+    }
+}
+
+fn documents(host: &Host<'_>) -> [String; 2] {
+    [false, true].map(|inactive| host.call(&GetNetworkXML { name: "net".into(), inactive: Some(inactive) }).xml)
+}
+
+#[test]
+fn reservations_come_and_go_without_a_restart_of_dnsmasq() {
+    in_namespace(|ns| {
+        let mut host = Host::new(ns);
+        let mut events = host.events();
+        host.network(NET);
+        let dnsmasq = host.show("net").dnsmasq;
+        let add = "<host mac='52:54:00:00:00:02' ip='10.5.0.102' name='two'/>";
+        host.call(&change("add", "ip-dhcp-host", add));
+        events.wait("the update", |e| e.kind == "network" && e.what == "updated");
+        for document in documents(&host) {
+            assert!(document.contains("10.5.0.102") && document.contains("10.5.0.101"), "{document}");
+        }
+        let (nic, mut two) = host.guest("two", &interface_with_mac("net", "52:54:00:00:00:02"));
+        assert_eq!(IpAddr::from(two.dhcp(SOON).unwrap().address), ip("10.5.0.102"));
+        let leases = host.call(&ListLeases { network: "net".into() }).leases;
+        assert_eq!((leases.len(), leases[0].nic.as_deref()), (1, Some(&*nic.id)), "{leases:?}");
+        assert_eq!((leases[0].ip.as_str(), leases[0].prefix), ("10.5.0.102", 24));
+
+        // It is given another address, and gets it with its next request.
+        let modify = "<host mac='52:54:00:00:00:02' ip='10.5.0.103' name='two'/>";
+        host.call(&change("modify", "ip-dhcp-host", modify));
+        assert_eq!(IpAddr::from(two.dhcp(SOON).unwrap().address), ip("10.5.0.103"));
+        assert_eq!(two.resolve("two.lab.test", ip("10.5.0.1"), SOON).unwrap().len(), 1);
+        host.call(&change("delete", "ip-dhcp-host", "<host mac='52:54:00:00:00:02'/>"));
+        for document in documents(&host) {
+            assert!(!document.contains("10.5.0.103"), "{document}");
+        }
+        let (error, refusal) = host.refused(&change("delete", "ip-dhcp-host", "<host mac='52:54:00:00:00:02'/>"));
+        assert!(refusal.to_string().contains("52:54:00:00:00:02"), "{error}: {refusal}");
+        assert_eq!(host.show("net").dnsmasq, dnsmasq, "never restarted");
+        assert_eq!(host.dnsmasqs(), [dnsmasq.unwrap()]);
+        // The definition has it all after a restart of everything.
+        host.call(&change("add", "ip-dhcp-host", add));
+        host.kill();
+        host.start();
+        assert!(documents(&host).iter().all(|d| d.contains("10.5.0.102")));
+        host.stop_network("net");
+        host.start_network("net");
+        assert_eq!(IpAddr::from(two.dhcp(SOON).unwrap().address), ip("10.5.0.102"));
+    });
+}
+
+#[test]
+fn ranges_are_added() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        host.network(&NET.replace("<range start='10.5.0.10' end='10.5.0.12'/>", ""));
+        let range = "<range start='10.5.0.60' end='10.5.0.60'/>";
+        host.call(&change("add", "ip-dhcp-range", range));
+        let (_, mut guest) = host.guest_on("net", "g");
+        assert_eq!(IpAddr::from(guest.dhcp(SOON).unwrap().address), ip("10.5.0.60"));
+        host.call(&change("delete", "ip-dhcp-range", range));
+        assert!(documents(&host).iter().all(|d| !d.contains("10.5.0.60")));
+        assert_eq!(host.dnsmasqs().len(), 1);
+        Host::reaches(&mut guest, "10.5.0.1");
+    });
+}
+
+#[test]
+fn names_are_added_and_taken_away() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        host.network(NET);
+        let (_, mut guest) = host.guest_on("net", "g");
+        guest.set_static(ip("10.5.0.2"), 24, None);
+        let record = "<host ip='10.5.0.200'><hostname>printer.lab.test</hostname></host>";
+        assert!(guest.resolve("printer.lab.test", ip("10.5.0.1"), SOON).is_err());
+        host.call(&change("add", "dns-host", record));
+        let found = guest.resolve("printer.lab.test", ip("10.5.0.1"), SOON).unwrap();
+        assert_eq!(found.into_iter().map(IpAddr::from).collect::<Vec<_>>(), [ip("10.5.0.200")]);
+        host.call(&change("add", "dns-txt", "<txt name='note' value='hello'/>"));
+        host.call(&change("add", "dns-srv", "<srv service='sip' protocol='tcp' target='x.lab.test' port='5060'/>"));
+        for document in documents(&host) {
+            assert!(document.contains("hello") && document.contains("sip"), "{document}");
+        }
+        host.call(&change("delete", "dns-host", record));
+        assert!(guest.resolve("printer.lab.test", ip("10.5.0.1"), SOON).is_err());
+    });
+}
+
+#[test]
+fn portgroups_change_and_only_one_can_be_the_default() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        host.network(NET);
+        let (error, refusal) = host.refused(&attach("g", &with_portgroup("blue")));
+        assert_eq!(error, "InvalidArgument", "{refusal}");
+        host.call(&change("add", "portgroup", "<portgroup name='blue'/>"));
+        host.call(&change("add", "portgroup", "<portgroup name='red' default='yes'/>"));
+        let blue = host.call(&attach("g", &with_portgroup("blue"))).nic;
+        let default = host.call(&attach("h", &interface("net"))).nic;
+        assert_eq!([blue.portgroup.as_deref(), default.portgroup.as_deref()], [Some("blue"), Some("red")]);
+        host.refused(&change("add", "portgroup", "<portgroup name='green' default='yes'/>"));
+        assert_eq!(host.show("net").portgroups.len(), 2);
+        let (_, refusal) = host.refused(&attach("i", &with_portgroup("green")));
+        let text = format!("{refusal} {:?}", refusal.hint);
+        assert!(text.contains("blue") && text.contains("red"), "it says which there are: {text}");
+    });
+}
+
+fn with_portgroup(name: &str) -> String {
+    format!("<interface type='network'><source network='net' portgroup='{name}'/></interface>")
+}
+
+#[test]
+fn live_alone_and_config_alone() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        host.network(NET);
+        let only = |live, config, address: u8| {
+            let xml = format!("<host mac='52:54:00:00:00:{address:02}' ip='10.5.0.{address}'/>");
+            host.call(&UpdateNetwork { live: Some(live), config: Some(config), ..change("add", "ip-dhcp-host", &xml) });
+        };
+        only(true, false, 51);
+        only(false, true, 52);
+        let [live, config] = documents(&host);
+        assert!(live.contains("10.5.0.51") && !live.contains("10.5.0.52"), "{live}");
+        assert!(config.contains("10.5.0.52") && !config.contains("10.5.0.51"), "{config}");
+        host.stop_network("net");
+        let (error, refusal) =
+            host.refused(&change("add", "ip-dhcp-host", "<host mac='52:54:00:00:00:77' ip='10.5.0.77'/>"));
+        assert_eq!(error, "InvalidState", "{refusal}");
+        assert!(!documents(&host)[1].contains("10.5.0.77"), "all or nothing");
+    });
+}
