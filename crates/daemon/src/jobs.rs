@@ -83,6 +83,14 @@ impl Jobs {
                     Ok(JobOutcome::Done)
                 });
             }
+            Job::ForgetService(network) => {
+                self.leases.remove(&dnsmasq.lease_path(network));
+                // Here and now, since a network of that UUID may be started next.
+                if let Err(error) = dnsmasq.forget(network) {
+                    warn!(%network, error = phrase(&error), "its leases can't be removed");
+                }
+                let _ = ends.send(End::Job(id, JobOutcome::Done));
+            }
             Job::SetZone { bridge, zone, present, .. } => {
                 let spawner = self.spawner.clone();
                 spawn(ends, id, move || set_zone(&spawner, &bridge, &zone, present).map(|()| JobOutcome::Done));

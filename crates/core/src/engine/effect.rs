@@ -66,6 +66,8 @@ pub enum Job {
     ReloadService(Uuid, u32, Box<dnsmasq::Config>),
     /// End it.
     StopService(Uuid, u32),
+    /// Remove what dnsmasq kept of a network that is no more: its leases.
+    ForgetService(Uuid),
     /// Put a bridge into a firewalld zone, or take it out.
     SetZone {
         /// The network.

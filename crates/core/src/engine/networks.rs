@@ -1,6 +1,6 @@
 //! Requests about networks: define, create, start, stop, undefine, autostart, and reading.
 
-use super::effect::{Answer, Body, Effect, Event, NetworkEvent, RecordKey};
+use super::effect::{Answer, Body, Effect, Event, Job, JobId, NetworkEvent, RecordKey};
 use super::input::RequestId;
 use super::work::{Goal, Operation};
 use super::{Engine, Object, view};
@@ -111,6 +111,7 @@ impl Engine {
         let event = self.network_event(uuid, NetworkEvent::Undefined);
         self.put_network(uuid, Some(NetworkIntent { definition: None, autostart: false, ..known }));
         self.out.extend(event.map(Effect::Publish));
+        self.forget_leases(uuid);
         self.out.push(Effect::answer(id, Body::Done));
         Ok(())
     }
@@ -205,6 +206,7 @@ impl Engine {
                         self.publish_nic(nic, Some(super::NicEvent::Unplugged));
                     }
                     self.observed.leases.remove(&uuid);
+                    self.forget_leases(uuid);
                 }
                 let body = self.network_view(uuid).map_or(Body::Done, |v| Body::Network(Box::new(v)));
                 Ok(Answer { body, warnings: operation.warnings })
@@ -214,6 +216,15 @@ impl Engine {
             (Some(id), reply) => self.out.push(Effect::Reply(id, reply)),
             (None, Err(error)) => self.drift(Object::Network(uuid), error.to_string(), false),
             (None, Ok(_)) => {}
+        }
+    }
+
+    /// Leases outlive a stop, and end with the network itself.
+    fn forget_leases(&mut self, uuid: Uuid) {
+        if self.intent.network(uuid).is_none() {
+            let (id, job) = (JobId(self.fresh()), Job::ForgetService(uuid));
+            self.jobs.insert(id, (Object::Host, job.clone()));
+            self.out.push(Effect::Start(id, job));
         }
     }
 

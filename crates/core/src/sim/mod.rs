@@ -275,6 +275,7 @@ impl Host {
                 self.kernel.services.remove(&network);
                 JobOutcome::Done
             }
+            Job::ForgetService(_) => JobOutcome::Done,
             Job::SetZone { network, bridge, zone, present } => {
                 self.zone_of.retain(|(n, ..)| *n != network);
                 if present {
