@@ -152,7 +152,7 @@ fn tests(ws: &Workspace) -> Result<(Count, Vec<Skip>)> {
 }
 
 /// `env` as root, with the toolchain's environment kept where sudo would drop it. Arguments follow.
-fn as_root(ws: &Workspace) -> Result<Command> {
+pub(crate) fn as_root(ws: &Workspace) -> Result<Command> {
     if capture(Command::new("id").arg("-u"))?.trim() == "0" {
         return Ok(ws.command("env"));
     }

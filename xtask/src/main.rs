@@ -3,6 +3,7 @@
 
 mod bench;
 mod ci;
+mod demo;
 mod guest;
 mod man;
 mod suite;
@@ -28,6 +29,7 @@ man                    man pages and shell completions, into target/man and targ
 bench [--quick] [SECTION]...
                        what the daemon costs beside the kernel's own cost, in private namespaces
                        (root); sections: networks nics restart scale
+demo [--vm]            the main job, shown in private namespaces (root or sudo); --vm with QEMU's guests
 vm [-p PACKAGE]... [-- FILTER...]
                        tests in a QEMU machine with Debian's kernel; a FILTER is a part of a test's
                        name or of its binary's; without one, those that the last ci run skipped
@@ -39,9 +41,16 @@ fn main() -> ExitCode {
     let done = match args[..] {
         ["ci"] => Workspace::find().and_then(|ws| ci::run(&ws)),
         ["tidy"] => Workspace::find().and_then(|ws| tidy::run(&ws)),
-        ["guest-image"] => Workspace::find().and_then(|ws| Ok(println!("{}", guest::image(&ws)?.display()))),
+        ["guest-image"] => Workspace::find().and_then(|ws| guest::image(&ws)),
         ["man"] => Workspace::find().and_then(|ws| man::run(&ws)),
         ["bench", ref rest @ ..] => Workspace::find().and_then(|ws| bench::run(&ws, rest)),
+        ["demo", ref rest @ ..] => match demo::run(rest) {
+            Some(done) => done,
+            None => {
+                eprintln!("{USAGE}");
+                return ExitCode::from(2);
+            }
+        },
         ["vm", ref rest @ ..] => {
             let Some(choice) = vm::Choice::parse(rest) else {
                 eprintln!("{USAGE}");
