@@ -346,7 +346,8 @@ fn scrub(value: &mut Value) {
     match value {
         Value::Object(map) => {
             map.retain(|key, _| {
-                !key.ends_with("_timer") && !["stats", "stats64", "operstate", "flags", "tso_max_size"].contains(&key.as_str())
+                !key.ends_with("_timer")
+                    && !["stats", "stats64", "operstate", "flags", "tso_max_size"].contains(&key.as_str())
             });
             map.values_mut().for_each(scrub);
         }
