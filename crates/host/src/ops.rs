@@ -82,13 +82,13 @@ impl Kernel {
     }
 
     fn make_tap(&mut self, spec: &TapSpec, run: &mut Run) -> Result<Index, Cause> {
-        let persist_for = match spec.handover {
+        let owner = match spec.handover {
             Handover::Descriptor => None,
             // Without an owner anybody who can open /dev/net/tun could attach to it.
             Handover::Name { uid } => Some(TapOwner { uid: uid.unwrap_or(0), gid: None }),
         };
         let name = spec.name.to_string();
-        let tap = Tap::create(&tap::TapSpec { name, queues: spec.queues, persist_for, vnet_hdr: true })?;
+        let tap = Tap::create(&tap::TapSpec { name, queues: spec.queues, owner, vnet_hdr: true })?;
         let index = Index(name_to_index(&self.route, &tap.name)?);
         if let Err(cause) = self.finish_tap(index, spec) {
             return Err(match self.doom(index, tap.fds) {
@@ -96,13 +96,18 @@ impl Kernel {
                 Err(more) => Cause { text: format!("{}; and it stays: {}", cause.text, more.text), ..cause },
             });
         }
+        if owner.is_some() {
+            // Marked by now: after a crash it is known to be ours.
+            tap.persist()?;
+            return Ok(index);
+        }
         if let Some(queue) = tap.fds.first() {
             match fcntl_dupfd_cloexec(queue, FIRST_FD) {
                 Ok(queue) => self.hold(index, queue),
                 Err(errno) => run.notes.push(format!("{}: no announcements: {}", tap.name, Cause::from(errno).text)),
             }
         }
-        if spec.mark.kind == MarkKind::Tap && !tap.fds.is_empty() {
+        if spec.mark.kind == MarkKind::Tap {
             run.taps.push((index, spec.mark.id, tap.fds));
         }
         Ok(index)

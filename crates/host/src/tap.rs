@@ -24,8 +24,8 @@ pub struct TapSpec {
     pub name: String,
     /// Queues, at least 1. With more than one the tap is multi_queue, and by descriptor each has its own.
     pub queues: u16,
-    /// Given: the tap is persistent and belongs to this user, and no descriptor is kept.
-    pub persist_for: Option<TapOwner>,
+    /// Given: the tap belongs to this user, who opens it by its name once it was made persistent.
+    pub owner: Option<TapOwner>,
     /// A virtio-net header before each frame, as every VMM wants it.
     pub vnet_hdr: bool,
 }
@@ -44,7 +44,7 @@ pub struct TapOwner {
 pub struct Tap {
     /// The link's name.
     pub name: String,
-    /// One descriptor per queue, blocking and close-on-exec; none for a tap that is handed over by name.
+    /// One descriptor per queue, blocking and close-on-exec; the first one only of a tap that is handed over by name.
     pub fds: Vec<OwnedFd>,
 }
 
@@ -62,20 +62,30 @@ impl Tap {
             Errno::BUSY => Error::TapExists { name: spec.name.clone() },
             _ => tap_error(&spec.name, "make it", errno),
         })?;
-        if let Some(owner) = spec.persist_for {
-            // Persistence comes last: whatever fails before it takes the tap along with the descriptor.
+        if let Some(owner) = spec.owner {
             sys::tun_set_owner(first.as_fd(), owner.uid).map_err(|e| tap_error(&spec.name, "set its owner", e))?;
             if let Some(gid) = owner.gid {
                 sys::tun_set_group(first.as_fd(), gid).map_err(|e| tap_error(&spec.name, "set its group", e))?;
             }
-            sys::tun_set_persist(first.as_fd(), true).map_err(|e| tap_error(&spec.name, "make it persistent", e))?;
-            return Ok(Self { name: spec.name.clone(), fds: Vec::new() });
+            return Ok(Self { name: spec.name.clone(), fds: vec![first] });
         }
         let mut fds = vec![first];
         for _ in 1..spec.queues {
             fds.push(attach_queue(&spec.name, flags)?);
         }
         Ok(Self { name: spec.name.clone(), fds })
+    }
+
+    /// Makes the tap outlive its descriptors, and lets go of them. It comes last: whatever goes wrong before it, a crash
+    /// included, takes the tap along.
+    ///
+    /// # Errors
+    /// [`Error::Tap`] with the kernel's answer; then the tap is gone.
+    pub fn persist(self) -> Result<()> {
+        let queues = self.fds.first().into_iter();
+        queues.map(AsFd::as_fd).try_for_each(|queue| {
+            sys::tun_set_persist(queue, true).map_err(|e| tap_error(&self.name, "make it persistent", e))
+        })
     }
 
     /// Attaches to a persistent tap, with the flags it was made with; `queues` descriptors come back.

@@ -35,7 +35,7 @@ fn plugging_in_costs_little_more_than_the_kernel_takes() {
             for n in 0..NICS {
                 let name = format!("raw{n}");
                 let begun = Instant::now();
-                let spec = TapSpec { name: name.clone(), queues: 1, persist_for: None, vnet_hdr: true };
+                let spec = TapSpec { name: name.clone(), queues: 1, owner: None, vnet_hdr: true };
                 let made = Tap::create(&spec).unwrap();
                 patchcord_host::sysctl::write(&["ipv6", "conf", &name, "disable_ipv6"], "1").unwrap();
                 let index = rustix::net::netdevice::name_to_index(&socket, &name).unwrap();

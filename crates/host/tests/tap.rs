@@ -10,8 +10,8 @@ use patchcord_testkit::{Namespace, in_namespace, wait_until};
 use rustix::io::Errno;
 use serde_json::Value;
 
-fn spec(name: &str, queues: u16, persist_for: Option<TapOwner>) -> TapSpec {
-    TapSpec { name: name.to_owned(), queues, persist_for, vnet_hdr: true }
+fn spec(name: &str, queues: u16, owner: Option<TapOwner>) -> TapSpec {
+    TapSpec { name: name.to_owned(), queues, owner, vnet_hdr: true }
 }
 
 /// What `ip` says about the tap: the `info_data` of its link.
@@ -63,7 +63,8 @@ fn by_name_stays_belongs_to_its_owner_and_is_attached_to_again() {
     in_namespace(|ns| {
         let owner = TapOwner { uid: 12345, gid: Some(54321) };
         let made = Tap::create(&spec("pct2", 1, Some(owner))).unwrap();
-        assert!(made.fds.is_empty());
+        assert_eq!(seen(ns, "pct2")["persist"], false, "until it is marked, a crash takes it along");
+        made.persist().unwrap();
         let info = seen(ns, "pct2");
         assert_eq!(info["persist"], true);
         assert_eq!(info["multi_queue"], false);
