@@ -18,12 +18,10 @@ test:
 
 demo:
 	@scripts/setup.sh demo
-	@cargo build --release --workspace
 	@cargo xtask demo
 
 demo-vm:
 	@scripts/setup.sh demo-vm
-	@cargo build --release --workspace
 	@cargo xtask demo --vm
 
 bench:

@@ -57,12 +57,14 @@ if [ "$task" != build ]; then
     need dnsmasq dnsmasq-base
     need unshare util-linux
     need mount mount
+    need setpriv util-linux
 fi
 if [ "$task" = test ] || [ "$task" = demo-vm ]; then
     need qemu-system-x86_64 qemu-system-x86
     need modprobe kmod
     need cpio cpio
     need xz xz-utils
+    need zstd zstd
 fi
 if [ "$task" = test ]; then
     need git git

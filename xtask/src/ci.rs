@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::suite::{self, Skip};
 use crate::workspace::{Workspace, capture, read, run as run_command, write};
-use crate::{Result, tidy, vm};
+use crate::{Result, guest, tidy, vm};
 
 /// Where a test that skips appends its line, for the whole run.
 pub(crate) fn skip_log(ws: &Workspace) -> PathBuf {
@@ -27,6 +27,7 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
         run_command(&mut ws.cargo(["build", "--workspace"]))?;
         run_command(&mut ws.cargo(["nextest", "run", "--workspace", "--no-run"]))
     });
+    steps.run("guest image", || guest::image(ws));
     let (mut here, mut skips) = (Count::default(), Vec::new());
     steps.run("tests", || {
         (here, skips) = tests(ws)?;

@@ -195,12 +195,22 @@ fn continuity_counts_what_is_lost() {
         // Undisturbed, nothing is lost.
         let guest = guest.run_in_background();
         guest.ping_every(HOST, every, SOON).unwrap();
+        // Nor while the guest does something else.
+        let rest = Duration::from_secs(1);
+        let before = guest.continuity().sent;
+        let after = guest.with(move |guest| {
+            guest.serve(rest);
+            guest.ping(HOST, SOON).map(|_| ())
+        });
+        after.unwrap();
+        assert!(guest.continuity().sent < before + 50, "the stream went on");
         patchcord_testkit::wait_until("100 answers", SOON, || {
             let seen = guest.continuity();
             if seen.received >= 100 { Ok(()) } else { Err(format!("{seen:?}")) }
         });
         let (_, whole) = guest.finish();
         assert_eq!(whole.lost(), 0, "{whole:?}");
+        assert!(whole.longest_gap < rest, "{whole:?}");
         assert!(whole.sent >= 100, "{whole:?}");
         assert!(whole.longest_gap < broken.longest_gap, "{whole:?} {broken:?}");
     });

@@ -251,7 +251,7 @@ fn parking(stage: &mut Stage<'_>, world: &mut World) -> Result<()> {
     answer_again(stage, world)
 }
 
-/// Waits until the guests reach what they did, and says for how long they did not.
+/// Waits until the guests reach what they did, and says for how long one of them did not.
 fn answer_again(stage: &mut Stage<'_>, world: &mut World) -> Result<()> {
     println!("  (a bridge with STP, as these have by default, lets traffic through four seconds after a port joins)");
     for (guest, target) in [("web", "192.168.151.1"), ("db", OUTSIDE)] {
@@ -265,8 +265,8 @@ fn answer_again(stage: &mut Stage<'_>, world: &mut World) -> Result<()> {
         };
         let back = guest_is_back(world)?;
         stage.check(back, &format!("{guest} reaches {target} again"))?;
-        world.cast.guest(guest)?.count()?;
     }
+    world.cast.guest("db")?.count()?;
     Ok(())
 }
 
