@@ -4,7 +4,6 @@
 //! The machine is emulated and boots the image of `cargo xtask guest-image`, which obeys lines on its serial console.
 // clippy.toml allows it in tests, which does not cover the helpers beside them.
 #![allow(clippy::unwrap_used)]
-#![allow(clippy::unwrap_used)] // a helper that fails is the test failing
 
 mod common;
 
