@@ -327,7 +327,10 @@ impl Engine {
                 self.retry_later(object);
             }
             None => {
-                self.drift(object, error.to_string(), false);
+                // What is being taken apart by somebody else is often half gone at the first look: a second one tells.
+                if self.repairs.get(&object).is_some_and(|r| r.failures > 0) {
+                    self.drift(object, error.to_string(), false);
+                }
                 self.follower_done(object);
                 self.retry_later(object);
             }

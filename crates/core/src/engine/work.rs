@@ -174,5 +174,9 @@ impl Repairs {
 /// How long to wait before trying again what failed that often, in milliseconds.
 pub(super) fn backoff(failures: u32) -> Now {
     const LONGEST: Now = 60_000;
-    (1000 << failures.min(6)).min(LONGEST)
+    const FIRST: Now = 100;
+    match failures {
+        0 => FIRST,
+        n => (1000 << (n - 1).min(6)).min(LONGEST),
+    }
 }
