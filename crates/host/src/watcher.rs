@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use patchcord_netlink::{LINK_GROUPS, Monitor, nft};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -17,6 +17,10 @@ use rustix::io::Errno;
 use crate::executor::ExecutorRequest;
 use crate::hints::Hints;
 use crate::{Error, Result};
+
+/// How long to wait for more announcements when some were heard this short a time ago. One change brings several, and
+/// being woken by each of them would slow down whoever makes it; the first is noted at once.
+const GATHER: Duration = Duration::from_millis(1);
 
 /// The thread that listens.
 #[derive(Debug)]
@@ -38,6 +42,7 @@ impl Watcher {
             hints,
             executor,
             stop: Arc::clone(&stop),
+            heard: Instant::now(),
         };
         let thread = std::thread::Builder::new()
             .name("watcher".to_owned())
@@ -64,6 +69,8 @@ struct Listener {
     hints: Arc<Hints>,
     executor: SyncSender<ExecutorRequest>,
     stop: Arc<OwnedFd>,
+    /// When something was heard last.
+    heard: Instant,
 }
 
 impl Listener {
@@ -98,6 +105,10 @@ impl Listener {
             }
             (ready(1), ready(2))
         };
+        if self.heard.elapsed() < GATHER {
+            std::thread::sleep(GATHER);
+        }
+        self.heard = Instant::now();
         if links {
             self.hints.add_route(self.links.receive(Some(Duration::ZERO))?);
         }
