@@ -64,7 +64,8 @@ impl Times {
 
 /// Measures hosts with more and more NICs.
 pub(crate) fn run(setup: &Setup, _: &Namespace) -> Result<()> {
-    let (levels, rounds): (&[usize], _) = if setup.quick { (&[1, 100], 5) } else { (&[1, 100, 1000, 4000, 10_000], 50) };
+    let (levels, rounds): (&[usize], _) =
+        if setup.quick { (&[1, 100], 5) } else { (&[1, 100, 1000, 4000, 10_000], 50) };
     let mut daemon = Daemon::start(&setup.program)?;
     let mut raw = Raw::new()?;
     daemon.network(&isolated("measured", "10.2.0"))?;

@@ -40,7 +40,7 @@ pub struct EngineLoop {
     executor: SyncSender<ExecutorRequest>,
     events: broadcast::Sender<Numbered>,
     sequence: u64,
-    /// What is to be done behind an answer, once that is on its way.
+    /// What begins with telling the watchers, once an answer is on its way.
     later: VecDeque<Effect>,
     waiting: HashMap<RequestId, oneshot::Sender<Result<Answer, Error>>>,
     networks_of_jobs: HashMap<JobId, Uuid>,
@@ -118,6 +118,10 @@ impl EngineLoop {
     pub async fn run(&mut self, mut sources: Sources, stop: impl Future<Output = ()>) {
         tokio::pin!(stop);
         loop {
+            if !self.later.is_empty() {
+                // Whoever was answered is told before anything else happens.
+                yield_now().await;
+            }
             let wake = self.wakes.first().map(|at| self.begun + Duration::from_millis(*at));
             let timer = async {
                 match wake {
@@ -145,8 +149,7 @@ impl EngineLoop {
                 }
                 changed = changed_files(&mut sources.files) => self.files_changed(changed),
                 Some(ask) = sources.asks.recv() => self.asked(ask),
-                // Whoever was answered runs meanwhile.
-                () = yield_now(), if !self.later.is_empty() => self.catch_up(),
+                () = std::future::ready(()), if !self.later.is_empty() => self.catch_up(),
             }
         }
     }
@@ -229,23 +232,29 @@ impl EngineLoop {
         }
     }
 
-    /// Tells the engine one thing, and carries out what it wants done; what stands behind an answer has a little time.
+    /// Tells the engine one thing, and carries out what it wants done. Watchers and the log have a little time when
+    /// somebody is answered.
     fn tell(&mut self, input: Input) {
         self.catch_up();
         let effects = self.engine.handle(self.now(), input).into();
         self.later = self.carry_out(effects, true);
     }
 
-    /// Carries out what stood behind an answer.
+    /// Carries out what was put off.
     fn catch_up(&mut self) {
         let later = std::mem::take(&mut self.later);
         self.carry_out(later, false);
     }
 
-    /// Carries out effects in order; where `answer_first`, only as far as an answer, and gives the rest. A record that
-    /// can't be written ends the list.
+    /// Carries out effects in order; where `answer_first`, only up to the first event behind an answer, and gives the
+    /// rest. A record that can't be written ends the list.
     fn carry_out(&mut self, mut effects: VecDeque<Effect>, answer_first: bool) -> VecDeque<Effect> {
+        let mut answered = false;
         while let Some(effect) = effects.pop_front() {
+            if answered && answer_first && matches!(effect, Effect::Publish(_)) {
+                effects.push_front(effect);
+                break;
+            }
             match effect {
                 Effect::Persist(record) => {
                     if let Err(error) = self.records.put(&record) {
@@ -276,9 +285,7 @@ impl EngineLoop {
                         // Who hung up doesn't want to know.
                         let _ = answer.send(reply);
                     }
-                    if answer_first {
-                        return effects;
-                    }
+                    answered = true;
                 }
                 Effect::Publish(event) => self.publish(event),
                 Effect::Wake(at) => {
