@@ -1,5 +1,7 @@
 //! What is refused: with a reason, and with nothing changed.
 
+#![allow(clippy::unwrap_used)] // a helper that fails is the test failing
+
 mod common;
 
 use common::{Host, SOON, attach, differences, interface, interface_with_mac};

@@ -1,5 +1,7 @@
 //! Others take away what a network needs: it is noticed, put back, and said.
 
+#![allow(clippy::unwrap_used)] // a helper that fails is the test failing
+
 mod common;
 
 use common::{Events, Host, SOON, ip, pid, tap};

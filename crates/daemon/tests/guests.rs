@@ -1,5 +1,7 @@
 //! What guests get from their networks: addresses, names, and who they reach.
 
+#![allow(clippy::unwrap_used)] // a helper that fails is the test failing
+
 mod common;
 
 use common::{Host, SOON, interface, interface_with_mac, ip};

@@ -1,6 +1,8 @@
 //! The daemon is killed at random moments under a load of random requests: nothing that a client was told of is lost,
 //! and nothing is left that nobody knows.
 
+#![allow(clippy::unwrap_used)] // a helper that fails is the test failing
+
 mod common;
 
 use common::{Host, attach, interface, tap};
@@ -64,6 +66,8 @@ struct Known {
     nics: BTreeMap<String, Vec<OwnedFd>>,
     /// Those that it wanted detached when the connection broke.
     unsure: BTreeSet<String>,
+    /// Guests whose NIC was being attached when the connection broke.
+    unanswered: BTreeSet<String>,
     /// How many requests were answered, and how many connections broke.
     answered: u32,
     broken: u32,
@@ -112,11 +116,14 @@ impl Load<'_> {
             5..=11 if self.known.nics.len() < 12 => {
                 let by_name = self.random.below(2) == 0;
                 let fetch = !by_name && self.random.below(3) > 0;
+                let guest = format!("{guest}-{}", self.random.next());
                 let method =
-                    AttachNIC { by_name: Some(by_name), fetch: Some(fetch), ..attach(guest, &interface(network)) };
+                    AttachNIC { by_name: Some(by_name), fetch: Some(fetch), ..attach(&guest, &interface(network)) };
                 let answer = self.ask(|client| client.call_with_fds(&method, |r| r.fds.clone().unwrap_or_default()));
-                if let Some(Ok((reply, fds))) = answer {
-                    self.known.nics.insert(reply.nic.id, fds);
+                match answer {
+                    Some(Ok((reply, fds))) => drop(self.known.nics.insert(reply.nic.id, fds)),
+                    Some(Err(_)) => {}
+                    None => drop(self.known.unanswered.insert(guest)),
                 }
             }
             what => {
@@ -194,13 +201,20 @@ fn killed_at_random_it_forgets_nothing_and_leaks_nothing() {
             let _ = host.client().call(&StartNetwork { name: name.into() });
         }
         let told: BTreeSet<&String> = known.iter().flat_map(|k| k.nics.keys()).collect();
+        let unanswered: BTreeSet<&String> = known.iter().flat_map(|k| &k.unanswered).collect();
         let unsure: BTreeSet<&String> = known.iter().flat_map(|k| &k.unsure).collect();
         wait_until("every NIC to be plugged", MINUTE, || {
             let nics = host.nics();
             let there: BTreeSet<&String> = nics.iter().map(|n| &n.id).collect();
             assert_eq!(told.difference(&there).collect::<Vec<_>>(), [&&String::new(); 0], "NICs were lost");
-            let strange: Vec<_> = there.difference(&told).filter(|id| !unsure.contains(**id)).collect();
-            assert!(strange.is_empty(), "nobody was told of {strange:?}: {nics:#?}");
+            let is_strange = |id: &String| !told.contains(id) && !unsure.contains(id);
+            let strange: Vec<_> = nics.iter().filter(|nic| is_strange(&nic.id)).collect();
+            // A NIC is confirmed just before its answer goes out; between the two the daemon may be killed, once in a
+            // while. Then it is the one that was asked for, and its guest's name says so.
+            assert!(strange.len() <= 2, "nobody was told of {strange:#?}");
+            for nic in strange {
+                assert!(unanswered.contains(&nic.guest), "nobody asked for {nic:#?}");
+            }
             let loose = nics.iter().find(|nic| {
                 let link = host.link(&tap(nic));
                 nic.state != "plugged"

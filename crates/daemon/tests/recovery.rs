@@ -1,5 +1,7 @@
 //! The daemon is killed, the host reboots, networks stop and start: guests go on.
 
+#![allow(clippy::unwrap_used)] // a helper that fails is the test failing
+
 mod common;
 
 use common::{Host, SOON, attach, interface, ip, tap};
@@ -240,5 +242,27 @@ fn links_of_ours_that_nobody_knows_are_removed_and_strangers_stay() {
             links => Err(format!("{links:?}")),
         });
         assert!(host.link("stranger").is_some() && host.link(kept.bridge.as_deref().unwrap()).is_some());
+    });
+}
+
+#[test]
+fn a_bridge_that_was_half_made_at_a_crash_is_made_again() {
+    in_namespace(|ns| {
+        let mut host = Host::new(ns);
+        host.network(STATIC);
+        host.kill();
+        // In the group of our links, 0x7063, and not marked yet.
+        ns.run("ip link del brnet");
+        ns.run("ip link add brnet group 28771 type bridge");
+        ns.run("ip link add stranger type bridge");
+        host.start();
+        wait_until("the bridge", SOON, || match host.link("brnet") {
+            Some(link) if link["ifalias"].is_string() => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        assert!(host.link("stranger").is_some());
+        let (_, mut guest) = host.guest_on("net", "g");
+        fixed(&mut guest, "10.5.0.2");
+        Host::reaches(&mut guest, "10.5.0.1");
     });
 }

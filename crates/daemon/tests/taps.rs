@@ -1,5 +1,7 @@
 //! Taps by name, and how long NICs live.
 
+#![allow(clippy::unwrap_used)] // a helper that fails is the test failing
+
 mod common;
 
 use common::{Host, SOON, attach, idler, interface, ip, mac, tap};

@@ -1,5 +1,7 @@
 //! Networks that change while they run.
 
+#![allow(clippy::unwrap_used)] // a helper that fails is the test failing
+
 mod common;
 
 use common::{Host, SOON, attach, interface, interface_with_mac, ip};

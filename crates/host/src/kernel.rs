@@ -9,7 +9,9 @@ use std::path::PathBuf;
 
 use patchcord_core::plan::nft::foreign::{ForeignFirewall, detect};
 use patchcord_core::plan::nft::{NftChange, NftOp, ObservedTable};
-use patchcord_core::plan::{Change, Index, Link, LinkRef, Observed, Op, Outcome, Plan, Step, StepFailure, Sysctl};
+use patchcord_core::plan::{
+    Change, GROUP_LIVE, Index, Link, LinkKind, LinkRef, Observed, Op, Outcome, Plan, Step, StepFailure, Sysctl,
+};
 use patchcord_netlink::{Socket, nft};
 use uuid::Uuid;
 
@@ -187,13 +189,28 @@ impl Kernel {
     /// # Errors
     /// See [`observe::snapshot`].
     pub fn snapshot(&mut self) -> Result<Snapshot> {
-        let snapshot = observe::snapshot(&mut self.route, self.nft.as_mut(), &self.resolv_conf)?;
+        let mut snapshot = observe::snapshot(&mut self.route, self.nft.as_mut(), &self.resolv_conf)?;
+        self.delete_half_made(&mut snapshot.observed);
         self.observed = snapshot.observed.clone();
         for link in self.observed.links().filter(|link| link.is_doomed() && link.mark.is_some()) {
             let fds = self.held.remove(&link.index).into_iter().collect();
             self.reaper.reap(link.index, fds);
         }
         Ok(snapshot)
+    }
+
+    /// Deletes bridges that a predecessor had made when it was killed, but not marked and brought up yet: they are in
+    /// our group from the first moment, down and without a mark. Nobody uses them, and their names are wanted.
+    fn delete_half_made(&mut self, observed: &mut Observed) {
+        let half_made =
+            |link: &&Link| link.kind == LinkKind::Bridge && link.group == GROUP_LIVE && link.mark.is_none() && !link.up;
+        let links: Vec<Index> = observed.links().filter(half_made).map(|link| link.index).collect();
+        for index in links {
+            // One that can't be deleted is reported by whoever wants its name.
+            if self.route.delete_link(index.0).is_ok() {
+                observed.set_link(index, None);
+            }
+        }
     }
 
     /// Reads a link again; see [`observe::read_link`].

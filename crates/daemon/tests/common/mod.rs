@@ -217,7 +217,11 @@ impl<'a> Host<'a> {
         std::thread::spawn(move || {
             let _ = client.monitor::<ClientError>(|message| {
                 Ok(match message {
-                    Monitored::Snapshot { .. } => ready.send(()).is_ok() || true,
+                    Monitored::Snapshot { .. } => {
+                        // Only the first one is waited for.
+                        let _ = ready.send(());
+                        true
+                    }
                     Monitored::Event { event, .. } => sender.send(*event).is_ok(),
                     Monitored::Overflow { missed } => panic!("{missed} events were missed"),
                 })
@@ -363,8 +367,7 @@ fn list(directory: &Path, into: &mut Vec<String>) {
     for path in entries {
         if path.is_dir() && !path.is_symlink() {
             list(&path, into);
-        } else if path.file_name().is_some_and(|n| n != "daemon.log") && !path.extension().is_some_and(|e| e == "sock")
-        {
+        } else if path.file_name().is_some_and(|n| n != "daemon.log") && path.extension().is_none_or(|e| e != "sock") {
             into.push(format!("{}: {}", path.display(), fs::read_to_string(&path).unwrap_or_default()));
         }
     }
