@@ -184,7 +184,7 @@ impl Directory {
             let is_directory = entry.file_type() == FileType::Directory;
             let Some(name) = file_name(entry.file_name()) else { continue };
             match name.strip_suffix(suffix) {
-                Some(stem) if !stem.is_empty() && !is_directory && !name.starts_with(TEMPORARY) => {
+                Some(stem) if !stem.is_empty() && !is_directory && !is_temporary(name) => {
                     names.push(stem.to_owned());
                 }
                 _ => continue,
@@ -222,7 +222,7 @@ impl Directory {
     pub fn sweep(&self) -> Result<()> {
         for entry in Dir::read_from(&self.fd).map_err(Error::file("read", &self.path))? {
             let entry = entry.map_err(Error::file("read", &self.path))?;
-            if file_name(entry.file_name()).is_some_and(|name| name.starts_with(TEMPORARY)) {
+            if file_name(entry.file_name()).is_some_and(is_temporary) {
                 // It harms nobody if it stays.
                 let _ = rustix::fs::unlinkat(&self.fd, entry.file_name(), AtFlags::empty());
             }
@@ -343,6 +343,12 @@ fn make_directory(path: &Path, mode: FileMode) -> Result<()> {
 /// A name for a file that is being written.
 fn temporary_name() -> Result<String> {
     Ok(format!("{TEMPORARY}{:016x}", u64::from_ne_bytes(ident::random()?)))
+}
+
+/// Whether that is the name of such a file, and not of a record whose object is called `.tmp-something`.
+fn is_temporary(name: &str) -> bool {
+    let random = name.strip_prefix(TEMPORARY).unwrap_or_default();
+    random.len() == 16 && random.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// One path component that is no special one.

@@ -45,23 +45,26 @@ fn one_bad_file_does_not_hide_the_others() {
     directory.write("good name's.xml", b"good", Durability::Crash).unwrap();
     directory.write("long.xml", &[b'x'; 101], Durability::Crash).unwrap();
     directory.write("other.txt", b"", Durability::Crash).unwrap();
-    fs::write(temporary.path().join(".tmp-0123.xml"), "half").unwrap();
+    fs::write(temporary.path().join(".tmp-0123456789abcdef"), "half").unwrap();
+    // What a network called .tmp-1 is defined in.
+    directory.write(".tmp-1.xml", b"kept", Durability::Crash).unwrap();
     fs::create_dir(temporary.path().join("sub.xml")).unwrap();
     symlink("/nowhere", temporary.path().join("dangling.xml")).unwrap();
     symlink("/dev/null", temporary.path().join("device.xml")).unwrap();
 
     let entries = directory.read_all(".xml", Limits { file: 100, files: 10 }).unwrap();
     let names: Vec<_> = entries.iter().map(|entry| entry.name.as_str()).collect();
-    assert_eq!(names, ["device", "good name's", "long"]);
-    assert_eq!(entries[1].contents.as_ref().unwrap(), b"good");
-    let problem = entries[2].contents.as_ref().unwrap_err().to_string();
+    assert_eq!(names, [".tmp-1", "device", "good name's", "long"]);
+    assert_eq!(entries[2].contents.as_ref().unwrap(), b"good");
+    let problem = entries[3].contents.as_ref().unwrap_err().to_string();
     assert!(problem.ends_with("long.xml: is longer than 100 bytes"), "{problem}");
-    assert!(entries[0].contents.is_err());
+    assert!(entries[1].contents.is_err());
 
     let error = directory.read_all(".xml", Limits { file: 100, files: 2 }).unwrap_err();
     assert!(error.to_string().ends_with("holds more than 2 files"), "{error}");
     directory.sweep().unwrap();
-    assert!(!temporary.path().join(".tmp-0123.xml").exists());
+    assert!(!temporary.path().join(".tmp-0123456789abcdef").exists());
+    assert!(temporary.path().join(".tmp-1.xml").exists());
     assert!(temporary.path().join("other.txt").exists());
 }
 
