@@ -47,7 +47,8 @@ impl Engine {
         if let Some(mac) = nic.mac {
             for other in self.intent.nics_with(mac) {
                 let same_network = other.network.is_some() && other.network == uuid;
-                let same_owner = other.guest == attach.guest;
+                // A guest's name is anybody's to give; whose it is, is not.
+                let same_owner = other.guest == attach.guest && other.uid == attach.uid;
                 let name =
                     other.network_name().map(|n| format!("network '{n}'")).unwrap_or_else(|| "no network".into());
                 let whose = format!("guest '{}' has {mac} on {name} already (NIC {})", other.guest, other.id);
@@ -179,6 +180,17 @@ impl Engine {
                 Error::new(ErrorKind::InvalidArgument, object, format!("{bridge} is no bridge")).field("<source>")
             );
         }
+        let mtu = nic.nic.mtu.or_else(|| network.and_then(|n| n.mtu));
+        if link.mark.is_none()
+            && let Some(mtu) = mtu.filter(|mtu| *mtu < link.mtu)
+        {
+            // The kernel gives a bridge the least MTU of its ports, and that of a host bridge is not ours to change.
+            let cause =
+                format!("{mtu} is less than the {} bytes of bridge {bridge}, which would go down to it", link.mtu);
+            return Err(Error::new(ErrorKind::InvalidArgument, object, cause)
+                .field("<mtu size>")
+                .hint("leave it out to get the bridge's"));
+        }
         let ports = self.observed.ports(link.index);
         if ports >= BRIDGE_PORTS {
             let cause = format!("bridge {bridge} has {ports} ports, and can have no more");
@@ -255,10 +267,9 @@ impl Engine {
         nic.queues = previous.nic.queues;
         let (network, active) = self.admit_source(&object, &nic)?;
         if let Some(mac) = nic.mac.filter(|_| network != previous.network) {
-            let twin = self
-                .intent
-                .nics_with(mac)
-                .find(|n| n.network == network && network.is_some() && n.guest != previous.guest);
+            let twin = self.intent.nics_with(mac).find(|n| {
+                n.network == network && network.is_some() && (&n.guest, n.uid) != (&previous.guest, previous.uid)
+            });
             if let Some(twin) = twin {
                 let cause = format!("guest '{}' has {mac} there already (NIC {})", twin.guest, twin.id);
                 return Err(Error::new(ErrorKind::InUse, object, cause).field("<mac address>"));

@@ -7,6 +7,7 @@ use super::{Engine, Object};
 use crate::intent::NetworkIntent;
 use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, Sysctl, desired, diff, dnsmasq, nft};
 use crate::{Error, ErrorKind, xml};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -56,7 +57,7 @@ impl Engine {
         match object {
             Object::Network(uuid) => {
                 let wanted = desired::host(&self.intent, &self.observed);
-                diff::host(&mut plan, &wanted, &self.intent.saved, &self.observed);
+                diff::host(&mut plan, &wanted, self.to_be_put_back(), &self.observed);
                 let desired = desired::network(&self.intent, uuid);
                 let before = self.rules_before(object);
                 diff::network(&mut plan, (self.config.instance, uuid), &desired, &self.observed, before)
@@ -68,7 +69,7 @@ impl Engine {
             }
             Object::Host => {
                 let wanted = desired::host(&self.intent, &self.observed);
-                diff::host(&mut plan, &wanted, &self.intent.saved, &self.observed);
+                diff::host(&mut plan, &wanted, self.to_be_put_back(), &self.observed);
                 diff::orphans(&mut plan, &self.intent, &self.observed, |mark| self.may_be_damaged(mark));
                 // With a network whose record can't be read, rules that nobody seems to need may be its own.
                 let scope = if self.damaged.networks.is_empty() { nft::Scope::Whole } else { nft::Scope::Changed };
@@ -76,6 +77,12 @@ impl Engine {
             }
         }
         Ok(plan)
+    }
+
+    /// Settings that go back to what they were once no network needs them. A network whose record can't be read may.
+    fn to_be_put_back(&self) -> &BTreeMap<Sysctl, String> {
+        static NONE: BTreeMap<Sysctl, String> = BTreeMap::new();
+        if self.damaged.networks.is_empty() { &self.intent.saved } else { &NONE }
     }
 
     /// The rules that a network's operation started from.

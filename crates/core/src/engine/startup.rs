@@ -28,9 +28,15 @@ impl Engine {
         let named = |name: &crate::model::Name| self.damaged.networks.contains(name.as_str());
         match object {
             Object::Host => false,
-            Object::Network(uuid) => {
-                self.intent.network(uuid).and_then(NetworkIntent::current).is_some_and(|n| named(&n.name))
-            }
+            Object::Network(uuid) => match self.intent.network(uuid).and_then(NetworkIntent::current) {
+                Some(network) => named(&network.name),
+                // One that nobody knows may be the transient network whose record can't be read, unless it is being
+                // stopped for good just now.
+                None => {
+                    let leaves = self.work.get(&object).is_some_and(|w| w.operation.is_some());
+                    !self.damaged.networks.is_empty() && !leaves
+                }
+            },
             Object::Nic(id) => {
                 self.damaged.nics.contains(&id)
                     || self.intent.nic(id).and_then(NicIntent::network_name).is_some_and(named)

@@ -1,10 +1,10 @@
 //! What users do, on the simulated host, step by step.
 
 use super::Host;
-use crate::engine::{Attach, Body, Command, Config, NicState};
+use crate::engine::{Attach, Body, Command, Config, Input, NicState};
 use crate::intent::Owner;
 use crate::model::{Name, Network, Nic};
-use crate::plan::{Handover, MarkKind, Sysctl, dnsmasq};
+use crate::plan::{Change, Handover, MarkKind, Sysctl, dnsmasq};
 use crate::{ErrorKind, xml};
 use uuid::Uuid;
 
@@ -286,4 +286,79 @@ fn a_restart_takes_no_bridge_of_ours_for_an_uplink() {
     at_rest(&mut host);
     assert!(!host.records.contains_key(&crate::engine::RecordKey::Host), "{:?}", host.records);
     assert_eq!(host.kernel.sysctls[&Sysctl::Ipv6Forward], "0");
+}
+
+#[test]
+fn what_a_network_with_a_damaged_record_needs_stays() {
+    let mut host = host();
+    host.ask(Command::Define(nat("lab", 1))).unwrap();
+    host.ask(Command::Start("lab".into())).unwrap();
+    host.ask(Command::Create(nat("fleeting", 2))).unwrap();
+    host.ask(Command::Create(nat("fine", 3))).unwrap();
+    for name in ["lab", "fleeting"] {
+        let record = crate::engine::RecordKey::Network(name.into());
+        host.records.insert(record, "<networkstatus format='1'".into());
+    }
+    host.crash();
+    host.settle();
+    // A third party touches the bridges, and the last network that is known to need forwarding stops.
+    for name in ["virbr0", "virbr1"] {
+        let mut link = host.kernel.link_named(name).unwrap().clone();
+        link.up = false;
+        host.kernel.set_link(link.index, Some(link.clone()));
+        host.tell(Input::Observed(Change::Link(link.index, Some(link))));
+    }
+    host.settle();
+    host.ask(Command::Stop("fine".into())).unwrap();
+    host.settle();
+    let bridges: Vec<_> = host.kernel.links().filter(|l| !l.is_doomed()).map(|l| l.name.as_str()).collect();
+    assert_eq!(bridges, ["virbr0", "virbr1"]);
+    assert_eq!(host.kernel.sysctls[&Sysctl::Ipv4Forward], "1");
+    assert_eq!(host.kernel.services.len(), 2, "their dnsmasq serves on");
+}
+
+#[test]
+fn nobody_takes_the_address_of_another_users_guest_by_giving_its_name() {
+    let mut host = host();
+    host.ask(Command::Create(nat("lab", 1))).unwrap();
+    let twin = |uid, nic: &str| match attach("web", xml::read_nic(nic).unwrap()) {
+        Command::Attach(attach) => Command::Attach(Box::new(Attach { uid, ..*attach })),
+        other => panic!("{other:?}"),
+    };
+    let on_lab = "<interface type='network'><mac address='52:54:00:00:00:01'/><source network='lab'/></interface>";
+    let nowhere = "<interface type='none'><mac address='52:54:00:00:00:01'/></interface>";
+    host.ask(twin(0, on_lab)).unwrap();
+    assert_eq!(host.ask(twin(1000, on_lab)).unwrap_err().kind, ErrorKind::InUse);
+    let parked = nic(host.ask(twin(1000, nowhere)).unwrap().body);
+    let moved = Command::Modify(parked.id, Box::new(nic_on("lab")));
+    assert_eq!(host.ask(moved).unwrap_err().kind, ErrorKind::InUse);
+    host.ask(twin(0, on_lab)).unwrap();
+}
+
+#[test]
+fn a_nic_does_not_drag_a_host_bridges_mtu_down() {
+    let mut host = host();
+    let bridge = crate::plan::Link {
+        index: crate::plan::Index(90),
+        name: "br0".into(),
+        kind: crate::plan::LinkKind::Bridge,
+        mac: None,
+        mtu: 1500,
+        up: true,
+        controller: None,
+        mark: None,
+        group: 0,
+        bridge: None,
+        port: None,
+    };
+    host.kernel.set_link(bridge.index, Some(bridge.clone()));
+    host.tell(Input::Observed(Change::Link(bridge.index, Some(bridge))));
+    host.settle();
+    let with_mtu = |mtu: u32| {
+        let text = format!("<interface type='bridge'><source bridge='br0'/><mtu size='{mtu}'/></interface>");
+        attach("web", xml::read_nic(&text).unwrap())
+    };
+    let refused = host.ask(with_mtu(1400)).unwrap_err();
+    assert_eq!((refused.kind, refused.field.as_deref()), (ErrorKind::InvalidArgument, Some("<mtu size>")));
+    host.ask(with_mtu(9000)).unwrap();
 }
