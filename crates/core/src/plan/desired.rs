@@ -206,9 +206,11 @@ pub fn nic_as(intent: &Intent, observed: &Observed, nic: &NicIntent) -> Option<D
             }
         }
     };
-    let mtu = nic.nic.mtu.or_else(|| network.and_then(|n| n.mtu)).or_else(|| {
+    let mtu = nic.nic.mtu.or_else(|| network.and_then(|n| n.mtu)).or_else(|| match resolved {
         // A port with a smaller MTU would drag a host bridge's down with it.
-        link.filter(|_| matches!(resolved, Resolved::HostBridge(..))).map(|l| l.mtu)
+        Resolved::HostBridge(..) => link.map(|l| l.mtu),
+        Resolved::Virtual(..) => Some(MTU),
+        Resolved::Stopped | Resolved::None => None,
     });
     // Unplugged, it keeps the MTU it had: the guest behind it was told.
     let mtu = mtu.or_else(|| observed.link_marked(MarkKind::Tap, id).map(|l| l.mtu)).unwrap_or(MTU);

@@ -362,3 +362,16 @@ fn a_nic_does_not_drag_a_host_bridges_mtu_down() {
     assert_eq!((refused.kind, refused.field.as_deref()), (ErrorKind::InvalidArgument, Some("<mtu size>")));
     host.ask(with_mtu(9000)).unwrap();
 }
+
+#[test]
+fn a_tap_gets_its_networks_mtu_back() {
+    let mut host = host();
+    host.ask(Command::Create(nat("lab", 1))).unwrap();
+    host.ask(attach("web", nic_on("lab"))).unwrap();
+    let mut tap = host.kernel.link_named("pct0").unwrap().clone();
+    tap.mtu = 1300;
+    host.kernel.set_link(tap.index, Some(tap.clone()));
+    host.tell(Input::Observed(Change::Link(tap.index, Some(tap))));
+    host.settle();
+    assert_eq!(host.kernel.link_named("pct0").unwrap().mtu, 1500);
+}
