@@ -83,9 +83,6 @@ struct Load<'a> {
 impl Load<'_> {
     /// Asks; `None` when the connection broke, and nobody knows what became of it.
     fn ask<T>(&mut self, ask: impl FnOnce(&mut Client) -> Result<T, ClientError>) -> Option<Result<T, String>> {
-        if self.client.is_none() {
-            self.client = Client::connect(self.socket).ok();
-        }
         match ask(self.client.as_mut()?) {
             Ok(reply) => {
                 self.known.answered += 1;
@@ -109,6 +106,12 @@ impl Load<'_> {
     }
 
     fn one(&mut self, guest: &str) {
+        if self.client.is_none() {
+            match Client::connect(self.socket) {
+                Ok(client) => self.client = Some(client),
+                Err(_) => return std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
         let network = *self.random.one_of(&NETWORKS);
         match self.random.below(20) {
             0 => drop(self.call(&StopNetwork { name: network.into() })),
@@ -206,15 +209,16 @@ fn killed_at_random_it_forgets_nothing_and_leaks_nothing() {
         wait_until("every NIC to be plugged", MINUTE, || {
             let nics = host.nics();
             let there: BTreeSet<&String> = nics.iter().map(|n| &n.id).collect();
-            assert_eq!(told.difference(&there).collect::<Vec<_>>(), [&&String::new(); 0], "NICs were lost");
+            let lost: Vec<_> = told.difference(&there).collect();
+            assert!(lost.is_empty(), "NICs were lost: {lost:?}");
             let is_strange = |id: &String| !told.contains(id) && !unsure.contains(id);
             let strange: Vec<_> = nics.iter().filter(|nic| is_strange(&nic.id)).collect();
-            // A NIC is confirmed just before its answer goes out; between the two the daemon may be killed, once in a
-            // while. Then it is the one that was asked for, and its guest's name says so.
-            assert!(strange.len() <= 2, "nobody was told of {strange:#?}");
-            for nic in strange {
+            // A NIC is confirmed before its answer goes out; between the two the daemon may be killed. Then it is one
+            // that was asked for, and its guest's name says so.
+            for nic in &strange {
                 assert!(unanswered.contains(&nic.guest), "nobody asked for {nic:#?}");
             }
+            assert!(strange.len() < KILLS as usize, "{} NICs that nobody was told of", strange.len());
             let loose = nics.iter().find(|nic| {
                 let link = host.link(&tap(nic));
                 nic.state != "plugged"

@@ -8,6 +8,7 @@ use common::{Host, interface};
 use patchcord_api::methods::{DefineNetwork, GetNetworkXML, ListNetworks, StartNetwork, UndefineNetwork};
 use patchcord_testkit::{in_namespace, wait_until};
 use serde_json::Value;
+use std::time::Duration;
 
 fn addresses(host: &Host<'_>, link: &str) -> Vec<String> {
     let shown = host.ns.json(&format!("ip -j addr show dev {link}"));
@@ -121,7 +122,12 @@ fn ipv6_forwarding_leaves_the_uplink_its_router() {
              --log-facility=-",
             directory.path().display()
         ));
-        wait_until("the uplink's router", common::SOON, || {
+        let pid_file = directory.path().join("pid");
+        wait_until("the uplink's router", common::SOON, || if pid_file.exists() { Ok(()) } else { Err("no pid file") });
+        // A link that comes up asks for routers.
+        ns.run("ip link set up0 down");
+        ns.run("ip link set up0 up");
+        wait_until("the uplink's router", Duration::from_secs(60), || {
             let routes = ns.run("ip -6 route show default dev up0");
             if routes.contains("proto ra") { Ok(()) } else { Err(routes) }
         });

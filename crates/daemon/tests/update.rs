@@ -117,7 +117,7 @@ fn portgroups_change_and_only_one_can_be_the_default() {
         let host = Host::new(ns);
         host.network(NET);
         let (error, refusal) = host.refused(&attach("g", &with_portgroup("blue")));
-        assert_eq!(error, "InvalidArgument", "{refusal}");
+        assert_eq!(error, "NotFound", "{refusal}");
         host.call(&change("add", "portgroup", "<portgroup name='blue'/>"));
         host.call(&change("add", "portgroup", "<portgroup name='red' default='yes'/>"));
         let blue = host.call(&attach("g", &with_portgroup("blue"))).nic;
