@@ -134,13 +134,17 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         self.process.kill();
         let pid_files = fs::read_dir(self.root.join("run/patchcord/dnsmasq")).into_iter().flatten().flatten();
-        for file in pid_files {
-            let text = fs::read_to_string(file.path()).unwrap_or_default();
-            if let Some(pid) = text.trim().parse().ok().and_then(Pid::from_raw) {
-                let _ = kill_process(pid, Signal::KILL);
-            }
-        }
+        pid_files.for_each(|file| end_process_of(&file.path()));
         let _ = unmount(&self.root, UnmountFlags::DETACH);
+    }
+}
+
+/// Ends the process whose id is in that file.
+pub(crate) fn end_process_of(pid_file: &Path) {
+    let text = fs::read_to_string(pid_file).unwrap_or_default();
+    if let Some(pid) = text.trim().parse().ok().and_then(Pid::from_raw) {
+        // It may have ended already.
+        let _ = kill_process(pid, Signal::KILL);
     }
 }
 

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod daemon;
+mod libvirt;
 mod memory;
 mod networks;
 mod nics;
@@ -25,7 +26,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const USAGE: &str = "\
 usage: patchcord-bench --daemon PATH [--quick] [SECTION]...
 
-sections: networks nics restart scale; all of them without one
+sections: networks nics restart scale libvirt; all of them without one
 --quick   fewer rounds and smaller hosts: to see whether it works";
 
 /// What is measured with.
@@ -39,12 +40,13 @@ pub(crate) struct Setup {
 type Section = fn(&Setup, &Namespace) -> Result<()>;
 
 /// Each in namespaces of its own; one word may stand for several.
-const SECTIONS: [(&str, Section); 5] = [
+const SECTIONS: [(&str, Section); 6] = [
     ("networks", networks::run),
     ("nics", nics::run),
     ("restart", restart::networks),
     ("restart", restart::nics),
     ("scale", scale::run),
+    ("libvirt", libvirt::run),
 ];
 
 fn main() -> ExitCode {
@@ -67,9 +69,6 @@ fn main() -> ExitCode {
             eprintln!("patchcord-bench: {name}: {error}");
             return ExitCode::FAILURE;
         }
-    }
-    if wanted.is_empty() {
-        println!("\n{}", libvirt());
     }
     ExitCode::SUCCESS
 }
@@ -96,13 +95,4 @@ fn machine() -> String {
     let load = read("/proc/loadavg");
     let load = load.split(' ').next().unwrap_or_default().to_owned();
     format!("Linux {version}, {cores} cores, load {load} before the run. Cells are median / 99th percentile.")
-}
-
-/// Libvirt's own daemon beside ours is not measured here, and nothing is quoted for it.
-fn libvirt() -> &'static str {
-    if std::path::Path::new("/usr/sbin/virtnetworkd").exists() || std::path::Path::new("/usr/sbin/libvirtd").exists() {
-        "libvirt's daemon is installed, but this program does not drive it: skipped"
-    } else {
-        "libvirtd not installed: skipped"
-    }
 }

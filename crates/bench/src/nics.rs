@@ -1,5 +1,8 @@
 //! Attaching and detaching NICs, beside the kernel's own cost of the same links.
 
+use std::thread::sleep;
+use std::time::Duration;
+
 use patchcord_testkit::Namespace;
 
 use crate::daemon::Daemon;
@@ -10,6 +13,9 @@ use crate::{Result, Setup, memory};
 
 /// NICs on one network while a host is filled; a bridge takes 1,023 ports.
 const PER_NETWORK: usize = 1000;
+
+/// How long nothing is done before each attach, by the daemon and by hand alike: an attach comes alone.
+const REST: Duration = Duration::from_millis(5);
 
 /// Times of one way to hand taps over, with so many NICs present.
 #[derive(Default)]
@@ -26,12 +32,14 @@ impl Times {
     /// gone from the kernel.
     fn round(&mut self, daemon: &mut Daemon, raw: &mut Raw, by_name: bool, counts: bool) -> Result<()> {
         let mut times = Times::default();
+        sleep(REST);
         times.socket.push(daemon.trivial_call());
         let (time, nic) = daemon.attach("measured", "bench", by_name)?;
         times.attach.push(time);
         let link = nic.actual.ifindex.ok_or("a NIC without a tap")?;
         times.detach.push(daemon.detach(&nic)?);
         raw.wait_gone(link)?;
+        sleep(REST);
         let (time, tap) = raw.attach(by_name)?;
         times.raw_attach.push(time);
         times.raw_detach.push(raw.detach(tap)?);
