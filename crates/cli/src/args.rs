@@ -1,4 +1,5 @@
 //! The command line: help, completions and man pages come from here.
+#![allow(rustdoc::invalid_html_tags, reason = "clap prints these comments to people, who know <network> as XML")]
 
 use crate::run::NicOption;
 use clap::{Args, Parser, Subcommand, ValueEnum};

@@ -1,5 +1,6 @@
 //! The program that QEMU's `-netdev bridge,helper=` and `-netdev tap,helper=` call for a tap (docs/system of QEMU,
 //! "qemu-bridge-helper"): QEMU gives it one end of a socket pair, and it sends the tap's descriptor there.
+#![allow(rustdoc::broken_intra_doc_links, reason = "clap prints these comments, where [] means what may be left out")]
 
 use crate::args::Place;
 use crate::daemon::Daemon;

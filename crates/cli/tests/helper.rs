@@ -76,7 +76,7 @@ fn a_refusal_leaves_nothing_behind() {
     let env = TestEnv::new();
     env.lab();
     for (options, br, status) in
-        [(&[][..], "nowhere", 3), (&[][..], "lab:nowhere", 2), (&["--network=lab", "--portgroup=none"][..], "br0", 2)]
+        [(&[][..], "nowhere", 3), (&[][..], "lab:nowhere", 3), (&["--network=lab", "--portgroup=none"][..], "br0", 3)]
     {
         let (ended, fds) = call(&env, options, br);
         assert_eq!((ended.status, fds.len()), (status, 0), "{br}: {}", ended.stderr);

@@ -25,8 +25,7 @@ pub fn tap_descriptors(process: &Process, name: &str) -> Vec<OwnedFd> {
         let leads_to = fs::read_link(entry.path()).ok()?;
         if leads_to == tun { entry.file_name().to_str()?.parse().ok() } else { None }
     });
-    let copies = numbers.filter_map(|number| {
-        rustix::process::pidfd_getfd(process.as_fd(), number, PidfdGetfdFlags::empty()).ok()
-    });
+    let copies = numbers
+        .filter_map(|number| rustix::process::pidfd_getfd(process.as_fd(), number, PidfdGetfdFlags::empty()).ok());
     copies.filter(|fd| tap::name_of(fd.as_fd()).is_ok_and(|tap| tap == name)).collect()
 }

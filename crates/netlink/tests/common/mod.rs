@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "every test binary uses a part")]
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 
@@ -42,6 +42,10 @@ pub(crate) fn in_new_namespace(test: &str) -> bool {
 /// Prints why a test is skipped, and fails it under STRICT=1. Always false.
 pub(crate) fn skip(test: &str, reason: &str) -> bool {
     println!("SKIP {test}: {reason}");
+    if let Some(log) = std::env::var_os("PATCHCORD_SKIP_LOG") {
+        let log = File::options().create(true).append(true).open(log);
+        writeln!(log.expect("the skip log opens"), "SKIP {test}: {reason}").expect("the skip log is writable");
+    }
     assert!(std::env::var_os("STRICT").is_none_or(|value| value != "1"), "STRICT: {test} skipped: {reason}");
     false
 }
