@@ -42,7 +42,11 @@ fn restrict(root: &Root) -> Result<RulesetStatus, RulesetError> {
     let own = own.iter().map(|path| (path.as_path(), AccessFs::from_all(RIGHTS)));
     // Name servers may be given below the root too.
     let etc = root.base().join("etc");
-    let read = READ.iter().map(Path::new).chain([etc.as_path()]).map(|path| (path, AccessFs::from_read(RIGHTS)));
+    // And resolv.conf may be a link to anywhere; the directory, since whoever writes it replaces it.
+    let resolv_conf = std::fs::canonicalize("/etc/resolv.conf").ok().map(parent).filter(|path| path != Path::new("/"));
+    let also = [Some(etc), resolv_conf];
+    let also = also.iter().flatten().map(PathBuf::as_path);
+    let read = READ.iter().map(Path::new).chain(also).map(|path| (path, AccessFs::from_read(RIGHTS)));
     let rest = [
         (Path::new("/dev/net/tun"), device),
         (Path::new("/proc/sys/net"), AccessFs::from_read(RIGHTS) | AccessFs::WriteFile | AccessFs::Truncate),

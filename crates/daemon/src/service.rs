@@ -121,6 +121,9 @@ impl Service {
         let files = watched(root, &resolv_conf)?;
 
         startup.observed = *snapshot(&mut reports).await?;
+        if let Err(error) = patchcord_host::resolv::name_servers(&resolv_conf) {
+            warn!(error = phrase(&error), "the host's name servers are unknown, and guests get none");
+        }
         startup.observed.services = running;
         startup.owners = living_owners(&startup);
         startup.held = held(&startup);

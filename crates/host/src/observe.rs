@@ -30,7 +30,7 @@ pub struct Snapshot {
 /// Reads everything. Without an nftables socket there are no rules.
 ///
 /// # Errors
-/// The sockets', and a resolv.conf that is there and can't be read. Settings that can't be read are left out.
+/// The sockets'. Settings and a resolv.conf that can't be read are left out.
 pub fn snapshot(route: &mut Socket, rules: Option<&mut nft::Socket>, resolv_conf: &Path) -> Result<Snapshot> {
     let mut observed = Observed::default();
     let links = route.links()?;
@@ -70,7 +70,8 @@ pub fn snapshot(route: &mut Socket, rules: Option<&mut nft::Socket>, resolv_conf
             observed.sysctls.insert(setting, value);
         }
     }
-    observed.resolvers = resolv::name_servers(resolv_conf)?;
+    // Networks without name servers to ask are better than none: whoever starts us says why they are unknown.
+    observed.resolvers = resolv::name_servers(resolv_conf).unwrap_or_default();
     Ok(Snapshot { observed, consistent })
 }
 
@@ -186,4 +187,20 @@ fn forwarding(observed: &Observed, entry: &FdbEntry) -> Option<(Index, MacAddr)>
     let link = observed.link(Index(entry.port))?;
     let written = entry.fixed && !entry.local && !entry.own && entry.bridge.is_some();
     (written && is_our_tap(link)).then_some((link.index, MacAddr(entry.mac)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use patchcord_testkit::in_namespace;
+
+    #[test]
+    fn name_servers_that_cannot_be_read_hide_nothing_else() {
+        in_namespace(|_| {
+            let a_directory = Path::new("/");
+            let snapshot = snapshot(&mut Socket::open().unwrap(), None, a_directory).unwrap();
+            assert!(snapshot.observed.link_named("lo").is_some());
+            assert!(snapshot.observed.resolvers.is_empty());
+        });
+    }
 }
