@@ -255,8 +255,14 @@ impl Drop for Host<'_> {
         if let Some(mut daemon) = self.daemon.take() {
             daemon.kill();
         }
-        for dnsmasq in self.dnsmasqs() {
-            let _ = kill_process(pid(dnsmasq), Signal::KILL);
+        // By their command lines: one that was just started has no pid file yet.
+        let mark = format!("--conf-file={}/", self.root.display());
+        for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let number = process.file_name().to_str().and_then(|name| name.parse().ok());
+            if let (true, Some(dnsmasq)) = (String::from_utf8_lossy(&line).contains(&mark), number) {
+                let _ = kill_process(pid(dnsmasq), Signal::KILL);
+            }
         }
         if std::thread::panicking() {
             eprintln!("the daemon said:\n{}", self.log());
