@@ -103,6 +103,10 @@ impl Session {
         if asked.uid.is_some_and(|uid| uid != self.peer().uid) && !full {
             return Err(self.denied(object, "make taps for other users").field("uid"));
         }
+        // The name of a bridge that is to come, or of an uplink, is not for everyone to take.
+        if nic.target.is_some() && !full {
+            return Err(self.denied(object, "choose the tap's name").field("<target dev>"));
+        }
         let handover = if by_name {
             Handover::Name { uid: asked.uid.or((!full).then_some(self.peer().uid)) }
         } else {
@@ -110,7 +114,11 @@ impl Session {
         };
         let mac_unknown = asked.mac_unknown.unwrap_or(false);
         let attach = Attach { guest, guest_uuid, nic, owner, handover, uid: self.peer().uid, mac_unknown };
-        let Answer { body, warnings } = self.handle.call(Command::Attach(Box::new(attach))).await?;
+        let Answer { body, mut warnings } = self.handle.call(Command::Attach(Box::new(attach))).await?;
+        if !full {
+            // They tell of other people's guests on networks that the peer may not see.
+            warnings.clear();
+        }
         let Body::Nic(view) = body else { return Err(unexpected()) };
         let id = view.id;
         let fds = if fetch {

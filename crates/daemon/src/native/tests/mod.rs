@@ -263,6 +263,9 @@ fn others_do_what_the_list_grants_them() {
         attach(
             "<interface type='network'><source network='lab' portgroup='students'/><port isolated='no'/></interface>",
         ),
+        attach(
+            "<interface type='network'><source network='lab' portgroup='students'/><target dev='eth0'/></interface>",
+        ),
     ] {
         assert_eq!(refused(alice.call(&denied)).0, "Denied", "{denied:?}");
     }
