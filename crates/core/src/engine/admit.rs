@@ -75,10 +75,22 @@ impl Engine {
                 .hint("leave the name out to get a free one"));
             }
         }
-        // The bits that the UUID leaves.
-        let generated = || MacAddr::generated((random >> 96) as u32 ^ random as u32);
+        let generated = || self.bridge_mac(&network.name, uuid, random);
         network.mac = network.mac.or_else(|| before.and_then(|n| n.mac)).or_else(|| Some(generated()));
         Ok(network)
+    }
+
+    /// The MAC of a bridge that gave none. It is made of the network's name, so that a network that is removed and made
+    /// again has the one that its guests know; only where another network has it does chance decide.
+    fn bridge_mac(&self, name: &crate::model::Name, uuid: Uuid, random: u128) -> MacAddr {
+        let seed = self.config.instance.as_bytes().iter().chain(name.as_str().as_bytes());
+        // FNV-1a, 32 bits.
+        let hash = seed.fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193));
+        let mac = MacAddr::generated(hash);
+        let mut others = self.intent.networks().filter(|(other, _)| *other != uuid);
+        let taken = others.any(|(_, n)| [&n.definition, &n.active].into_iter().flatten().any(|n| n.mac == Some(mac)));
+        // The bits that the UUID leaves.
+        if taken { MacAddr::generated((random >> 96) as u32 ^ random as u32) } else { mac }
     }
 
     /// The first free name of a pattern such as `virbr%d`.

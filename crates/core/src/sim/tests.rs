@@ -191,6 +191,20 @@ fn a_nic_ends_with_its_owner_also_while_the_daemon_was_down() {
 }
 
 #[test]
+fn a_transient_network_that_comes_back_has_its_bridges_mac() {
+    let mut host = host();
+    let mac = |host: &Host| host.kernel.link_named("virbr0").unwrap().mac;
+    host.ask(Command::Create(nat("lab", 1))).unwrap();
+    let first = mac(&host);
+    host.ask(Command::Stop("lab".into())).unwrap();
+    host.reap();
+    host.ask(Command::Create(nat("lab", 1))).unwrap();
+    assert_eq!(mac(&host), first);
+    host.ask(Command::Create(nat("other", 2))).unwrap();
+    assert_ne!(host.kernel.link_named("virbr1").unwrap().mac, first);
+}
+
+#[test]
 fn names_bridges_and_subnets_that_clash_are_refused() {
     let mut host = host();
     host.ask(Command::Create(nat("lab", 1))).unwrap();
