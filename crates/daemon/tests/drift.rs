@@ -94,6 +94,27 @@ fn a_deleted_bridge_is_made_again_with_its_ports_and_dhcp() {
 }
 
 #[test]
+fn forwarding_that_others_turn_off_comes_back_while_it_is_needed() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        host.network(
+            "<network><name>net</name><forward mode='nat'/><ip address='10.5.0.1' prefix='24'/>
+             <ip family='ipv6' address='fd00:5::1' prefix='64'/></network>",
+        );
+        let settings = ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"];
+        let value = |setting: &str| fs::read_to_string(setting).unwrap().trim().to_owned();
+        for setting in settings {
+            fs::write(setting, "0").unwrap();
+            restored(setting, || value(setting) == "1");
+        }
+        host.stop_network("net");
+        for setting in settings {
+            assert_eq!(value(setting), "0", "{setting} is put back when nobody needs it");
+        }
+    });
+}
+
+#[test]
 fn a_port_an_address_and_a_route_come_back() {
     in_namespace(|ns| {
         let host = Host::new(ns);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use patchcord_core::engine::PlanId;
 use patchcord_core::plan::nft::foreign::ForeignFirewall;
-use patchcord_core::plan::{Change, Index, Observed, Op, Outcome, Plan};
+use patchcord_core::plan::{Change, Index, Observed, Op, Outcome, Plan, Sysctl};
 use uuid::Uuid;
 
 use crate::hints::{Hint, Hints};
@@ -268,6 +268,7 @@ impl Worker {
                 }
             }
             Hint::Routes => self.look_at_routes()?,
+            Hint::Settings => self.look_at_settings()?,
             Hint::Rules(who) => self.look_at_rules(who)?,
         }
         Ok(())
@@ -304,6 +305,16 @@ impl Worker {
                 && let Some(value) = observe::read_sysctl(&setting)?
             {
                 self.changed(Change::Sysctl(setting, Some(value)));
+            }
+        }
+        Ok(())
+    }
+
+    fn look_at_settings(&mut self) -> Result<()> {
+        for setting in [Sysctl::Ipv4Forward, Sysctl::Ipv6Forward] {
+            let now = observe::read_sysctl(&setting)?;
+            if self.kernel.observed().sysctls.get(&setting) != now.as_ref() {
+                self.changed(Change::Sysctl(setting, now));
             }
         }
         Ok(())

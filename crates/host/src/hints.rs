@@ -17,6 +17,8 @@ pub(crate) enum Hint {
     Addresses(u32),
     /// The main table.
     Routes,
+    /// Whether the host forwards.
+    Settings,
     /// Packet rules that somebody else changed; who, where known.
     Rules(Option<String>),
 }
@@ -27,6 +29,7 @@ struct Pending {
     links: BTreeMap<u32, Option<Box<Link>>>,
     addresses: BTreeSet<u32>,
     routes: bool,
+    settings: bool,
     /// Transactions since, by the port they came through, with who made them; the last of each port.
     rules: BTreeMap<u32, Option<String>>,
 }
@@ -57,6 +60,7 @@ impl Hints {
                     pending.addresses.insert(index);
                 }
                 Heard::Route => pending.routes = true,
+                Heard::Settings => pending.settings = true,
                 Heard::Neighbour { .. } => {}
                 Heard::Resync { reason } => pending.everything = Some(reason),
             }
@@ -106,6 +110,9 @@ impl Hints {
         }
         if let Some(index) = pending.addresses.pop_first() {
             return Some(Hint::Addresses(index));
+        }
+        if std::mem::take(&mut pending.settings) {
+            return Some(Hint::Settings);
         }
         if !heavy {
             return None;

@@ -1,7 +1,7 @@
 //! The thread that listens to the kernel. It only notes which objects changed; the executor reads them.
 //!
-//! Not announced by netlink, and so not noticed before the next snapshot: settings below /proc/sys, and static
-//! forwarding entries that others remove.
+//! Not announced by netlink, and so not noticed before the next snapshot: settings of single links below /proc/sys,
+//! and static forwarding entries that others remove.
 
 use std::io;
 use std::os::fd::OwnedFd;

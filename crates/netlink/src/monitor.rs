@@ -19,6 +19,11 @@ const RTNLGRP_IPV4_IFADDR: u32 = 5;
 const RTNLGRP_IPV4_ROUTE: u32 = 7;
 const RTNLGRP_IPV6_IFADDR: u32 = 9;
 const RTNLGRP_IPV6_ROUTE: u32 = 11;
+const RTNLGRP_IPV4_NETCONF: u32 = 24;
+const RTNLGRP_IPV6_NETCONF: u32 = 25;
+
+const RTM_NEWNETCONF: u16 = 80;
+const RTM_DELNETCONF: u16 = 81;
 
 const AF_BRIDGE: u8 = 7;
 
@@ -33,10 +38,13 @@ pub struct MonitorGroups {
     pub routes: bool,
     /// Neighbours and forwarding entries.
     pub neighbours: bool,
+    /// Settings of the whole host: whether it forwards.
+    pub settings: bool,
 }
 
-/// Links, addresses and routes.
-pub const LINK_GROUPS: MonitorGroups = MonitorGroups { links: true, addresses: true, routes: true, neighbours: false };
+/// Links, addresses, routes and settings.
+pub const LINK_GROUPS: MonitorGroups =
+    MonitorGroups { links: true, addresses: true, routes: true, neighbours: false, settings: true };
 
 /// Something changed: what to read again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +70,8 @@ pub enum Hint {
         /// The link's index.
         index: u32,
     },
+    /// A setting of the whole host changed: whether it forwards IPv4 or IPv6.
+    Settings,
     /// Announcements were lost or not understood: read everything.
     Resync {
         /// Why, for the log.
@@ -90,6 +100,8 @@ impl Monitor {
             (groups.routes, RTNLGRP_IPV4_ROUTE),
             (groups.routes, RTNLGRP_IPV6_ROUTE),
             (groups.neighbours, RTNLGRP_NEIGH),
+            (groups.settings, RTNLGRP_IPV4_NETCONF),
+            (groups.settings, RTNLGRP_IPV6_NETCONF),
         ];
         let numbers: Vec<u32> = wanted.iter().filter(|(on, _)| *on).map(|(_, number)| *number).collect();
         Ok(Monitor { events: Events::open(netlink_sys::protocols::NETLINK_ROUTE, &numbers)? })
@@ -132,9 +144,21 @@ pub(crate) fn classify(frame: &Frame<'_>) -> Option<Hint> {
         neigh::RTM_NEWNEIGH | neigh::RTM_DELNEIGH => {
             index(frame.payload).map_or(short, |index| Hint::Neighbour { index })
         }
+        // Each new link announces its own settings, too, which come with the link.
+        RTM_NEWNETCONF | RTM_DELNETCONF => return of_all_links(frame.payload).then_some(Hint::Settings),
         NLMSG_NOOP => return None,
         _ => Hint::Resync { reason: "a message was of an unknown type" },
     })
+}
+
+/// Whether settings are those of all links (`NETCONFA_IFINDEX` is `NETCONFA_IFINDEX_ALL`; `linux/netconf.h`).
+fn of_all_links(payload: &[u8]) -> bool {
+    const NETCONFA_IFINDEX: u16 = 1;
+    const NETCONFA_IFINDEX_ALL: i32 = -1;
+    // struct netconfmsg is one byte, padded.
+    let Some(attributes) = payload.get(4..) else { return false };
+    let of = |a: &crate::attr::Attr<'_>| a.kind == NETCONFA_IFINDEX && a.value == NETCONFA_IFINDEX_ALL.to_ne_bytes();
+    crate::attr::Attrs::new(attributes).any(|a| of(&a))
 }
 
 /// The link's index, which links, addresses and neighbours have at the same place of their headers.
@@ -173,12 +197,20 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_never_skipped() {
-        // Netconf, multicast database, next hop, link property, VLAN.
-        for kind in [80, 84, 104, 108, 112] {
+        // Multicast database, next hop, link property, VLAN.
+        for kind in [84, 104, 108, 112] {
             assert!(matches!(hint(kind, &[0; 16]), Some(Hint::Resync { .. })), "{kind}");
         }
         for kind in [link::RTM_NEWLINK, addr::RTM_NEWADDR, neigh::RTM_DELNEIGH] {
             assert!(matches!(hint(kind, &[0; 3]), Some(Hint::Resync { .. })), "{kind}");
         }
+    }
+
+    #[test]
+    fn settings_of_all_links_are_told_from_those_of_one() {
+        let settings = |index: i32| [&[2, 0, 0, 0, 8, 0, 1, 0][..], &index.to_ne_bytes()].concat();
+        assert_eq!(hint(RTM_NEWNETCONF, &settings(-1)), Some(Hint::Settings));
+        assert_eq!(hint(RTM_NEWNETCONF, &settings(7)), None);
+        assert_eq!(hint(RTM_NEWNETCONF, &[]), None);
     }
 }

@@ -44,6 +44,11 @@ impl Engine {
         if nic.mac.is_none() && !attach.mac_unknown {
             nic.mac = Some(self.free_mac(random));
         }
+        if nic.mac.is_some() && nic.mac == network.as_ref().and_then(|n| n.mac) {
+            return Err(refuse(ErrorKind::InUse, "that is the address of the network's own bridge".into())
+                .field("<mac address>")
+                .hint("choose another, or leave it out to get one"));
+        }
         if let Some(mac) = nic.mac {
             for other in self.intent.nics_with(mac) {
                 let same_network = other.network.is_some() && other.network == uuid;

@@ -2,7 +2,7 @@
 
 use super::mark::{Mark, MarkKind};
 use super::nft::NetworkRules;
-use super::observed::{BridgeState, Index, Observed, PortFlags, Sysctl};
+use super::observed::{BridgeState, Index, LinkKind, Observed, PortFlags, Sysctl};
 use super::step::{BridgeSpec, RouteSpec, TapSpec};
 use crate::intent::{Intent, NetworkIntent, NicIntent};
 use crate::model::{Family, Ip, LinkName, LinkState, MacAddr, MacTableManager, Network, Nic, NicSource, Route};
@@ -191,7 +191,7 @@ pub fn nic_as(intent: &Intent, observed: &Observed, nic: &NicIntent) -> Option<D
         Resolved::HostBridge(bridge, network) => (Some(*bridge), *network),
         Resolved::Stopped | Resolved::None => (None, None),
     };
-    let link = bridge.and_then(|b| observed.link_named(b.as_str())).filter(|l| !l.is_doomed());
+    let link = bridge.and_then(|b| observed.link_named(b.as_str())).filter(|l| !l.is_doomed() && l.kind == LinkKind::Bridge);
     let plug = match (&resolved, link) {
         _ if nic.nic.link == Some(LinkState::Down) => Plug::Nothing(Unplugged::Wanted),
         (Resolved::None, _) => Plug::Nothing(Unplugged::Wanted),
