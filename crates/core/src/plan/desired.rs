@@ -191,7 +191,8 @@ pub fn nic_as(intent: &Intent, observed: &Observed, nic: &NicIntent) -> Option<D
         Resolved::HostBridge(bridge, network) => (Some(*bridge), *network),
         Resolved::Stopped | Resolved::None => (None, None),
     };
-    let link = bridge.and_then(|b| observed.link_named(b.as_str())).filter(|l| !l.is_doomed() && l.kind == LinkKind::Bridge);
+    let link =
+        bridge.and_then(|b| observed.link_named(b.as_str())).filter(|l| !l.is_doomed() && l.kind == LinkKind::Bridge);
     let plug = match (&resolved, link) {
         _ if nic.nic.link == Some(LinkState::Down) => Plug::Nothing(Unplugged::Wanted),
         (Resolved::None, _) => Plug::Nothing(Unplugged::Wanted),
