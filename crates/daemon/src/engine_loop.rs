@@ -15,7 +15,7 @@ use crate::jobs::{End, Jobs, phrase};
 use crate::pollable::Pollable;
 use crate::records::Records;
 use crate::systemd;
-use patchcord_core::engine::{Answer, Effect, Engine, Event, Input, Job, JobId, RequestId, Startup};
+use patchcord_core::engine::{Answer, Effect, Engine, Event, Input, Job, JobId, JobOutcome, RequestId, Startup};
 use patchcord_core::plan::{Change, Observed};
 use patchcord_core::{Error, ErrorKind};
 use patchcord_host::executor::{ExecutorReport, ExecutorRequest};
@@ -203,6 +203,7 @@ impl EngineLoop {
                 let whole = Box::new(self.with_our_own(*observed));
                 self.tell(Input::Observed(Change::Snapshot(whole)));
             }
+            ExecutorReport::LookedFor(job) => self.tell(Input::Finished(job, JobOutcome::Done)),
             ExecutorReport::Firewalls(found) => self.tell(Input::Observed(Change::Firewalls(found))),
             ExecutorReport::Trouble(what) => warn!(what),
         }
@@ -271,6 +272,11 @@ impl EngineLoop {
                     }
                     // Waits when the executor is far behind; it never waits for us.
                     if self.executor.send(ExecutorRequest::Apply(id, plan)).is_err() {
+                        warn!("the executor has ended");
+                    }
+                }
+                Effect::Start(id, Job::LookFor(link)) => {
+                    if self.executor.send(ExecutorRequest::LookFor(id, link)).is_err() {
                         warn!("the executor has ended");
                     }
                 }

@@ -95,6 +95,10 @@ impl Jobs {
                 let spawner = self.spawner.clone();
                 spawn(ends, id, move || set_zone(&spawner, &bridge, &zone, present).map(|()| JobOutcome::Done));
             }
+            Job::LookFor(_) => {
+                // The executor's, which knows what was reported before.
+                let _ = ends.send(End::Job(id, JobOutcome::Done));
+            }
             Job::WatchOwner(owner) => {
                 tokio::task::spawn_local(async move {
                     owner_gone(owner).await;

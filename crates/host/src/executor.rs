@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use patchcord_core::engine::PlanId;
+use patchcord_core::engine::{JobId, PlanId};
 use patchcord_core::plan::nft::foreign::ForeignFirewall;
 use patchcord_core::plan::{Change, Index, Observed, Op, Outcome, Plan, Sysctl};
 use uuid::Uuid;
@@ -38,6 +38,8 @@ pub enum ExecutorRequest {
     Snapshot,
     /// Look for firewalls that would drop guests' traffic; [`ExecutorReport::Firewalls`] follows.
     Firewalls,
+    /// Read the link of that name; [`ExecutorReport::LookedFor`] follows what it is.
+    LookFor(JobId, String),
     /// Keep this queue of the tap with that index, for announcements.
     Hold(Index, OwnedFd),
     /// Close descriptors, which for a tap's last one takes long, on a thread that has the time.
@@ -65,6 +67,8 @@ pub enum ExecutorReport {
     /// Everything was read: because it was asked for, or because announcements were lost. Services and leases are not
     /// in the kernel, and so not in here.
     Snapshot(Box<Observed>),
+    /// The link of that name was read, and reported before if it was news.
+    LookedFor(JobId),
     /// Firewalls that would drop guests' traffic: when asked for, and when others change the ruleset so that they
     /// are different from before.
     Firewalls(Vec<ForeignFirewall>),
@@ -166,6 +170,12 @@ impl Worker {
                     }
                     Err(error) => self.trouble("other firewalls can't be read", &error),
                 },
+                ExecutorRequest::LookFor(job, name) => {
+                    if let Err(error) = self.look_for(&name) {
+                        self.trouble("a link can't be read", &error);
+                    }
+                    self.report(ExecutorReport::LookedFor(job));
+                }
                 ExecutorRequest::Hold(link, queue) => self.kernel.hold(link, queue),
                 ExecutorRequest::Close(fds) => self.kernel.close(fds),
                 ExecutorRequest::Look => {}
@@ -272,6 +282,14 @@ impl Worker {
             Hint::Rules(who) => self.look_at_rules(who)?,
         }
         Ok(())
+    }
+
+    fn look_for(&mut self, name: &str) -> Result<()> {
+        let found = self.kernel.route.link_by_name(name)?;
+        match found {
+            Some(link) => self.look_at_link(Index(link.index), Some(&link)),
+            None => Ok(()),
+        }
     }
 
     fn look_at_link(&mut self, index: Index, told: Option<&patchcord_netlink::Link>) -> Result<()> {

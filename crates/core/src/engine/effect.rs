@@ -79,6 +79,9 @@ pub enum Job {
         /// In, or out.
         present: bool,
     },
+    /// Read the link of that name, if there is one, and tell before this job ends: a client that has just made it may be
+    /// faster than the kernel's announcement.
+    LookFor(String),
     /// Say when that process is gone.
     WatchOwner(Owner),
 }

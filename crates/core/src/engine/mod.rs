@@ -76,6 +76,8 @@ pub struct Engine {
     plans: HashMap<PlanId, (Object, Arc<Plan>)>,
     repairs: HashMap<Object, work::Repairs>,
     jobs: HashMap<JobId, (Object, Job)>,
+    /// Requests about links that we have not heard of, while the host looks for them.
+    looking: HashMap<JobId, (RequestId, Command, u128)>,
     watched: BTreeSet<crate::intent::Owner>,
     next: u64,
     next_tap: u32,
@@ -111,6 +113,7 @@ impl Engine {
             plans: HashMap::new(),
             repairs: HashMap::new(),
             jobs: HashMap::new(),
+            looking: HashMap::new(),
             watched: BTreeSet::new(),
             next: 0,
             next_tap: 0,
@@ -154,6 +157,51 @@ impl Engine {
     }
 
     fn request(&mut self, id: RequestId, command: Command, random: u128) {
+        match self.unheard_of(&command) {
+            Some(link) => {
+                let (job, what) = (JobId(self.fresh()), Job::LookFor(link));
+                self.looking.insert(job, (id, command, random));
+                self.jobs.insert(job, (Object::Host, what.clone()));
+                self.out.push(Effect::Start(job, what));
+            }
+            None => self.request_now(id, command, random),
+        }
+    }
+
+    /// The host bridge that a request needs and that we have not heard of.
+    fn unheard_of(&self, command: &Command) -> Option<String> {
+        use crate::model::{ForwardMode, NicSource};
+        let on_host = |network: &crate::model::Network| {
+            let bridge = network.bridge.name.clone().filter(|_| network.forward.mode == ForwardMode::Bridge);
+            bridge.map(|b| b.to_string())
+        };
+        let of_nic = |nic: &crate::model::Nic| match &nic.source {
+            NicSource::Bridge { bridge } => Some(bridge.to_string()),
+            NicSource::Network { network, .. } => {
+                self.intent.network(self.intent.named(network)?)?.active.as_ref().and_then(on_host)
+            }
+            NicSource::Direct { .. } | NicSource::None => None,
+        };
+        let link = match command {
+            Command::Attach(attach) | Command::Check(attach) => of_nic(&attach.nic),
+            Command::Modify(_, nic) => of_nic(nic),
+            Command::Create(network) => on_host(network),
+            Command::Start(name) => {
+                self.find(name).ok().and_then(|uuid| self.intent.network(uuid)?.definition.as_ref()).and_then(on_host)
+            }
+            _ => None,
+        };
+        link.filter(|name| self.observed.link_named(name).is_none())
+    }
+
+    /// The host has looked.
+    fn looked(&mut self, job: JobId) {
+        if let Some((id, command, random)) = self.looking.remove(&job) {
+            self.request_now(id, command, random);
+        }
+    }
+
+    fn request_now(&mut self, id: RequestId, command: Command, random: u128) {
         self.journal.open = true;
         if let Err(error) = self.dispatch(id, command, random) {
             self.out.push(Effect::refuse(id, error));

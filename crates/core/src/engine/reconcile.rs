@@ -223,8 +223,10 @@ impl Engine {
     /// Slow work ended.
     pub(super) fn finished(&mut self, id: JobId, outcome: JobOutcome) {
         let Some((object, job)) = self.jobs.remove(&id) else { return };
-        if let Job::WatchOwner(owner) = job {
-            return self.owner_gone(owner);
+        match job {
+            Job::WatchOwner(owner) => return self.owner_gone(owner),
+            Job::LookFor(_) => return self.looked(id),
+            _ => {}
         }
         let Object::Network(uuid) = object else { return };
         self.work.entry(object).or_default().flight = None;

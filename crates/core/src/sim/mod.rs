@@ -276,6 +276,13 @@ impl Host {
                 JobOutcome::Done
             }
             Job::ForgetService(_) => JobOutcome::Done,
+            Job::LookFor(name) => {
+                if let Some(link) = self.kernel.link_named(&name) {
+                    let change = Change::Link(link.index, Some(link.clone()));
+                    self.inputs.push_back(Input::Observed(change));
+                }
+                JobOutcome::Done
+            }
             Job::SetZone { network, bridge, zone, present } => {
                 self.zone_of.retain(|(n, ..)| *n != network);
                 if present {

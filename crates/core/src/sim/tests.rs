@@ -389,3 +389,28 @@ fn a_tap_gets_its_networks_mtu_back() {
     host.settle();
     assert_eq!(host.kernel.link_named("pct0").unwrap().mtu, 1500);
 }
+
+#[test]
+fn a_bridge_that_was_made_just_now_is_looked_for_before_a_nic_is_refused() {
+    use crate::plan::{GROUP_LIVE, Index, Link, LinkKind};
+    let mut host = host();
+    host.settle();
+    let nic = xml::read_nic("<interface type='bridge'><source bridge='br0'/></interface>").unwrap();
+    assert_eq!(host.ask(attach("web", nic.clone())).unwrap_err().kind, ErrorKind::NoDevice);
+    // The kernel's announcement is still on its way.
+    let bridge = Link {
+        index: Index(99),
+        name: "br0".into(),
+        kind: LinkKind::Bridge,
+        mac: None,
+        mtu: 1500,
+        up: true,
+        controller: None,
+        mark: None,
+        group: GROUP_LIVE,
+        bridge: None,
+        port: None,
+    };
+    host.kernel.set_link(Index(99), Some(bridge));
+    host.ask(attach("web", nic)).unwrap();
+}
