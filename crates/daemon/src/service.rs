@@ -24,6 +24,7 @@ use patchcord_host::store::{Directory, FileMode};
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{broadcast, mpsc};
@@ -116,6 +117,7 @@ impl Service {
 
         let (ends_in, ends) = mpsc::unbounded_channel();
         let services = Dnsmasq::new(spawner.clone(), dnsmasq.to_owned(), root.dnsmasq(), root.run_dnsmasq());
+        warn_of_closed_directories(&root.dnsmasq());
         let mut jobs = Jobs::new(services, spawner, ends_in);
         let running = jobs.running()?;
         let files = watched(root, &resolv_conf)?;
@@ -176,6 +178,19 @@ impl Service {
         info!(networks, nics, "started");
         self.engine_loop.run(self.sources, stop).await;
         info!("stopping; networks and NICs stay as they are");
+    }
+}
+
+/// dnsmasq reads its files again under a user of its own. A directory on the way that this user can't enter costs the
+/// network's own names, and dnsmasq says so nowhere but in its log.
+fn warn_of_closed_directories(path: &Path) {
+    let open = |path: &Path| std::fs::metadata(path).is_ok_and(|about| about.permissions().mode() & 0o001 != 0);
+    for closed in path.ancestors().filter(|path| !open(path)) {
+        warn!(
+            directory = %closed.display(),
+            user = patchcord_host::dnsmasq::service_user(),
+            "dnsmasq's user can't enter this directory: <dns> hosts and changed reservations are not served until it can (chmod o+x)"
+        );
     }
 }
 

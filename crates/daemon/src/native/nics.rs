@@ -114,11 +114,8 @@ impl Session {
         };
         let mac_unknown = asked.mac_unknown.unwrap_or(false);
         let attach = Attach { guest, guest_uuid, nic, owner, handover, uid: self.peer().uid, mac_unknown };
-        let Answer { body, mut warnings } = self.handle.call(Command::Attach(Box::new(attach))).await?;
-        if !full {
-            // They tell of other people's guests on networks that the peer may not see.
-            warnings.clear();
-        }
+        let Answer { body, warnings } = self.handle.call(Command::Attach(Box::new(attach))).await?;
+        let warnings = self.warnings_for_peer(warnings);
         let Body::Nic(view) = body else { return Err(unexpected()) };
         let id = view.id;
         let fds = if fetch {
@@ -166,7 +163,13 @@ impl Session {
     async fn changed_nic(&self, command: Command) -> Result<Outcome, Error> {
         let Answer { body, warnings } = self.handle.call(command).await?;
         let Body::Nic(view) = body else { return Err(unexpected()) };
-        plain(&ChangedNic { nic: convert::nic(*view), warnings })
+        plain(&ChangedNic { nic: convert::nic(*view), warnings: self.warnings_for_peer(warnings) })
+    }
+
+    /// Warnings tell of other people's guests, on networks that the peer may not see: only for those who may do
+    /// everything.
+    fn warnings_for_peer(&self, warnings: Vec<String>) -> Vec<String> {
+        if self.peer().is_full() { warnings } else { Vec::new() }
     }
 
     /// Refuses a NIC that the peer may not attach.
