@@ -55,7 +55,7 @@ fn seen_as(guest: &mut Guest, server: &Receiver<SocketAddr>, address: &str, port
 }
 
 const NAT: &str = "<network><name>nat</name><forward mode='nat'/><bridge name='brnat' stp='off'/><domain name='lab.test' \
-     localOnly='yes'/><dns><host ip='10.5.0.77'><hostname>static.lab.test</hostname></host>\
+     localOnly='yes'/><dns><host ip='10.5.0.177'><hostname>static.lab.test</hostname></host>\
      <txt name='note.lab.test' value='hello'/>\
      <srv service='sip' protocol='tcp' domain='lab.test' target='static.lab.test' port='5060' priority='1' weight='2'/>\
      </dns><ip address='10.5.0.1' prefix='24'><dhcp><range start='10.5.0.10' end='10.5.0.99'/>\
@@ -93,7 +93,7 @@ fn a_guest_gets_a_lease_and_reaches_its_gateway_its_neighbour_and_the_host() {
         let resolve = |guest: &mut Guest, name: &str| guest.resolve(name, gateway, SOON);
         assert_eq!(resolve(&mut one, "fixed.lab.test").unwrap().map_ips(), ["10.5.0.42"]);
         assert_eq!(resolve(&mut one, "one.lab.test").unwrap(), [lease.address]);
-        assert_eq!(resolve(&mut one, "static.lab.test").unwrap().map_ips(), ["10.5.0.77"]);
+        assert_eq!(resolve(&mut one, "static.lab.test").unwrap().map_ips(), ["10.5.0.177"]);
         assert!(resolve(&mut one, "nobody.lab.test").is_err());
 
         let added = events.wait("the first lease", |e| {
