@@ -295,6 +295,7 @@ fn a_restart_takes_no_bridge_of_ours_for_an_uplink() {
     host.kernel.sysctls.insert(Sysctl::AcceptRa("virbr0".into()), "1".into());
     host.crash();
     host.settle();
+    assert_eq!(host.kernel.sysctls[&Sysctl::AcceptRa("virbr0".into())], "1", "it is no uplink");
     host.ask(Command::Stop("island".into())).unwrap();
     host.ask(Command::Stop("dual".into())).unwrap();
     at_rest(&mut host);
