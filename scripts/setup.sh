@@ -69,6 +69,7 @@ fi
 if [ "$task" = test ]; then
     need git git
     need ethtool ethtool
+    need virsh libvirt-clients
 fi
 
 if [ -n "$missing" ]; then

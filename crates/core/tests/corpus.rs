@@ -27,7 +27,7 @@ fn corpus(name: &str) -> Option<PathBuf> {
     if folder.is_dir() {
         return Some(folder);
     }
-    skip(name, &format!("{} is not there", folder.display()));
+    skip(name, &format!("host has no {} (PATCHCORD_CORPUS)", folder.display()));
     None
 }
 
@@ -122,7 +122,7 @@ fn without_defaults(xml: &str, given: &str) -> String {
 /// `None` without virsh.
 fn compare_with_virsh(test: &str, files: &[PathBuf]) -> Option<(usize, Vec<String>)> {
     if Command::new("virsh").arg("--version").output().is_err() {
-        skip(test, "virsh is not installed (package libvirt-clients)");
+        skip(test, "host has no virsh (package libvirt-clients)");
         return None;
     }
     let (mut compared, mut wrong) = (0, Vec::new());
