@@ -18,13 +18,12 @@ use crate::systemd;
 use patchcord_core::engine::{Answer, Effect, Engine, Event, Input, Job, JobId, JobOutcome, RequestId, Startup};
 use patchcord_core::plan::{Change, Observed};
 use patchcord_core::{Error, ErrorKind};
-use patchcord_host::executor::{ExecutorReport, ExecutorRequest};
+use patchcord_host::executor::{ExecutorReport, ExecutorRequest, Hands};
 use patchcord_host::files::Files;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::yield_now;
@@ -37,7 +36,7 @@ pub struct EngineLoop {
     engine: Engine,
     records: Records,
     jobs: Jobs,
-    executor: SyncSender<ExecutorRequest>,
+    executor: Hands,
     events: broadcast::Sender<Numbered>,
     sequence: u64,
     /// What begins with telling the watchers, once an answer is on its way.
@@ -73,7 +72,7 @@ pub struct Parts {
     /// Its jobs.
     pub jobs: Jobs,
     /// The way to the executor.
-    pub executor: SyncSender<ExecutorRequest>,
+    pub executor: Hands,
     /// The way to the watchers.
     pub events: broadcast::Sender<Numbered>,
     /// The host's resolv.conf.
@@ -271,14 +270,10 @@ impl EngineLoop {
                         debug!(plan = id.0, op = %step.op, why = step.why, "step");
                     }
                     // Waits when the executor is far behind; it never waits for us.
-                    if self.executor.send(ExecutorRequest::Apply(id, plan)).is_err() {
-                        warn!("the executor has ended");
-                    }
+                    self.executor.apply(id, plan);
                 }
                 Effect::Start(id, Job::LookFor(link)) => {
-                    if self.executor.send(ExecutorRequest::LookFor(id, link)).is_err() {
-                        warn!("the executor has ended");
-                    }
+                    self.executor.ask(ExecutorRequest::LookFor(id, link));
                 }
                 Effect::Start(id, job) => {
                     if let Job::StartService(network, _) | Job::ReloadService(network, ..) = &job {
@@ -315,7 +310,7 @@ impl EngineLoop {
                     systemd::forget(nic.id);
                     if let Some(held) = self.taps.remove(&nic.id) {
                         // Closing the last descriptor of a tap takes the kernel long.
-                        let _ = self.executor.send(ExecutorRequest::Close(held));
+                        self.executor.ask(ExecutorRequest::Close(held));
                     }
                 }
             }

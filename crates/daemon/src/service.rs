@@ -108,12 +108,9 @@ impl Service {
             // The loop has ended when nobody listens.
             let _ = reports_in.send(report);
         })?;
-        let ask = |request| {
-            // The executor lives as long as `executor`.
-            let _ = executor.requests().send(request);
-        };
-        ask(ExecutorRequest::Snapshot);
-        ask(ExecutorRequest::Firewalls);
+        let hands = executor.hands();
+        hands.ask(ExecutorRequest::Snapshot);
+        hands.ask(ExecutorRequest::Firewalls);
 
         let (ends_in, ends) = mpsc::unbounded_channel();
         let services = Dnsmasq::new(spawner.clone(), dnsmasq.to_owned(), root.dnsmasq(), root.run_dnsmasq());
@@ -134,7 +131,7 @@ impl Service {
             if let (Some(link), Some(Ok(queue))) =
                 (startup.observed.link_marked(MarkKind::Tap, *nic), queues.first().map(OwnedFd::try_clone))
             {
-                ask(ExecutorRequest::Hold(link.index, queue));
+                hands.ask(ExecutorRequest::Hold(link.index, queue));
             }
         }
 
@@ -153,8 +150,7 @@ impl Service {
         let (asks_in, asks) = mpsc::channel(ASKS);
         let (events, _) = broadcast::channel(EVENTS);
         let handle = Handle::new(asks_in, events.clone());
-        let requests = executor.requests();
-        let parts = Parts { engine, records, jobs, executor: requests, events, resolv_conf, taps: reclaimed };
+        let parts = Parts { engine, records, jobs, executor: hands, events, resolv_conf, taps: reclaimed };
         Ok(Self {
             engine_loop: EngineLoop::new(parts),
             sources: Sources { asks, reports, ends, files },

@@ -1,12 +1,14 @@
-//! The thread that carries out plans and reads the kernel, so that every report fits the plans before it.
+//! Carries out plans and reads the kernel, one thing at a time, so that every report fits the plans before it.
 //!
-//! Requests come through one bounded queue. Between them, when none waits, the thread looks at what the watcher
-//! heard: it reads the object and reports it, unless it is what whoever gets the reports believes already. Plans go
-//! first, so a flood of announcements delays a plan by one object's reading at most.
+//! One [`Kernel`] does both, and whoever holds it. That is a thread of its own, which takes requests from one bounded
+//! queue; between them, when none waits, it looks at what the watcher heard: it reads the object and reports it, unless
+//! it is what whoever gets the reports believes already. Plans go first, so a flood of announcements delays a plan by
+//! one object's reading at most. While that thread has nothing to do, a short plan is carried out by whoever asks for
+//! it ([`Hands::apply`]): waking a thread and being woken by it takes as long as half of such a plan.
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -25,6 +27,8 @@ use crate::{Error, Result};
 
 /// How many requests may wait; whoever sends more waits, too.
 const QUEUE: usize = 256;
+/// The longest plan that is carried out by whoever asks for it, in steps: nobody is to wait long for the kernel there.
+const SHORT: usize = 24;
 /// How many times as long as a reading of routes or rules took it takes until the next, and the longest.
 const REST: u32 = 4;
 const REST_AT_MOST: Duration = Duration::from_secs(1);
@@ -79,14 +83,41 @@ pub enum ExecutorReport {
 /// The executor and the watcher, each a thread.
 #[derive(Debug)]
 pub struct Executor {
-    requests: SyncSender<ExecutorRequest>,
+    hands: Hands,
     thread: Option<JoinHandle<()>>,
     watcher: Option<Watcher>,
 }
 
+/// The way to the executor, for as many as need one.
+#[derive(Clone, Debug)]
+pub struct Hands {
+    requests: SyncSender<ExecutorRequest>,
+    worker: Arc<Mutex<Worker>>,
+}
+
+impl Hands {
+    /// Has a plan carried out: by the caller, if it is short and the executor idle, else by the executor. The report
+    /// comes the same way in both cases. Waits while the queue is full.
+    pub fn apply(&self, id: PlanId, plan: Arc<Plan>) {
+        if plan.steps.len() <= SHORT
+            && let Ok(mut worker) = self.worker.try_lock()
+        {
+            return worker.apply(id, &plan);
+        }
+        self.ask(ExecutorRequest::Apply(id, plan));
+    }
+
+    /// Asks the executor. Waits while the queue is full.
+    pub fn ask(&self, request: ExecutorRequest) {
+        // It ends with the last of its owners, or by a panic, which was reported then.
+        let _ = self.requests.send(request);
+    }
+}
+
 impl Executor {
-    /// Starts both in the caller's network namespace. Reports go to `sink`, on the executor's thread: it should not
-    /// wait long. Ask for a [snapshot](ExecutorRequest::Snapshot) first; what changes while it is read is reported.
+    /// Starts both in the caller's network namespace. Reports go to `sink`, on whichever thread carried out or read what
+    /// they are about: it should not wait long, nor ask the executor. Ask for a [snapshot](ExecutorRequest::Snapshot)
+    /// first; what changes while it is read is reported.
     ///
     /// # Errors
     /// When netlink can't be opened or a thread can't be started.
@@ -94,30 +125,62 @@ impl Executor {
         let (requests, inbox) = sync_channel(QUEUE);
         let hints = Arc::new(Hints::default());
         let watcher = Watcher::start(Arc::clone(&hints), requests.clone())?;
-        let mut worker = Worker::new(Kernel::open(options)?, hints, Box::new(sink));
+        let worker = Arc::new(Mutex::new(Worker::new(Kernel::open(options)?, hints, Box::new(sink))));
+        let theirs = Arc::clone(&worker);
         let thread = std::thread::Builder::new()
             .name("executor".to_owned())
-            .spawn(move || worker.run(&inbox))
+            .spawn(move || run(&theirs, &inbox))
             .map_err(|source: io::Error| Error::Thread { name: "executor", source })?;
-        Ok(Self { requests, thread: Some(thread), watcher: Some(watcher) })
+        Ok(Self { hands: Hands { requests, worker }, thread: Some(thread), watcher: Some(watcher) })
     }
 
-    /// The way to it. Sending waits while the queue is full.
-    pub fn requests(&self) -> SyncSender<ExecutorRequest> {
-        self.requests.clone()
+    /// The way to it.
+    pub fn hands(&self) -> Hands {
+        self.hands.clone()
     }
 }
 
 impl Drop for Executor {
-    /// What was asked for is done, and doomed links are deleted, before this returns.
+    /// What was asked for is done before this returns. Doomed links are deleted once the last of its [`Hands`] is gone.
     fn drop(&mut self) {
         self.watcher = None;
-        // It can only have ended by a panic, which was reported then.
-        let _ = self.requests.send(ExecutorRequest::Stop);
+        self.hands.ask(ExecutorRequest::Stop);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
+}
+
+/// The executor's thread.
+fn run(worker: &Mutex<Worker>, inbox: &Receiver<ExecutorRequest>) {
+    loop {
+        let request = match inbox.try_recv() {
+            Ok(request) => request,
+            Err(TryRecvError::Disconnected) => return,
+            Err(TryRecvError::Empty) => {
+                let Some(rest) = lock(worker).look_at_next() else { continue };
+                let next = if rest.is_zero() {
+                    inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
+                } else {
+                    inbox.recv_timeout(rest)
+                };
+                match next {
+                    Ok(request) => request,
+                    Err(RecvTimeoutError::Timeout) => continue,
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
+        };
+        if matches!(request, ExecutorRequest::Stop) {
+            return;
+        }
+        lock(worker).serve(request);
+    }
+}
+
+fn lock(worker: &Mutex<Worker>) -> MutexGuard<'_, Worker> {
+    // A plan that panicked left the kernel as it is, which is read again like everything else.
+    worker.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Worker {
@@ -131,56 +194,51 @@ struct Worker {
     rested: Instant,
 }
 
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("kernel", &self.kernel).finish_non_exhaustive()
+    }
+}
+
 impl Worker {
     fn new(kernel: Kernel, hints: Arc<Hints>, sink: Box<dyn FnMut(ExecutorReport) + Send>) -> Self {
         Self { kernel, hints, sink, stale: false, firewalls: Vec::new(), rested: Instant::now() }
     }
 
-    fn run(&mut self, inbox: &Receiver<ExecutorRequest>) {
-        loop {
-            let request = match inbox.try_recv() {
-                Ok(request) => request,
-                Err(TryRecvError::Disconnected) => return,
-                Err(TryRecvError::Empty) => {
-                    let rest = self.rested.saturating_duration_since(Instant::now());
-                    match self.hints.next(self.kernel.nft_port(), rest.is_zero()) {
-                        Some(hint) => {
-                            self.look_paced(hint);
-                            continue;
-                        }
-                        None if rest.is_zero() => match inbox.recv() {
-                            Ok(request) => request,
-                            Err(_) => return,
-                        },
-                        None => match inbox.recv_timeout(rest) {
-                            Ok(request) => request,
-                            Err(RecvTimeoutError::Timeout) => continue,
-                            Err(RecvTimeoutError::Disconnected) => return,
-                        },
-                    }
-                }
-            };
-            match request {
-                ExecutorRequest::Apply(id, plan) => self.apply(id, &plan),
-                ExecutorRequest::Snapshot => self.snapshot(true),
-                ExecutorRequest::Firewalls => match self.kernel.foreign_firewalls() {
-                    Ok(found) => {
-                        self.firewalls.clone_from(&found);
-                        self.report(ExecutorReport::Firewalls(found));
-                    }
-                    Err(error) => self.trouble("other firewalls can't be read", &error),
-                },
-                ExecutorRequest::LookFor(job, name) => {
-                    if let Err(error) = self.look_for(&name) {
-                        self.trouble("a link can't be read", &error);
-                    }
-                    self.report(ExecutorReport::LookedFor(job));
-                }
-                ExecutorRequest::Hold(link, queue) => self.kernel.hold(link, queue),
-                ExecutorRequest::Close(fds) => self.kernel.close(fds),
-                ExecutorRequest::Look => {}
-                ExecutorRequest::Stop => return,
+    /// Looks at one object that the watcher heard of. When there is none, says how long to rest before what is read
+    /// whole may be read again; zero when nothing waits for that.
+    fn look_at_next(&mut self) -> Option<Duration> {
+        let rest = self.rested.saturating_duration_since(Instant::now());
+        match self.hints.next(self.kernel.nft_port(), rest.is_zero()) {
+            Some(hint) => {
+                self.look_paced(hint);
+                None
             }
+            None => Some(rest),
+        }
+    }
+
+    fn serve(&mut self, request: ExecutorRequest) {
+        match request {
+            ExecutorRequest::Apply(id, plan) => self.apply(id, &plan),
+            ExecutorRequest::Snapshot => self.snapshot(true),
+            ExecutorRequest::Firewalls => match self.kernel.foreign_firewalls() {
+                Ok(found) => {
+                    self.firewalls.clone_from(&found);
+                    self.report(ExecutorReport::Firewalls(found));
+                }
+                Err(error) => self.trouble("other firewalls can't be read", &error),
+            },
+            ExecutorRequest::LookFor(job, name) => {
+                if let Err(error) = self.look_for(&name) {
+                    self.trouble("a link can't be read", &error);
+                }
+                self.report(ExecutorReport::LookedFor(job));
+            }
+            ExecutorRequest::Hold(link, queue) => self.kernel.hold(link, queue),
+            ExecutorRequest::Close(fds) => self.kernel.close(fds),
+            // Looking at what the watcher heard and ending are the thread's own.
+            ExecutorRequest::Look | ExecutorRequest::Stop => {}
         }
     }
 

@@ -4,7 +4,7 @@
 mod common;
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use common::{INSTANCE, NETWORKS, active, bridge, network_plan, options, plan, step, tap};
@@ -12,12 +12,12 @@ use patchcord_core::engine::PlanId;
 use patchcord_core::intent::Intent;
 use patchcord_core::plan::nft::{self, NftChange, NftOp};
 use patchcord_core::plan::{Change, Handover, Index, LinkChange, LinkRef, Observed, Op, Outcome, Plan, Sysctl};
-use patchcord_host::executor::{Executor, ExecutorReport, ExecutorRequest};
+use patchcord_host::executor::{Executor, ExecutorReport, ExecutorRequest, Hands};
 use patchcord_testkit::{Namespace, in_namespace};
 
 /// An executor, and what its user would believe from the reports.
 struct Daemon {
-    requests: SyncSender<ExecutorRequest>,
+    hands: Hands,
     reports: Receiver<ExecutorReport>,
     believed: Observed,
     plans: u64,
@@ -33,9 +33,9 @@ impl Daemon {
             let _ = sender.send(report);
         })
         .unwrap();
-        let requests = executor.requests();
-        requests.send(ExecutorRequest::Snapshot).unwrap();
-        let mut daemon = Self { requests, reports, believed: Observed::default(), plans: 0, _executor: executor };
+        let hands = executor.hands();
+        hands.ask(ExecutorRequest::Snapshot);
+        let mut daemon = Self { hands, reports, believed: Observed::default(), plans: 0, _executor: executor };
         daemon.until(|report| matches!(report, ExecutorReport::Snapshot(_)));
         daemon
     }
@@ -69,7 +69,7 @@ impl Daemon {
         self.plans += 1;
         let id = PlanId(self.plans);
         let plan = Arc::new(plan);
-        self.requests.send(ExecutorRequest::Apply(id, Arc::clone(&plan))).unwrap();
+        self.hands.apply(id, Arc::clone(&plan));
         let seen = self.until(|r| matches!(r, ExecutorReport::Applied { plan, .. } if *plan == id));
         let Some(ExecutorReport::Applied { outcome, .. }) = seen.last() else { unreachable!() };
         let outcome = outcome.clone();
@@ -243,7 +243,7 @@ fn a_flood_leaves_nothing_out() {
         ns.run(&format!("ip -batch {}", file.path().display()));
         daemon.until_change(|c| matches!(c, Change::Link(_, Some(link)) if link.name == "b59" && link.up));
         daemon.settle(ns);
-        daemon.requests.send(ExecutorRequest::Snapshot).unwrap();
+        daemon.hands.ask(ExecutorRequest::Snapshot);
         let believed = daemon.believed.clone();
         daemon.until(|report| matches!(report, ExecutorReport::Snapshot(_)));
         for link in daemon.believed.links() {
