@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod daemon;
+mod inside;
 mod libvirt;
 mod memory;
 mod networks;
@@ -26,7 +27,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const USAGE: &str = "\
 usage: patchcord-bench --daemon PATH [--quick] [SECTION]...
 
-sections: networks nics restart scale libvirt; all of them without one
+sections: networks attach nics restart scale libvirt; all of them without one
 --quick   fewer rounds and smaller hosts: to see whether it works";
 
 /// What is measured with.
@@ -40,8 +41,9 @@ pub(crate) struct Setup {
 type Section = fn(&Setup, &Namespace) -> Result<()>;
 
 /// Each in namespaces of its own; one word may stand for several.
-const SECTIONS: [(&str, Section); 6] = [
+const SECTIONS: [(&str, Section); 7] = [
     ("networks", networks::run),
+    ("attach", inside::run),
     ("nics", nics::run),
     ("restart", restart::networks),
     ("restart", restart::nics),

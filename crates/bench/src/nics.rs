@@ -12,10 +12,10 @@ use crate::stats::{Samples, ratio, show, table};
 use crate::{Result, Setup, memory};
 
 /// NICs on one network while a host is filled; a bridge takes 1,023 ports.
-const PER_NETWORK: usize = 1000;
+pub(crate) const PER_NETWORK: usize = 1000;
 
 /// How long nothing is done before each attach, by the daemon and by hand alike: an attach comes alone.
-const REST: Duration = Duration::from_millis(5);
+pub(crate) const REST: Duration = Duration::from_millis(5);
 
 /// Times of one way to hand taps over, with so many NICs present.
 #[derive(Default)]

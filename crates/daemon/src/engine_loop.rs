@@ -15,7 +15,9 @@ use crate::jobs::{End, Jobs, phrase};
 use crate::pollable::Pollable;
 use crate::records::Records;
 use crate::systemd;
-use patchcord_core::engine::{Answer, Effect, Engine, Event, Input, Job, JobId, JobOutcome, RequestId, Startup};
+use patchcord_core::engine::{
+    Answer, Effect, Engine, Event, Input, Job, JobId, JobOutcome, RecordKey, RequestId, Startup,
+};
 use patchcord_core::plan::{Change, Observed};
 use patchcord_core::{Error, ErrorKind};
 use patchcord_host::executor::{ExecutorReport, ExecutorRequest, Hands};
@@ -258,11 +260,12 @@ impl EngineLoop {
             match effect {
                 Effect::Persist(record) => {
                     if let Err(error) = self.records.put(&record) {
-                        let cause = phrase(&error);
-                        warn!(cause, "a record could not be written");
-                        let dropped = effects.drain(..).collect();
-                        let input = Input::NotPersisted { key: record.key, cause, dropped };
-                        effects = self.engine.handle(self.now(), input).into();
+                        effects = self.not_persisted(record.key, &error, effects);
+                    }
+                }
+                Effect::Confirm(nic) => {
+                    if let Err(error) = self.records.confirm(nic) {
+                        effects = self.not_persisted(RecordKey::Nic(nic), &error, effects);
                     }
                 }
                 Effect::Apply(id, plan) => {
@@ -295,6 +298,20 @@ impl EngineLoop {
             }
         }
         effects
+    }
+
+    /// Tells the engine of a record that can't be written, and of what is not done therefore. Gives what is to be done
+    /// instead.
+    fn not_persisted(
+        &mut self,
+        key: RecordKey,
+        error: &patchcord_host::Error,
+        dropped: VecDeque<Effect>,
+    ) -> VecDeque<Effect> {
+        let cause = phrase(error);
+        warn!(cause, "a record could not be written");
+        let input = Input::NotPersisted { key, cause, dropped: dropped.into() };
+        self.engine.handle(self.now(), input).into()
     }
 
     fn publish(&mut self, event: Event) {

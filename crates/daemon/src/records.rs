@@ -5,6 +5,7 @@ use patchcord_host::store::{Definitions, Directory, Durability, Entry, FileMode,
 use patchcord_host::{Error, root::Root};
 use std::collections::BTreeMap;
 use tracing::error;
+use uuid::Uuid;
 
 /// Where records are.
 #[derive(Debug)]
@@ -53,9 +54,21 @@ impl Records {
             },
             RecordKey::Autostart(name) => self.definitions.set_autostart(name, content.is_some()),
             RecordKey::Network(name) => put(&self.networks, &format!("{name}.xml"), content),
-            RecordKey::Nic(id) => put(&self.nics, &format!("{id}.xml"), content),
+            RecordKey::Nic(id) => put(&self.nics, &confirmed(*id), content),
+            RecordKey::PendingNic(id) => match content {
+                Some(content) => self.nics.create(&pending(*id), content),
+                None => put(&self.nics, &pending(*id), None),
+            },
             RecordKey::Host => put(&self.run, HOST, content),
         }
+    }
+
+    /// Makes a pending NIC's record the NIC's.
+    ///
+    /// # Errors
+    /// [`Error::File`], with the path and why; then it is pending still.
+    pub fn confirm(&self, nic: Uuid) -> Result<(), Error> {
+        self.nics.rename(&pending(nic), &confirmed(nic))
     }
 
     /// Reads everything, for the engine's start. A file that can't be read is logged, and left as it is.
@@ -70,10 +83,22 @@ impl Records {
             autostart: self.definitions.autostarted(limits)?,
             networks: texts(self.networks.read_all(".xml", limits)?),
             nics: texts(self.nics.read_all(".xml", limits)?),
+            pending_nics: texts(self.nics.read_all(PENDING, limits)?),
             host: host.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
             ..Startup::default()
         })
     }
+}
+
+/// How the name of a NIC's record ends before its attach is answered.
+const PENDING: &str = ".pending";
+
+fn pending(nic: Uuid) -> String {
+    format!("{nic}{PENDING}")
+}
+
+fn confirmed(nic: Uuid) -> String {
+    format!("{nic}.xml")
 }
 
 fn put(directory: &Directory, name: &str, content: Option<&[u8]>) -> Result<(), Error> {

@@ -238,7 +238,7 @@ pub type Reclaimed = HashMap<Uuid, Vec<OwnedFd>>;
 /// When the records can't be read.
 pub fn reclaim(root: &Root) -> Result<Reclaimed, patchcord_host::Error> {
     let mut reclaimed = systemd::stored();
-    for claim in Records::open(root)?.load()?.nics.values().filter_map(|text| xml::nic_claim(text)) {
+    for claim in claims(&Records::open(root)?.load()?) {
         let (Some(tap), Some(owner)) = (&claim.descriptor_of, claim.owner) else { continue };
         if reclaimed.contains_key(&claim.id) {
             continue;
@@ -253,10 +253,14 @@ pub fn reclaim(root: &Root) -> Result<Reclaimed, patchcord_host::Error> {
     Ok(reclaimed)
 }
 
+/// What the records of NICs say of whom they belong to.
+fn claims(startup: &Startup) -> impl Iterator<Item = xml::NicClaim> {
+    startup.nics.values().chain(startup.pending_nics.values()).filter_map(|text| xml::nic_claim(text))
+}
+
 /// The owners in NICs' records that still live.
 fn living_owners(startup: &Startup) -> Vec<Owner> {
-    let claims = startup.nics.values().filter_map(|text| xml::nic_claim(text));
-    let owners: BTreeSet<Owner> = claims.filter_map(|claim| claim.owner).collect();
+    let owners: BTreeSet<Owner> = claims(startup).filter_map(|claim| claim.owner).collect();
     let lives = |owner: &Owner| {
         let id = ProcessId { pid: owner.pid, start_time: owner.start_time };
         matches!(Process::open_same(id), Ok(Some(_)))

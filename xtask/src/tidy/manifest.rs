@@ -48,7 +48,14 @@ const ARROWS: [Arrows; 10] = [
     // Measures, and never ships.
     Arrows {
         package: "patchcord-bench",
-        ours: &["patchcord-api", "patchcord-netlink", "patchcord-testkit"],
+        ours: &[
+            "patchcord-api",
+            "patchcord-core",
+            "patchcord-daemon",
+            "patchcord-host",
+            "patchcord-netlink",
+            "patchcord-testkit",
+        ],
         others: None,
     },
     Arrows { package: "patchcord-xtask", ours: &[], others: None },

@@ -19,8 +19,11 @@ pub struct JobId(pub u64);
 /// One thing to do. A list of them is carried out in order, and ends at a record that can't be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Write one record atomically, or delete it.
+    /// Write one record, or delete it. A reader sees the old or the new one; of a [`RecordKey::PendingNic`], which is
+    /// new, nothing or all.
     Persist(Record),
+    /// The record of a pending NIC is from now on that of the NIC; where it fails, the record is the NIC's.
+    Confirm(Uuid),
     /// Carry out a plan.
     Apply(PlanId, Arc<Plan>),
     /// Begin slow work, off the executor.
@@ -44,6 +47,8 @@ pub enum RecordKey {
     Network(String),
     /// A NIC.
     Nic(Uuid),
+    /// A NIC whose attach is not answered yet.
+    PendingNic(Uuid),
     /// The host's settings as they were before us.
     Host,
 }

@@ -51,6 +51,8 @@ pub struct Startup {
     pub networks: BTreeMap<String, String>,
     /// Run state of NICs, by file stem.
     pub nics: BTreeMap<String, String>,
+    /// Run state of NICs whose attach was not answered, by file stem. What can't be read was never written whole.
+    pub pending_nics: BTreeMap<String, String>,
     /// Settings of the host as they were before us.
     pub host: Option<String>,
     /// What is there.

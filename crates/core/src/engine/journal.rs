@@ -66,11 +66,17 @@ impl Engine {
     /// started, and whoever was to be told of success is told why there is none.
     pub(super) fn not_persisted(&mut self, key: RecordKey, cause: &str, dropped: Vec<Effect>, journal: Journal) {
         const AGAIN: super::Now = 2000;
-        let lost = dropped.iter().filter_map(|e| match e {
-            Effect::Persist(record) => Some(record.key.clone()),
-            _ => None,
+        let lost = dropped.iter().flat_map(|e| match e {
+            Effect::Persist(record) => vec![record.key.clone()],
+            Effect::Confirm(id) => vec![RecordKey::Nic(*id)],
+            _ => Vec::new(),
         });
-        self.unwritten.extend(lost.chain([key]));
+        // A pending record that could not become the NIC's is still there.
+        let both = |key| match key {
+            RecordKey::Nic(id) => vec![key, RecordKey::PendingNic(id)],
+            key => vec![key],
+        };
+        self.unwritten.extend(lost.chain([key]).flat_map(both));
         self.wake(self.now + AGAIN, Object::Host);
         let nobody_asked = journal.entries.iter().all(|e| matches!(e, Entry::Saved(_)));
         let mut touched = Vec::new();
@@ -126,7 +132,7 @@ impl Engine {
                 Effect::Reply(id, Err(e)) => self.out.push(Effect::refuse(id, e)),
                 Effect::Wake(at) => self.out.push(Effect::Wake(at)),
                 // A record is written again, and an event may be true all the same.
-                Effect::Persist(_) => {}
+                Effect::Persist(_) | Effect::Confirm(_) => {}
                 Effect::Publish(event) => events.push(event),
             }
         }
@@ -169,7 +175,11 @@ impl Engine {
                     let active = named(name).and_then(|n| n.active.as_ref());
                     active.filter(|a| is(a, name)).map(|a| xml::write_network_state(&self.config.stamp, a))
                 }
-                RecordKey::Nic(id) => self.intent.nic(*id).map(|n| xml::write_nic_state(&self.config.stamp, n)),
+                RecordKey::Nic(id) | RecordKey::PendingNic(id) => {
+                    let confirmed = matches!(key, RecordKey::Nic(_));
+                    let nic = self.intent.nic(*id).filter(|n| n.confirmed == confirmed);
+                    nic.map(|n| xml::write_nic_state(&self.config.stamp, n))
+                }
                 RecordKey::Host => {
                     let saved = &self.intent.saved;
                     (!saved.is_empty()).then(|| xml::write_host_state(&self.config.stamp, saved))

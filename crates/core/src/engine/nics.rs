@@ -332,7 +332,8 @@ impl Engine {
     /// Makes a NIC's intent what is given, and writes its record.
     pub(super) fn put_nic(&mut self, id: Uuid, nic: Option<NicIntent>) {
         let content = nic.as_ref().map(|nic| xml::write_nic_state(&self.config.stamp, nic));
-        self.persist(RecordKey::Nic(id), content);
+        let pending = nic.as_ref().or_else(|| self.intent.nic(id)).is_some_and(|nic| !nic.confirmed);
+        self.persist(if pending { RecordKey::PendingNic(id) } else { RecordKey::Nic(id) }, content);
         self.set_nic(id, nic);
     }
 
@@ -357,7 +358,8 @@ impl Engine {
         self.out.push(Effect::Reply(request, Ok(answer)));
         if !nic.confirmed {
             let owner = nic.owner;
-            self.put_nic(id, Some(confirmed));
+            self.set_nic(id, Some(confirmed));
+            self.out.push(Effect::Confirm(id));
             self.watch(owner);
         }
         self.out.push(Effect::Publish(Event::Nic { nic: Box::new(view), what: event }));

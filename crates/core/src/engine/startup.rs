@@ -160,6 +160,16 @@ impl Engine {
                 }
             }
         }
+        for (stem, text) in &startup.pending_nics {
+            let Ok(id) = Uuid::try_parse(stem) else { continue };
+            match xml::read_nic_state(&self.config.stamp, text) {
+                Ok(Some(nic)) if nic.id == id && !startup.nics.contains_key(stem) => {
+                    self.load_nic(startup, NicIntent { confirmed: false, ..nic });
+                }
+                // Not written whole, so that nothing was made; or gone with its boot; or confirmed after all.
+                _ => self.persist(RecordKey::PendingNic(id), None),
+            }
+        }
     }
 
     /// A NIC lives on while its owner does. One whose attach nobody was told of is taken back, unless somebody holds the
@@ -171,16 +181,13 @@ impl Engine {
         let in_hand = nic.handover == Handover::Descriptor && startup.held.contains(&id);
         let answered = nic.confirmed || in_hand;
         if !owner_lives || !answered {
-            self.persist(RecordKey::Nic(id), None);
+            self.persist(if nic.confirmed { RecordKey::Nic(id) } else { RecordKey::PendingNic(id) }, None);
             return;
         }
-        let was_confirmed = nic.confirmed;
-        let nic = NicIntent { confirmed: true, ..nic };
-        if !was_confirmed {
-            let content = xml::write_nic_state(&self.config.stamp, &nic);
-            self.persist(RecordKey::Nic(id), Some(content));
+        if !nic.confirmed {
+            self.out.push(Effect::Confirm(id));
         }
-        self.intent.set_nic(nic);
+        self.intent.set_nic(NicIntent { confirmed: true, ..nic });
     }
 
     /// Starts the networks that start by themselves, when the host has just booted; one whose uplink is not there yet

@@ -57,6 +57,7 @@ impl Host {
         for key in self.records.keys() {
             let known = match key {
                 RecordKey::Nic(id) => intent.nic(*id).is_some(),
+                RecordKey::PendingNic(_) => false,
                 RecordKey::Network(name) => {
                     intent.networks().any(|(_, n)| n.active.as_ref().is_some_and(|a| a.name.as_str() == name))
                 }

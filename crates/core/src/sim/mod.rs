@@ -151,6 +151,9 @@ impl Host {
                 RecordKey::Nic(id) => {
                     startup.nics.insert(id.to_string(), content.clone());
                 }
+                RecordKey::PendingNic(id) => {
+                    startup.pending_nics.insert(id.to_string(), content.clone());
+                }
                 RecordKey::Host => startup.host = Some(content.clone()),
             }
         }
@@ -226,17 +229,18 @@ impl Host {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
+            Effect::Persist(Record { key, .. }) if self.disk_full => self.not_persisted(key),
             Effect::Persist(Record { key, content }) => {
-                if self.disk_full {
-                    let dropped = self.pending.drain(..).collect();
-                    let cause = "no space left on device".into();
-                    self.pending.extend(self.engine.handle(self.now, Input::NotPersisted { key, cause, dropped }));
-                    return;
-                }
                 match content {
                     Some(content) => self.records.insert(key, content),
                     None => self.records.remove(&key),
                 };
+            }
+            Effect::Confirm(id) if self.disk_full => self.not_persisted(RecordKey::Nic(id)),
+            Effect::Confirm(id) => {
+                if let Some(content) = self.records.remove(&RecordKey::PendingNic(id)) {
+                    self.records.insert(RecordKey::Nic(id), content);
+                }
             }
             Effect::Apply(id, plan) => {
                 let outcome = self.apply(&plan);
@@ -256,6 +260,12 @@ impl Host {
                 self.wakes.insert(at);
             }
         }
+    }
+
+    fn not_persisted(&mut self, key: RecordKey) {
+        let dropped = self.pending.drain(..).collect();
+        let cause = "no space left on device".into();
+        self.pending.extend(self.engine.handle(self.now, Input::NotPersisted { key, cause, dropped }));
     }
 
     fn run(&mut self, id: crate::engine::JobId, job: Job) {

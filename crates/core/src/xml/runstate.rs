@@ -97,7 +97,6 @@ pub fn write_nic_state(stamp: &Stamp, nic: &NicIntent) -> String {
         }
     }
     add("uid", Some(nic.uid.to_string()));
-    add("state", Some(if nic.confirmed { "confirmed" } else { "pending" }.into()));
     document("nicstatus", stamp, &attrs, |w| write_nic_into(w, &nic.given, None))
 }
 
@@ -159,7 +158,8 @@ pub fn read_nic_state(stamp: &Stamp, text: &str) -> Result<Option<NicIntent>> {
             owner,
             handover,
             uid: c.required("uid", parse)?,
-            confirmed: c.required("state", |s| Ok(s == "confirmed"))?,
+            // Older documents say so themselves; now it is the file's name that says it.
+            confirmed: c.attr("state") != Some("pending"),
         })
     })
 }
