@@ -61,7 +61,7 @@ impl Hints {
                 }
                 Heard::Route => pending.routes = true,
                 Heard::Settings => pending.settings = true,
-                Heard::Neighbour { .. } => {}
+                Heard::Neighbour { .. } | Heard::Traffic { .. } => {}
                 Heard::Resync { reason } => pending.everything = Some(reason),
             }
         }

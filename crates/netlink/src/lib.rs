@@ -1,7 +1,7 @@
 //! rtnetlink, nfnetlink and kernel events over blocking sockets.
 //!
-//! [`Socket`] speaks rtnetlink: links, addresses, routes and forwarding-database entries, each as a plain struct
-//! and a handful of verbs. [`nft::Socket`] speaks nfnetlink: nftables transactions and what is needed to read them
+//! [`Socket`] speaks rtnetlink: links, addresses, routes, forwarding-database entries and traffic control ([`tc`]),
+//! each as a plain struct and a handful of verbs. [`nft::Socket`] speaks nfnetlink: nftables transactions and what is needed to read them
 //! back. [`Monitor`] and [`nft::Monitor`] receive the kernel's announcements as [`Hint`]s that say what to read again.
 //!
 //! The packet crates' types end at this crate's edge: they encode our requests. What the kernel sends is read attribute
@@ -24,6 +24,7 @@ mod neigh;
 pub mod nft;
 mod route;
 mod socket;
+pub mod tc;
 
 pub use addr::{Address, AddressFilter, NewAddress};
 pub use error::{Error, KernelError};
@@ -56,4 +57,5 @@ fn fuzz_payload(bytes: &[u8]) {
     let _ = extack::read_error(bytes, u16::MAX);
     let _ = extack::read_done(bytes);
     nft::fuzz_payload(bytes);
+    tc::fuzz_payload(bytes);
 }

@@ -11,10 +11,11 @@ use crate::error::Error;
 use crate::events::Events;
 use crate::frame::Frame;
 use crate::link::Link;
-use crate::{addr, link, neigh, route};
+use crate::{addr, link, neigh, route, tc};
 
 const RTNLGRP_LINK: u32 = 1;
 const RTNLGRP_NEIGH: u32 = 3;
+const RTNLGRP_TC: u32 = 4;
 const RTNLGRP_IPV4_IFADDR: u32 = 5;
 const RTNLGRP_IPV4_ROUTE: u32 = 7;
 const RTNLGRP_IPV6_IFADDR: u32 = 9;
@@ -26,6 +27,8 @@ const RTM_NEWNETCONF: u16 = 80;
 const RTM_DELNETCONF: u16 = 81;
 
 const AF_BRIDGE: u8 = 7;
+/// Stands for a link's index in messages about filters of several links (`TCM_IFINDEX_MAGIC_BLOCK`).
+const SHARED_BLOCK: u32 = u32::MAX;
 
 /// What to listen to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,11 +43,13 @@ pub struct MonitorGroups {
     pub neighbours: bool,
     /// Settings of the whole host: whether it forwards.
     pub settings: bool,
+    /// Traffic control: qdiscs, classes and filters.
+    pub traffic: bool,
 }
 
-/// Links, addresses, routes and settings.
+/// Links, addresses, routes, settings and traffic control.
 pub const LINK_GROUPS: MonitorGroups =
-    MonitorGroups { links: true, addresses: true, routes: true, neighbours: false, settings: true };
+    MonitorGroups { links: true, addresses: true, routes: true, neighbours: false, settings: true, traffic: true };
 
 /// Something changed: what to read again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +77,12 @@ pub enum Hint {
     },
     /// A setting of the whole host changed: whether it forwards IPv4 or IPv6.
     Settings,
+    /// A qdisc, class or filter of this link came, went or changed. What goes with its link, or with the qdisc it
+    /// belongs to, is not announced.
+    Traffic {
+        /// The link's index.
+        index: u32,
+    },
     /// Announcements were lost or not understood: read everything.
     Resync {
         /// Why, for the log.
@@ -102,6 +113,7 @@ impl Monitor {
             (groups.neighbours, RTNLGRP_NEIGH),
             (groups.settings, RTNLGRP_IPV4_NETCONF),
             (groups.settings, RTNLGRP_IPV6_NETCONF),
+            (groups.traffic, RTNLGRP_TC),
         ];
         let numbers: Vec<u32> = wanted.iter().filter(|(on, _)| *on).map(|(_, number)| *number).collect();
         Ok(Monitor { events: Events::open(netlink_sys::protocols::NETLINK_ROUTE, &numbers)? })
@@ -146,6 +158,21 @@ pub(crate) fn classify(frame: &Frame<'_>) -> Option<Hint> {
         }
         // Each new link announces its own settings, too, which come with the link.
         RTM_NEWNETCONF | RTM_DELNETCONF => return of_all_links(frame.payload).then_some(Hint::Settings),
+        tc::RTM_NEWQDISC
+        | tc::RTM_DELQDISC
+        | tc::RTM_NEWTCLASS
+        | tc::RTM_DELTCLASS
+        | tc::RTM_NEWTFILTER
+        | tc::RTM_DELTFILTER
+        | tc::RTM_NEWCHAIN
+        | tc::RTM_DELCHAIN => match index(frame.payload) {
+            // A block that several links share; ours never do.
+            Some(SHARED_BLOCK) => return None,
+            index => index.map_or(short, |index| Hint::Traffic { index }),
+        },
+        tc::RTM_NEWACTION | tc::RTM_DELACTION => {
+            Hint::Resync { reason: "an action of traffic control changed, and nobody says of which link" }
+        }
         NLMSG_NOOP => return None,
         _ => Hint::Resync { reason: "a message was of an unknown type" },
     })
@@ -161,7 +188,7 @@ fn of_all_links(payload: &[u8]) -> bool {
     crate::attr::Attrs::new(attributes).any(|a| of(&a))
 }
 
-/// The link's index, which links, addresses and neighbours have at the same place of their headers.
+/// The link's index, which links, addresses, neighbours and traffic control have at the same place of their headers.
 fn index(payload: &[u8]) -> Option<u32> {
     let bytes = payload.get(4..8)?;
     Some(u32::from_ne_bytes(bytes.try_into().ok()?))

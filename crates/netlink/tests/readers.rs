@@ -43,7 +43,7 @@ proptest! {
 fn every_attribute_type_with_few_bytes() {
     for kind in 0..80u16 {
         for length in 0..10usize {
-            for header in [4usize, 8, 12, 16] {
+            for header in [4usize, 8, 12, 16, 20] {
                 for family in [0u8, 2, 7, 10] {
                     let mut body = vec![0; header];
                     body[0] = family;
