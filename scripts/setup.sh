@@ -3,14 +3,15 @@
 #
 # Debian packages come by apt-get, cargo tools by `cargo install` into target/tools. Nothing that is
 # already there is touched, so that a machine which has everything needs no network. None of the
-# packages starts a service.
+# packages that are installed starts a service.
 set -eu
 
 NEXTEST=0.9.151
 DENY=0.20.2
 
 cd "$(dirname "$0")/.."
-tools=${CARGO_TARGET_DIR:-$PWD/target}/tools
+target=${CARGO_TARGET_DIR:-$PWD/target}
+tools=$target/tools
 PATH=$tools/bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin
 export PATH
 
@@ -81,6 +82,28 @@ if [ -n "$missing" ]; then
     # shellcheck disable=SC2086 # a list of package names
     install() { $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing >/dev/null; }
     install || { $as_root apt-get update -qq && install; }
+fi
+
+# unpack NAME PACKAGE...: puts packages into target/packages/NAME that would start services, or change how the
+# machine gets its address, if they were installed.
+unpack() {
+    into=$target/packages/$1
+    [ ! -d "$into" ] || return 0
+    shift
+    echo "setup: unpacking $*"
+    # A directory that appears only when complete; apt's sandbox user could not write there.
+    rm -rf "$into.new"
+    mkdir -p "$into.new/packages"
+    download() { (cd "$into.new/packages" && apt-get -qq -o APT::Sandbox::User=root download "$@"); }
+    download "$@" || { $as_root apt-get update -qq && download "$@"; }
+    for package in "$into.new/packages"/*.deb; do
+        dpkg -x "$package" "$into.new"
+    done
+    rm -r "$into.new/packages"
+    mv "$into.new" "$into"
+}
+if [ "$task" = test ]; then
+    unpack dhclient isc-dhcp-client
 fi
 
 # The tools run for seconds and are built once: compile them quickly rather than well.

@@ -18,15 +18,19 @@
 
 mod guest;
 mod namespace;
+mod packages;
 mod process;
 mod skip;
 mod sys;
 mod wait;
+mod wire;
 
 pub use guest::{
     Background, Continuity, Guest, GuestError, Lease, Prefix, RouterAdvertisement, create_tap, keep_tap, open_tap,
 };
 pub use namespace::{Namespace, in_namespace};
+pub use packages::unpacked;
 pub use process::Process;
 pub use skip::{has_bond, has_bridge_vlan_filtering, has_dummy, has_vlan, needs, probe, require_root, skip, test_name};
 pub use wait::wait_until;
+pub use wire::Wire;
