@@ -8,6 +8,7 @@
 pub mod engine;
 pub mod error;
 pub mod intent;
+pub mod merge;
 pub mod model;
 pub mod plan;
 #[cfg(any(test, feature = "sim"))]

@@ -3,6 +3,7 @@
 //! Values here are well-formed by construction where a type can say so; what depends on several fields is
 //! checked by `Network::validate` and `Nic::validate`.
 
+mod actual;
 mod bandwidth;
 mod bridge;
 mod dhcp;
@@ -21,6 +22,7 @@ mod validate;
 mod virtualport;
 mod vlan;
 
+pub use actual::ActualType;
 pub use bandwidth::{Bandwidth, Rate};
 pub use bridge::{Bridge, MacTableManager};
 pub use dhcp::{Bootp, Dhcp, DhcpHost, DhcpRange, Expiry, LeaseUnit};

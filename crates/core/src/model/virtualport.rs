@@ -15,6 +15,18 @@ pub enum VirtualPortType {
     Midonet,
 }
 
+impl VirtualPortType {
+    /// libvirt's word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Qbg => "802.1Qbg",
+            Self::Qbh => "802.1Qbh",
+            Self::OpenVSwitch => "openvswitch",
+            Self::Midonet => "midonet",
+        }
+    }
+}
+
 /// `<virtualport>`: a type and whatever parameters were given; complete or not is decided after merging.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VirtualPort {
