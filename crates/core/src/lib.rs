@@ -11,6 +11,7 @@ pub mod intent;
 pub mod merge;
 pub mod model;
 pub mod plan;
+pub mod pool;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod xml;

@@ -1,6 +1,7 @@
 //! Where a network forwards to.
 
 use super::LinkName;
+use std::fmt;
 use std::net::Ipv4Addr;
 
 /// `<forward mode>`. libvirt writes `passthrough`, the kernel `passthru`.
@@ -91,6 +92,14 @@ pub struct PciAddress {
     pub slot: u8,
     /// 0 to 7.
     pub function: u8,
+}
+
+impl fmt::Display for PciAddress {
+    /// As the kernel names devices, in sysfs and elsewhere: `0000:03:10.1`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { domain, bus, slot, function } = self;
+        write!(f, "{domain:04x}:{bus:02x}:{slot:02x}.{function:x}")
+    }
 }
 
 /// `<nat>`.

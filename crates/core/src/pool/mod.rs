@@ -1,0 +1,272 @@
+//! Who holds which device, on the whole host, and which device of a network's list is next.
+
+mod refusal;
+#[cfg(test)]
+mod tests;
+
+pub use refusal::{Reason, Refusal};
+
+use crate::model::{LinkName, PciAddress};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use uuid::Uuid;
+
+/// A device of the host that NICs are connected to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Device {
+    /// A link.
+    Link(LinkName),
+    /// A PCI device.
+    Pci(PciAddress),
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Link(name) => name.fmt(f),
+            Self::Pci(address) => address.fmt(f),
+        }
+    }
+}
+
+/// How a device is held; `ActualType::is_exclusive` says which is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Together with others.
+    Shared,
+    /// By one alone.
+    Exclusive,
+}
+
+/// Why a device can't be used now, whoever holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unusable {
+    /// It is not there.
+    Absent,
+    /// It has no carrier, and such devices are to be passed over.
+    NoCarrier,
+}
+
+/// Who uses a device, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage<'a> {
+    /// The device.
+    pub device: &'a Device,
+    /// The lists (networks) that it is in.
+    pub lists: Vec<Uuid>,
+    /// Those who hold it.
+    pub holders: Vec<Uuid>,
+    /// Whether it is held exclusively.
+    pub exclusive: bool,
+}
+
+/// All devices that somebody lists or holds.
+///
+/// A holder is a NIC or a port. It holds what it was given until it gives that back, whatever happens to lists; it may
+/// hold two devices while it moves from one to the other. A device is held either by any number together, or
+/// exclusively, whatever list it was given out from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pool {
+    devices: BTreeMap<Device, State>,
+    lists: BTreeMap<Uuid, List>,
+    held: BTreeMap<Uuid, BTreeSet<Device>>,
+}
+
+/// What is known of a device. One that is neither listed nor held is forgotten.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct State {
+    holders: BTreeSet<Uuid>,
+    exclusive: bool,
+    /// The lists that it is in, with its place there.
+    lists: BTreeMap<Uuid, usize>,
+}
+
+impl State {
+    /// Whether `holder` may hold it so, given who else does.
+    fn admits(&self, holder: Uuid, access: Access) -> bool {
+        let alone = self.holders.iter().all(|h| *h == holder);
+        alone
+            || match access {
+                Access::Shared => !self.exclusive,
+                // Those who share an exclusive device have been joined.
+                Access::Exclusive => self.exclusive && self.holders.contains(&holder),
+            }
+    }
+}
+
+/// The devices of a network, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct List {
+    devices: Vec<Device>,
+    /// Number of holders and place of each device that is not held exclusively: the next one to give out comes first.
+    /// It is kept as loads change, so that giving out needs no look at all devices.
+    order: BTreeSet<(usize, usize)>,
+}
+
+impl Pool {
+    /// Makes the list of that id what is given, in order; a device that is there twice counts where it is first.
+    /// What is held stays held.
+    pub fn register(&mut self, list: Uuid, devices: impl IntoIterator<Item = Device>) {
+        self.unregister(list);
+        let mut new = List::default();
+        for device in devices {
+            let state = self.devices.entry(device.clone()).or_default();
+            if state.lists.contains_key(&list) {
+                continue;
+            }
+            let place = new.devices.len();
+            state.lists.insert(list, place);
+            if !state.exclusive {
+                new.order.insert((state.holders.len(), place));
+            }
+            new.devices.push(device);
+        }
+        self.lists.insert(list, new);
+    }
+
+    /// Forgets a list. What is held stays held.
+    pub fn unregister(&mut self, list: Uuid) {
+        for device in self.lists.remove(&list).unwrap_or_default().devices {
+            self.change(&device, |state| {
+                state.lists.remove(&list);
+            });
+        }
+    }
+
+    /// Gives `holder` a device from a list: the one that it holds already, if there is such; else, exclusively, the
+    /// first that nobody holds; else that which the fewest hold on the whole host, and the first of several.
+    /// Devices that are not `usable` are passed over.
+    ///
+    /// # Errors
+    /// Says of each device of the list why not.
+    pub fn allocate(
+        &mut self,
+        list: Uuid,
+        holder: Uuid,
+        access: Access,
+        usable: impl Fn(&Device) -> Result<(), Unusable>,
+    ) -> Result<Device, Refusal> {
+        let free = self.next(list, holder, access, &usable).cloned();
+        let Some(device) = free else {
+            let devices = self.lists.get(&list).map(|l| &l.devices[..]).unwrap_or_default();
+            return Err(Refusal::new(
+                devices.iter().map(|d| (d, usable(d).err().map_or_else(|| self.reason(d, holder), Reason::Unusable))),
+            ));
+        };
+        self.hold(holder, &device, access);
+        Ok(device)
+    }
+
+    fn next(
+        &self,
+        list: Uuid,
+        holder: Uuid,
+        access: Access,
+        usable: impl Fn(&Device) -> Result<(), Unusable>,
+    ) -> Option<&Device> {
+        let devices = &self.lists.get(&list)?.devices;
+        let own = self.held.get(&holder).into_iter().flatten().filter(|d| usable(d).is_ok());
+        let own = own.filter_map(|d| self.devices.get(d).filter(|s| s.admits(holder, access))?.lists.get(&list));
+        if let Some(place) = own.min() {
+            return devices.get(*place);
+        }
+        let order = self.lists.get(&list)?.order.iter();
+        let fits = order.take_while(|(load, _)| access == Access::Shared || *load == 0);
+        fits.filter_map(|(_, place)| devices.get(*place)).find(|d| usable(d).is_ok())
+    }
+
+    /// Gives `holder` this very device, in a list or not: what a NIC of `type='direct'` names, or what a living NIC has
+    /// already. Whether the device is there is for the caller to know.
+    ///
+    /// # Errors
+    /// Says who holds it.
+    pub fn take(&mut self, holder: Uuid, device: &Device, access: Access) -> Result<(), Refusal> {
+        if self.devices.get(device).is_some_and(|state| !state.admits(holder, access)) {
+            return Err(Refusal::new([(device, self.reason(device, holder))]));
+        }
+        self.hold(holder, device, access);
+        Ok(())
+    }
+
+    /// Gives `holder` all that `other` holds, exclusive or not: both stand for one NIC, as when libvirt's QEMU driver
+    /// asks for a second port to update the first.
+    pub fn join(&mut self, holder: Uuid, other: Uuid) {
+        for device in self.held.get(&other).cloned().unwrap_or_default() {
+            let exclusive = self.devices.get(&device).is_some_and(|state| state.exclusive);
+            self.hold(holder, &device, if exclusive { Access::Exclusive } else { Access::Shared });
+        }
+    }
+
+    /// Takes back all that `holder` holds.
+    pub fn release(&mut self, holder: Uuid) {
+        for device in self.held.remove(&holder).unwrap_or_default() {
+            self.let_go(holder, &device);
+        }
+    }
+
+    /// Takes back one device: what a NIC has left that was moved to another.
+    pub fn release_device(&mut self, holder: Uuid, device: &Device) {
+        let Some(held) = self.held.get_mut(&holder) else { return };
+        if held.remove(device) {
+            if held.is_empty() {
+                self.held.remove(&holder);
+            }
+            self.let_go(holder, device);
+        }
+    }
+
+    /// What `holder` holds.
+    pub fn held_by(&self, holder: Uuid) -> impl Iterator<Item = &Device> {
+        self.held.get(&holder).into_iter().flatten()
+    }
+
+    /// All devices that are listed or held, in order of their names.
+    pub fn usage(&self) -> impl Iterator<Item = Usage<'_>> {
+        self.devices.iter().map(|(device, state)| Usage {
+            device,
+            lists: state.lists.keys().copied().collect(),
+            holders: state.holders.iter().copied().collect(),
+            exclusive: state.exclusive,
+        })
+    }
+
+    fn hold(&mut self, holder: Uuid, device: &Device, access: Access) {
+        self.held.entry(holder).or_default().insert(device.clone());
+        self.devices.entry(device.clone()).or_default();
+        self.change(device, |state| {
+            state.holders.insert(holder);
+            state.exclusive = access == Access::Exclusive;
+        });
+    }
+
+    fn let_go(&mut self, holder: Uuid, device: &Device) {
+        self.change(device, |state| {
+            state.holders.remove(&holder);
+            state.exclusive &= !state.holders.is_empty();
+        });
+    }
+
+    /// Changes what is known of a device, and its place in the order of each list that it is in.
+    fn change(&mut self, device: &Device, change: impl FnOnce(&mut State)) {
+        let Some(state) = self.devices.get_mut(device) else { return };
+        let before = state.holders.len();
+        change(state);
+        for (list, place) in &state.lists {
+            let Some(list) = self.lists.get_mut(list) else { continue };
+            list.order.remove(&(before, *place));
+            if !state.exclusive {
+                list.order.insert((state.holders.len(), *place));
+            }
+        }
+        if state.holders.is_empty() && state.lists.is_empty() {
+            self.devices.remove(device);
+        }
+    }
+
+    /// Why `holder` can't have it.
+    fn reason(&self, device: &Device, holder: Uuid) -> Reason {
+        let free = State::default();
+        let State { holders, exclusive, .. } = self.devices.get(device).unwrap_or(&free);
+        Reason::held(holders, holder, *exclusive)
+    }
+}

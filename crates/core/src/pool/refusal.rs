@@ -1,0 +1,106 @@
+//! Why there is no device, for people.
+
+use super::{Device, Unusable};
+use crate::{Error, ErrorKind};
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use uuid::Uuid;
+
+/// Devices that a message speaks of at most; of the others it says how many they are.
+const DEVICES: usize = 8;
+
+/// Holders of one device that a message names at most.
+const HOLDERS: usize = 4;
+
+/// Why a device was not given out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It can't be used now.
+    Unusable(Unusable),
+    /// It is held by others.
+    Held {
+        /// Some of them.
+        holders: Vec<Uuid>,
+        /// How many there are besides.
+        more: usize,
+        /// Whether they have it exclusively. If not, it was to be given out exclusively.
+        exclusive: bool,
+    },
+}
+
+impl Reason {
+    pub(super) fn held(all: &BTreeSet<Uuid>, but: Uuid, exclusive: bool) -> Self {
+        let holders: Vec<Uuid> = all.iter().filter(|h| **h != but).take(HOLDERS).copied().collect();
+        let more = all.len() - holders.len() - usize::from(all.contains(&but));
+        Self::Held { holders, more, exclusive }
+    }
+}
+
+/// That no device was given out, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why not, for the first devices, in order.
+    pub reasons: Vec<(Device, Reason)>,
+    /// How many devices there are besides.
+    pub more: usize,
+    /// Whether one of all devices is held by others, and might be given back.
+    pub in_use: bool,
+}
+
+impl Refusal {
+    pub(super) fn new<'a>(all: impl IntoIterator<Item = (&'a Device, Reason)>) -> Self {
+        let mut refusal = Self::default();
+        for (device, reason) in all {
+            refusal.in_use |= matches!(reason, Reason::Held { .. });
+            if refusal.reasons.len() < DEVICES {
+                refusal.reasons.push((device.clone(), reason));
+            } else {
+                refusal.more += 1;
+            }
+        }
+        refusal
+    }
+
+    /// The error that users see: `InUse` if somebody holds a device, `NoDevice` if all are out of use, or there are none.
+    /// `name` says what users call a holder.
+    pub fn into_error(self, object: impl Into<String>, name: impl Fn(Uuid) -> String) -> Error {
+        let mut cause = String::new();
+        for (device, reason) in &self.reasons {
+            let _ = write!(cause, "{}{device} ", if cause.is_empty() { "" } else { "; " });
+            match reason {
+                Reason::Unusable(Unusable::Absent) => cause += "is not there",
+                Reason::Unusable(Unusable::NoCarrier) => cause += "has no carrier",
+                Reason::Held { holders, more, exclusive } => {
+                    let mut names: Vec<_> = holders.iter().map(|holder| name(*holder)).collect();
+                    if *more > 0 {
+                        names.push(format!("{more} more"));
+                    }
+                    let last = names.pop().unwrap_or_default();
+                    let names = if names.is_empty() { last } else { format!("{} and {last}", names.join(", ")) };
+                    cause += if *exclusive { "is held exclusively by " } else { "is held by " };
+                    cause += &names;
+                }
+            }
+        }
+        if self.more > 0 {
+            let _ = write!(cause, "; and {} more", self.more);
+        }
+        let (kind, cause, hint) = match (self.in_use, cause.is_empty()) {
+            (true, _) if self.reasons.len() == 1 => {
+                (ErrorKind::InUse, cause, "detach those who hold it, or use another")
+            }
+            (true, _) => {
+                let hint = "detach those who hold one of them, or list more";
+                (ErrorKind::InUse, format!("no device is free: {cause}"), hint)
+            }
+            (false, false) => {
+                let hint = "list other devices, or wait for one to come with startupPolicy='optional' on <source>";
+                (ErrorKind::NoDevice, format!("no device can be used: {cause}"), hint)
+            }
+            (false, true) => {
+                (ErrorKind::NoDevice, "no devices are listed".into(), "list some in the network's <forward>")
+            }
+        };
+        Error::new(kind, object, cause).hint(hint)
+    }
+}
