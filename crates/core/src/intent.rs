@@ -1,7 +1,9 @@
 //! Intent: what people asked for. With what is observed, it decides everything.
 
-use crate::model::{MacAddr, Name, Network, Nic, NicSource};
+use crate::merge::Precedence;
+use crate::model::{LinkName, MacAddr, Name, Network, Nic, NicSource};
 use crate::plan::{Handover, Sysctl};
+use crate::pool::{Access, Device, Pool};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
@@ -32,6 +34,17 @@ pub struct Owner {
     pub start_time: u64,
 }
 
+/// The record that a NIC has a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allocation {
+    /// The device.
+    pub device: LinkName,
+    /// Whether others may have it, too.
+    pub access: Access,
+    /// The name of the NIC's macvlan on it. Another device means another name, since for a moment both are there.
+    pub macvlan: LinkName,
+}
+
 /// A NIC that was attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NicIntent {
@@ -47,6 +60,10 @@ pub struct NicIntent {
     pub nic: Nic,
     /// The network it names, by UUID, so that it is found again after a rename; none for other sources.
     pub network: Option<Uuid>,
+    /// The device that it sits on, where it sits on one: decided once, and kept until it is told to move.
+    pub allocation: Option<Allocation>,
+    /// Whose values count where the NIC and its network both give some.
+    pub precedence: Precedence,
     /// Its owner; without one it lives until detached.
     pub owner: Option<Owner>,
     /// How its tap is handed over.
@@ -100,6 +117,7 @@ pub struct Intent {
     nics_of: BTreeMap<Uuid, BTreeSet<Uuid>>,
     by_mac: BTreeMap<MacAddr, BTreeSet<Uuid>>,
     by_owner: BTreeMap<Owner, BTreeSet<Uuid>>,
+    pool: Pool,
     routed: Routed,
     /// Settings that we changed, with their values before.
     pub saved: BTreeMap<Sysctl, String>,
@@ -136,10 +154,28 @@ impl Intent {
                 }
             }
         }
+        match &network.active {
+            Some(active) => {
+                let devices = active.forward.devices.iter().filter(|_| !active.forward.mode.has_own_bridge());
+                self.pool.register(uuid, devices.map(|d| Device::Link(d.dev.clone())));
+            }
+            None => self.pool.unregister(uuid),
+        }
         let Some(current) = network.current() else { return };
         self.names.insert(current.name.clone(), uuid);
         self.routed.count(network.active.as_ref(), 1);
         self.networks.insert(uuid, network);
+    }
+
+    /// Who holds which device.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// The NICs that hold that device.
+    pub fn nics_on_device(&self, device: &LinkName) -> impl Iterator<Item = &NicIntent> {
+        let holders: Vec<Uuid> = self.pool.holders(&Device::Link(device.clone())).collect();
+        holders.into_iter().filter_map(|id| self.nics.get(&id))
     }
 
     /// How many active networks need the host to forward.
@@ -150,6 +186,11 @@ impl Intent {
     /// The NIC of that id.
     pub fn nic(&self, id: Uuid) -> Option<&NicIntent> {
         self.nics.get(&id)
+    }
+
+    /// The active network that a NIC names.
+    pub fn active_network_of(&self, nic: &NicIntent) -> Option<&Network> {
+        self.network(nic.network?)?.active.as_ref()
     }
 
     /// All NICs, by id.
@@ -179,6 +220,9 @@ impl Intent {
         if let Some(owner) = nic.owner {
             self.by_owner.entry(owner).or_default().insert(nic.id);
         }
+        if let Some(allocation) = &nic.allocation {
+            self.pool.hold(nic.id, &Device::Link(allocation.device.clone()), allocation.access);
+        }
         self.nics.insert(nic.id, nic);
     }
 
@@ -201,6 +245,7 @@ impl Intent {
     /// Forgets a NIC.
     pub fn remove_nic(&mut self, id: Uuid) -> Option<NicIntent> {
         let nic = self.nics.remove(&id)?;
+        self.pool.release(id);
         if let Some(network) = nic.network {
             remove(&mut self.nics_of, &network, id);
         }

@@ -335,6 +335,15 @@ impl Worker {
                     self.hints.add_routes();
                 }
             }
+            Hint::Traffic(index) => {
+                let index = Index(index);
+                if self.kernel.observed().link(index).is_some_and(observe::is_cord_end) {
+                    let now = observe::read_redirect(&mut self.kernel.route, index)?;
+                    if self.kernel.observed().redirects.get(&index) != now.as_ref() {
+                        self.changed(Change::Redirect(index, now));
+                    }
+                }
+            }
             Hint::Routes => self.look_at_routes()?,
             Hint::Settings => self.look_at_settings()?,
             Hint::Rules(who) => self.look_at_rules(who)?,

@@ -15,6 +15,8 @@ pub(crate) enum Hint {
     Link(u32, Option<Box<Link>>),
     /// The addresses of the link of that index.
     Addresses(u32),
+    /// What the link of that index hands on.
+    Traffic(u32),
     /// The main table.
     Routes,
     /// Whether the host forwards.
@@ -28,6 +30,7 @@ struct Pending {
     everything: Option<&'static str>,
     links: BTreeMap<u32, Option<Box<Link>>>,
     addresses: BTreeSet<u32>,
+    traffic: BTreeSet<u32>,
     routes: bool,
     settings: bool,
     /// Transactions since, by the port they came through, with who made them; the last of each port.
@@ -61,7 +64,10 @@ impl Hints {
                 }
                 Heard::Route => pending.routes = true,
                 Heard::Settings => pending.settings = true,
-                Heard::Neighbour { .. } | Heard::Traffic { .. } => {}
+                Heard::Traffic { index } => {
+                    pending.traffic.insert(index);
+                }
+                Heard::Neighbour { .. } => {}
                 Heard::Resync { reason } => pending.everything = Some(reason),
             }
         }
@@ -110,6 +116,9 @@ impl Hints {
         }
         if let Some(index) = pending.addresses.pop_first() {
             return Some(Hint::Addresses(index));
+        }
+        if let Some(index) = pending.traffic.pop_first() {
+            return Some(Hint::Traffic(index));
         }
         if std::mem::take(&mut pending.settings) {
             return Some(Hint::Settings);

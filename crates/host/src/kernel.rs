@@ -39,6 +39,8 @@ pub struct Kernel {
     pub(crate) reaper: Reaper,
     /// One queue of each tap that is handed over by descriptor, for announcements.
     pub(crate) held: HashMap<Index, OwnedFd>,
+    /// This installation.
+    pub(crate) instance: Uuid,
     /// Whether this kernel does IPv6.
     pub(crate) ipv6: bool,
     /// What whoever gets our reports believes to be there. Packet rules have their handles here.
@@ -99,6 +101,7 @@ impl Kernel {
             announcer: None,
             reaper: Reaper::start(options.instance)?,
             held: HashMap::new(),
+            instance: options.instance,
             ipv6: std::path::Path::new("/proc/sys/net/ipv6/conf").exists(),
             observed: Observed::default(),
             resolv_conf: options.resolv_conf.clone(),
@@ -287,17 +290,28 @@ fn target(op: &Op) -> Option<LinkRef> {
         | Op::AddRoute(link, _)
         | Op::RemoveRoute(link, _)
         | Op::SetForwarding { port: link, .. }
+        | Op::SetMode(link, _)
+        | Op::Redirect(link, _)
+        | Op::EndRedirect(link)
         | Op::Announce(link, _) => Some(*link),
-        Op::MakeBridge(_) | Op::MakeTap(_) | Op::Doom(_) | Op::Nft(_) | Op::SetSysctl(..) => None,
+        Op::MakeBridge(_)
+        | Op::MakeTap(_)
+        | Op::MakeMacvlan(_)
+        | Op::Doom(_)
+        | Op::Delete(_)
+        | Op::Nft(_)
+        | Op::SetSysctl(..) => None,
     }
 }
 
 /// Whether an operation without an undo leaves something behind that people should know of. A port's settings go
-/// when it leaves its bridge, and a link's with a link that the plan made.
+/// when it leaves its bridge, and a link's with a link that the plan made. A macvlan that had to go before another could
+/// come is made anew by the plan that restores the NIC.
 fn stays(op: &Op) -> bool {
     !matches!(
         op,
         Op::Announce(..)
+            | Op::Delete(_)
             | Op::SetPort(..)
             | Op::SetForwarding { .. }
             | Op::SetSysctl(Sysctl::AcceptRa(_) | Sysctl::DisableIpv6(_) | Sysctl::Autoconf(_), _)

@@ -7,6 +7,7 @@
 
 mod announce;
 mod cause;
+mod cord;
 pub mod dnsmasq;
 pub mod error;
 pub mod executor;

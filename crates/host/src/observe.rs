@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use ipnet::IpNet;
-use patchcord_core::model::MacAddr;
-use patchcord_core::plan::{BridgeState, Index, Link, LinkKind, MarkKind, Observed, PortFlags, Route, Sysctl};
-use patchcord_netlink::{AddressFilter, FdbEntry, RouteFilter, Socket, TABLE_MAIN, nft};
+use patchcord_core::model::{DirectMode, MacAddr};
+use patchcord_core::plan::{BridgeState, Index, Link, LinkKind, Mark, MarkKind, Observed, PortFlags, Route, Sysctl};
+use patchcord_netlink::{ActionKind, AddressFilter, FdbEntry, MacvlanMode, RouteFilter, Socket, TABLE_MAIN, nft};
 use rustix::io::Errno;
 
 use crate::{Result, resolv, sysctl};
@@ -56,6 +56,17 @@ pub fn snapshot(route: &mut Socket, rules: Option<&mut nft::Socket>, resolv_conf
         let ours: Vec<_> = entries.entries.iter().filter_map(|e| forwarding(&observed, e)).collect();
         observed.forwarding.extend(ours);
     }
+    // Only a link with clsact has filters; and only an end of a cord is ours to look at.
+    let qdiscs = route.qdiscs(None)?;
+    consistent &= qdiscs.consistent;
+    for qdisc in qdiscs.entries.iter().filter(|qdisc| qdisc.kind == "clsact") {
+        let index = Index(qdisc.link);
+        if observed.link(index).is_some_and(is_cord_end)
+            && let Some(to) = read_redirect(route, index)?
+        {
+            observed.redirects.insert(index, to);
+        }
+    }
     if let Some(rules) = rules {
         observed.nft = crate::nft::read(rules)?;
     }
@@ -84,6 +95,7 @@ pub fn link(told: &patchcord_netlink::Link) -> Link {
         Some("macvtap") => LinkKind::Macvtap,
         other => LinkKind::Other(other.unwrap_or_default().to_owned()),
     };
+    let mark: Option<Mark> = told.alias.as_deref().and_then(|alias| alias.parse().ok());
     let bridge = told.bridge.as_ref().map(|options| BridgeState {
         stp: options.stp.unwrap_or(false),
         delay: options.forward_delay.unwrap_or(0) / 100,
@@ -101,11 +113,38 @@ pub fn link(told: &patchcord_netlink::Link) -> Link {
         mtu: told.mtu,
         up: told.up,
         controller: told.controller.map(Index),
-        mark: told.alias.as_deref().and_then(|alias| alias.parse().ok()),
+        lower: told.lower.map(Index).filter(|_| told.macvlan.is_some()),
+        mode: told.macvlan.and_then(mode),
+        all_multicast: told.all_multicast,
+        carrier: told.carrier || mark.is_some(),
+        mark,
         group: told.group,
         bridge,
         port,
     }
+}
+
+/// A macvlan's mode in libvirt's words; it has none for the kernel's `source`.
+fn mode(mode: MacvlanMode) -> Option<DirectMode> {
+    Some(match mode {
+        MacvlanMode::Private => DirectMode::Private,
+        MacvlanMode::Vepa => DirectMode::Vepa,
+        MacvlanMode::Bridge => DirectMode::Bridge,
+        MacvlanMode::Passthru => DirectMode::Passthrough,
+        MacvlanMode::Source => return None,
+    })
+}
+
+/// Reads what a link hands what comes in at it to, if it does: the link, or none when that is gone.
+///
+/// # Errors
+/// The socket's.
+pub fn read_redirect(route: &mut Socket, index: Index) -> Result<Option<Option<Index>>> {
+    let filters = route.ingress_filters(index.0)?.entries;
+    Ok(filters.iter().flat_map(|filter| &filter.actions).find_map(|action| match action.kind {
+        ActionKind::Redirect { to } => Some((to != 0).then_some(Index(to))),
+        ActionKind::Other(_) => None,
+    }))
 }
 
 /// Reads one link again; `None` when it is gone.
@@ -176,6 +215,12 @@ fn ip_net(address: &patchcord_netlink::Address) -> Option<IpNet> {
 
 fn is_our_tap(link: &Link) -> bool {
     link.mark.is_some_and(|mark| mark.kind == MarkKind::Tap) && !link.is_doomed()
+}
+
+/// Whether a link may be one end of a cord.
+pub(crate) fn is_cord_end(link: &Link) -> bool {
+    let kind = link.mark.map(|mark| mark.kind);
+    matches!(kind, Some(MarkKind::Tap | MarkKind::Macvlan)) && !link.is_doomed()
 }
 
 fn is_our_bridge(link: &Link) -> bool {

@@ -34,6 +34,11 @@ impl Kernel {
         match op {
             Op::MakeBridge(spec) => return self.make_bridge(spec).map(Some),
             Op::MakeTap(spec) => return self.make_tap(spec, run).map(Some),
+            Op::MakeMacvlan(spec) => return self.make_macvlan(spec).map(Some),
+            Op::SetMode(link, mode) => self.set_mode(run.resolve(*link)?, *mode)?,
+            Op::Redirect(link, to) => self.redirect(run.resolve(*link)?, run.resolve(*to)?)?,
+            Op::EndRedirect(link) => self.end_redirect(run.resolve(*link)?)?,
+            Op::Delete(index) => gone_is_done(self.route.delete_link(index.0))?,
             Op::SetLink(link, change) => {
                 let controller = match change.controller {
                     Some(Some(controller)) => Some(Some(run.resolve(controller)?.0)),
@@ -130,7 +135,7 @@ impl Kernel {
         Ok(self.route.set_link(index.0, &change)?)
     }
 
-    fn does_ipv6(&self, mtu: u32) -> bool {
+    pub(crate) fn does_ipv6(&self, mtu: u32) -> bool {
         self.ipv6 && mtu >= IPV6_MTU
     }
 
@@ -140,6 +145,7 @@ impl Kernel {
             mtu: change.mtu,
             mac: change.mac.map(|mac| mac.0),
             controller,
+            all_multicast: change.all_multicast,
             ..netlink::LinkChange::default()
         };
         Ok(self.route.set_link(index.0, &change)?)
@@ -255,23 +261,28 @@ impl Kernel {
         }
     }
 
-    /// Speaks for the guest behind a tap: into the tap where we hold a queue of it, else from its bridge.
+    /// Speaks for the guest behind a tap: into the tap where we hold a queue of it, else from its bridge or out of its
+    /// macvlan.
     fn announce(&mut self, index: Index, mac: MacAddr) -> Result<(), Cause> {
         if let Some(queue) = self.held.get(&index) {
             return Ok(tap::announce(queue.as_fd(), mac.0)?);
         }
-        let bridge = self.route.link_by_index(index.0)?.and_then(|link| link.controller);
-        let Some(bridge) = bridge else { return Err(Cause::ours("it is in no bridge")) };
+        let bridge = self.route.link_by_index(index.0)?.and_then(|link| link.controller).map(Index);
+        let end = match bridge {
+            Some(bridge) => Some(bridge),
+            None => crate::observe::read_redirect(&mut self.route, index)?.flatten(),
+        };
+        let Some(end) = end else { return Err(Cause::ours("it is plugged into nothing")) };
         let announcer = match &self.announcer {
             Some(announcer) => announcer,
             None => self.announcer.insert(Announcer::open()?),
         };
-        Ok(announcer.announce(Index(bridge), mac.0)?)
+        Ok(announcer.announce(end, mac.0)?)
     }
 }
 
 /// What is gone needs no removing.
-fn gone_is_done(result: Result<(), netlink::Error>) -> Result<(), Cause> {
+pub(crate) fn gone_is_done(result: Result<(), netlink::Error>) -> Result<(), Cause> {
     match result {
         Err(error) if error.is_not_found() => Ok(()),
         result => Ok(result?),
@@ -308,7 +319,7 @@ fn new_route(link: Index, spec: &RouteSpec) -> NewRoute {
 }
 
 /// A link without IPv6 settings takes no part in IPv6 and can't be told to keep out of it: that is done.
-fn set_sysctl(setting: &Sysctl, value: &str) -> Result<(), Cause> {
+pub(crate) fn set_sysctl(setting: &Sysctl, value: &str) -> Result<(), Cause> {
     // The names begin below /proc/sys, and the files of this crate below /proc/sys/net.
     let result = sysctl::write(&setting.path()[1..], value);
     let keeps_out = match setting {

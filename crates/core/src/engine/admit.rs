@@ -152,13 +152,20 @@ impl Engine {
                         .hint("make it first, or leave <forward> out to get a bridge of the network's own"));
                 }
             }
-            mode => {
-                let word = mode.as_str().unwrap_or_default();
-                return Err(refuse(
-                    ErrorKind::Unsupported,
-                    format!("networks on devices (forward mode '{word}') can't be started yet"),
-                )
-                .field("<forward mode>"));
+            ForwardMode::Bridge | ForwardMode::Private | ForwardMode::Vepa | ForwardMode::Passthrough => {
+                if network.forward.pf.is_some() {
+                    let cause = "the virtual functions of a device are not supported yet".into();
+                    return Err(refuse(ErrorKind::Unsupported, cause).field("<forward pf>"));
+                }
+                let devices = network.forward.devices.iter().map(|d| d.dev.as_str());
+                let absent: Vec<&str> = devices.filter(|d| self.observed.link_named(d).is_none()).collect();
+                if !absent.is_empty() {
+                    warnings.push(format!("not there: {}; NICs get others, or wait", absent.join(", ")));
+                }
+            }
+            ForwardMode::Hostdev => {
+                let cause = "devices that are given to the guest whole are not supported yet".into();
+                return Err(refuse(ErrorKind::Unsupported, cause).field("<forward mode>"));
             }
         }
         Ok(warnings)

@@ -155,6 +155,15 @@ pub enum Event {
         /// What.
         what: LeaseEvent,
     },
+    /// A device that networks list or NICs sit on came or went.
+    Device {
+        /// Its name.
+        device: String,
+        /// The active networks that list it.
+        networks: Vec<String>,
+        /// What.
+        what: DeviceEvent,
+    },
     /// Something was not as it should be and was put back; or could not be.
     Drift {
         /// The object, as users know it.
@@ -198,6 +207,15 @@ pub enum NicEvent {
     Plugged,
     /// It was plugged into nothing: its network stopped, its device went, or its cable was pulled.
     Unplugged,
+}
+
+/// What happened to a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceEvent {
+    /// It is there. Who waits for it is plugged in; who waits for any is not, until told so.
+    Appeared,
+    /// It is not there any more. Who sits on it waits.
+    Gone,
 }
 
 /// What happened to a lease.

@@ -2,6 +2,7 @@
 
 use super::effect::{JobId, PlanId};
 use crate::intent::Owner;
+use crate::merge::Precedence;
 use crate::model::{Name, Network, Nic, UpdateCommand, UpdateSection};
 use crate::plan::{Change, Handover, Observed, Outcome, Service};
 use std::collections::BTreeMap;
@@ -125,8 +126,8 @@ pub enum Command {
     Attach(Box<Attach>),
     /// Detach it.
     Detach(Uuid),
-    /// Configure it anew, while it runs.
-    Modify(Uuid, Box<Nic>),
+    /// Configure it anew, while it runs; whose values count is for whoever asks to say.
+    Modify(Uuid, Box<Nic>, Precedence),
     /// Pull or plug its cable.
     Link(Uuid, bool),
     /// Give it another owner, or none.
@@ -161,6 +162,8 @@ pub struct Attach {
     pub handover: Handover,
     /// Who attaches it.
     pub uid: u32,
+    /// Whose values count where the NIC and its network both give some.
+    pub precedence: Precedence,
     /// Leave out the MAC when none is given: the VMM chooses it and tells nobody (QEMU's helper).
     pub mac_unknown: bool,
 }

@@ -65,6 +65,7 @@ impl Engine {
                 .hint("change the definition with --config, then stop and start the network"));
             }
             self.may_start(uuid, &changed)?;
+            self.nics_stay(uuid, &changed)?;
             intent.active = Some(changed);
         }
         if live {

@@ -10,12 +10,13 @@
 //! | `work` | each object's plan or job in flight, its operation, and what waits |
 //! | `reconcile` | from an object to its next plan or job, until it is settled |
 //! | `networks`, `nics`, `live`, `read` | requests |
-//! | `admit` | whether a network may be, and what its document leaves to us |
+//! | `admit`, `admit_nic` | whether a network or NIC may be, and what its document leaves to us |
 //! | `observe` | which objects a change concerns |
 //! | `startup` | the first look after a start |
 //! | `view` | what users see |
 
 mod admit;
+mod admit_nic;
 mod effect;
 mod input;
 mod journal;
@@ -30,7 +31,7 @@ mod view;
 mod work;
 
 pub use effect::{
-    Answer, Body, Effect, Event, Job, JobId, LeaseEvent, NetworkEvent, NicEvent, PlanId, Record, RecordKey,
+    Answer, Body, DeviceEvent, Effect, Event, Job, JobId, LeaseEvent, NetworkEvent, NicEvent, PlanId, Record, RecordKey,
 };
 pub use input::{Attach, Command, Input, JobOutcome, Now, RequestId, Startup};
 pub use view::{LeaseView, NetworkView, NicState, NicView};
@@ -51,6 +52,8 @@ pub struct Config {
     pub instance: Uuid,
     /// Boot and network namespace: run state of others is gone.
     pub stamp: xml::Stamp,
+    /// Whether devices without a carrier are passed over when NICs get one.
+    pub needs_carrier: bool,
     /// Where dnsmasq keeps its files, and as whom it runs; the name servers are observed.
     pub dnsmasq: dnsmasq::Settings,
 }
@@ -81,6 +84,7 @@ pub struct Engine {
     watched: BTreeSet<crate::intent::Owner>,
     next: u64,
     next_tap: u32,
+    next_macvlan: u32,
     /// When to look at which object again.
     alarms: BTreeMap<Now, BTreeSet<Object>>,
     /// Records that couldn't be written, and are to be written again.
@@ -117,6 +121,7 @@ impl Engine {
             watched: BTreeSet::new(),
             next: 0,
             next_tap: 0,
+            next_macvlan: 0,
             alarms: BTreeMap::new(),
             unwritten: BTreeSet::new(),
             journal: Journal::default(),
@@ -168,23 +173,28 @@ impl Engine {
         }
     }
 
-    /// The host bridge that a request needs and that we have not heard of.
+    /// The host bridge or device that a request needs and that we have not heard of.
     fn unheard_of(&self, command: &Command) -> Option<String> {
         use crate::model::{ForwardMode, NicSource};
         let on_host = |network: &crate::model::Network| {
-            let bridge = network.bridge.name.clone().filter(|_| network.forward.mode == ForwardMode::Bridge);
-            bridge.map(|b| b.to_string())
+            let bridge = network.bridge.name.as_ref().filter(|_| network.forward.mode == ForwardMode::Bridge);
+            let pool =
+                network.forward.devices.iter().filter(|_| !network.forward.mode.has_own_bridge()).map(|d| &d.dev);
+            // Of a pool of which nothing is known; of one that is known in part, NICs get that part.
+            let unknown = pool.clone().all(|d| self.observed.link_named(d.as_str()).is_none());
+            bridge.or_else(|| pool.clone().next().filter(|_| unknown)).map(ToString::to_string)
         };
         let of_nic = |nic: &crate::model::Nic| match &nic.source {
             NicSource::Bridge { bridge } => Some(bridge.to_string()),
             NicSource::Network { network, .. } => {
                 self.intent.network(self.intent.named(network)?)?.active.as_ref().and_then(on_host)
             }
-            NicSource::Direct { .. } | NicSource::None => None,
+            NicSource::Direct { dev, .. } => Some(dev.to_string()),
+            NicSource::None => None,
         };
         let link = match command {
             Command::Attach(attach) | Command::Check(attach) => of_nic(&attach.nic),
-            Command::Modify(_, nic) => of_nic(nic),
+            Command::Modify(_, nic, _) => of_nic(nic),
             Command::Create(network) => on_host(network),
             Command::Start(name) => {
                 self.find(name).ok().and_then(|uuid| self.intent.network(uuid)?.definition.as_ref()).and_then(on_host)
@@ -236,7 +246,7 @@ impl Engine {
             }
             Command::Attach(attach) => self.attach(id, *attach, random),
             Command::Detach(nic) => self.detach(id, nic),
-            Command::Modify(nic, given) => self.modify(id, nic, *given),
+            Command::Modify(nic, given, precedence) => self.modify(id, nic, *given, precedence),
             Command::Link(nic, up) => self.link(id, nic, up),
             Command::Own(nic, owner) => self.own(id, nic, owner),
             Command::Check(attach) => self.check(id, &attach, random),
@@ -269,7 +279,7 @@ impl Engine {
                 crate::model::NicSource::Network { network, .. } => self.intent.named(network).map(Object::Network),
                 _ => None,
             },
-            Command::Detach(id) | Command::Modify(id, _) | Command::Link(id, _) | Command::Own(id, _) => {
+            Command::Detach(id) | Command::Modify(id, ..) | Command::Link(id, _) | Command::Own(id, _) => {
                 Some(Object::Nic(*id))
             }
             _ => None,

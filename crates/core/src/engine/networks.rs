@@ -95,6 +95,7 @@ impl Engine {
         self.work.entry(object).or_default().operation = Some(operation);
         if event == NetworkEvent::Started {
             self.adopt_lost_nics(uuid);
+            self.allocate_anew(uuid);
         }
         self.advance(object);
     }

@@ -1,11 +1,12 @@
 //! Which objects a change concerns. They are looked at again; nothing else is.
 
-use super::effect::{Effect, Event, LeaseEvent};
+use super::effect::{DeviceEvent, Effect, Event, LeaseEvent};
 use super::{Engine, Object, view};
 use crate::intent::NetworkIntent;
-use crate::model::NicSource;
+use crate::model::{LinkName, NicSource};
 use crate::plan::nft::foreign::ForeignFirewall;
 use crate::plan::{Change, Index, Link, LinkKind, Mark, MarkKind};
+use crate::pool::Device;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
@@ -15,7 +16,7 @@ impl Engine {
         let mut concerned = BTreeSet::new();
         match &change {
             Change::Link(index, link) => self.concerned_by_link(*index, link.as_ref(), &mut concerned),
-            Change::Addresses(index, _) => concerned.extend(self.object_of_link(*index)),
+            Change::Addresses(index, _) | Change::Redirect(index, _) => concerned.extend(self.object_of_link(*index)),
             Change::Routes(routes) => {
                 let lost = self.observed.routes().filter(|r| !routes.contains(*r)).map(|r| r.link);
                 concerned.extend(lost.filter_map(|link| self.object_of_link(link)));
@@ -93,7 +94,8 @@ impl Engine {
     }
 
     fn concerned_by_link(&mut self, index: Index, link: Option<&Link>, concerned: &mut BTreeSet<Object>) {
-        let before = self.observed.link(index);
+        let before = self.observed.link(index).cloned();
+        let before = before.as_ref();
         for link in before.into_iter().chain(link) {
             concerned.extend(link.mark.filter(|m| m.instance == self.config.instance).map(object));
         }
@@ -106,10 +108,43 @@ impl Engine {
                 concerned.extend(self.users_of_bridge(bridge));
             }
         }
+        self.concerned_by_device(before, link, concerned);
         let appeared = before.is_none() && link.is_some();
         if appeared && let Some(link) = link {
             self.uplink_appeared(&link.name.clone());
         }
+    }
+
+    /// A link that is not ours came, went, or is different: NICs that sit on it are concerned, and watchers are told of
+    /// the coming and going of what networks list and NICs hold.
+    fn concerned_by_device(&mut self, before: Option<&Link>, now: Option<&Link>, concerned: &mut BTreeSet<Object>) {
+        let foreign = |link: Option<&Link>| link.filter(|l| l.mark.is_none()).map(|l| (l.index, l.name.clone(), l.mtu));
+        let (was, is) = (foreign(before), foreign(now));
+        if was == is {
+            return;
+        }
+        let name =
+            |link: Option<&(Index, String, u32)>| link.and_then(|(_, name, _)| LinkName::new(name.as_str()).ok());
+        let (old, new) = (name(was.as_ref()), name(is.as_ref()));
+        for device in old.iter().chain(new.iter().filter(|_| old != new)) {
+            concerned.extend(self.intent.nics_on_device(device).map(|nic| Object::Nic(nic.id)));
+        }
+        if old != new {
+            self.publish_device(old, DeviceEvent::Gone);
+            self.publish_device(new, DeviceEvent::Appeared);
+        }
+    }
+
+    fn publish_device(&mut self, device: Option<LinkName>, what: DeviceEvent) {
+        let Some(name) = device else { return };
+        let device = Device::Link(name.clone());
+        let networks: Vec<Uuid> = self.intent.pool().lists(&device).collect();
+        if networks.is_empty() && self.intent.pool().holders(&device).next().is_none() {
+            return;
+        }
+        let networks = networks.into_iter().filter_map(|uuid| self.intent.network(uuid)?.current());
+        let networks = networks.map(|n| n.name.to_string()).collect();
+        self.out.push(Effect::Publish(Event::Device { device: name.to_string(), networks, what }));
     }
 
     /// NICs that are to be plugged into that host bridge.
@@ -168,6 +203,6 @@ impl Engine {
 fn object(mark: Mark) -> Object {
     match mark.kind {
         MarkKind::Bridge => Object::Network(mark.id),
-        MarkKind::Tap => Object::Nic(mark.id),
+        MarkKind::Tap | MarkKind::Macvlan => Object::Nic(mark.id),
     }
 }

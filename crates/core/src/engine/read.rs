@@ -3,7 +3,7 @@
 use super::effect::{Answer, Body};
 use super::input::Command;
 use super::{Engine, Object, view};
-use crate::plan::diff;
+use crate::plan::plug;
 use crate::{Error, ErrorKind, xml};
 
 impl Engine {
@@ -28,7 +28,7 @@ impl Engine {
                     Error::new(ErrorKind::InvalidState, object, "it is transient: it has no definition")
                 })?;
                 let live = of.is_some_and(|n| n.active.is_some()) && !inactive;
-                let plugged = || self.intent.nics_of(uuid).filter(|n| diff::is_plugged(&self.observed, n.id)).count();
+                let plugged = || self.intent.nics_of(uuid).filter(|n| plug::is_plugged(&self.observed, n.id)).count();
                 let connections = xml::Connections {
                     network: if live { u32::try_from(plugged()).unwrap_or(u32::MAX) } else { 0 },
                     ..xml::Connections::default()

@@ -5,7 +5,7 @@ use super::input::JobOutcome;
 use super::work::{Flight, Goal, PLANS, Repairs, backoff};
 use super::{Engine, Object};
 use crate::intent::NetworkIntent;
-use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, Sysctl, desired, diff, dnsmasq, nft};
+use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, Sysctl, desired, diff, dnsmasq, nft, plug};
 use crate::{Error, ErrorKind, xml};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -65,7 +65,7 @@ impl Engine {
             }
             Object::Nic(id) => {
                 let desired = desired::nic(&self.intent, &self.observed, id);
-                diff::nic(&mut plan, id, desired.as_ref(), &self.observed);
+                plug::nic(&mut plan, id, desired.as_ref(), &self.observed);
             }
             Object::Host => {
                 let wanted = desired::host(&self.intent, &self.observed);

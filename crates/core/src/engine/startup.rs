@@ -48,7 +48,7 @@ impl Engine {
     pub(super) fn may_be_damaged(&self, mark: Mark) -> bool {
         match mark.kind {
             MarkKind::Bridge => !self.damaged.networks.is_empty(),
-            MarkKind::Tap => self.damaged.nics.contains(&mark.id),
+            MarkKind::Tap | MarkKind::Macvlan => self.damaged.nics.contains(&mark.id),
         }
     }
 
@@ -76,6 +76,9 @@ impl Engine {
         // Counting goes on behind the highest number in use.
         let taps = self.intent.nics().filter_map(|n| n.nic.target.as_ref()?.as_str().strip_prefix("pct")?.parse().ok());
         self.next_tap = taps.max().map_or(0, |n: u32| n.wrapping_add(1));
+        let macvlans = self.intent.nics().filter_map(|n| n.allocation.as_ref());
+        let macvlans = macvlans.filter_map(|a| a.macvlan.as_str().strip_prefix("pcm")?.parse().ok());
+        self.next_macvlan = macvlans.max().map_or(0, |n: u32| n.wrapping_add(1));
         self.look_at_everything();
         self.started = true;
         self.autostart_all();
@@ -218,9 +221,9 @@ impl Engine {
     }
 }
 
-/// The host links that a network needs from its first moment.
+/// The host links that a network needs from its first moment. Of a pool, NICs get those that are there.
 fn uplinks(network: &Network) -> impl Iterator<Item = &str> {
     let bridge = network.bridge.name.iter().filter(|_| network.forward.mode == ForwardMode::Bridge);
-    let devices = network.forward.devices.iter().map(|d| &d.dev);
+    let devices = network.forward.devices.iter().filter(|_| network.forward.mode.has_own_bridge()).map(|d| &d.dev);
     bridge.chain(devices).map(|l| l.as_str())
 }

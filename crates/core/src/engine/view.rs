@@ -1,7 +1,8 @@
 //! What users see of networks, NICs and leases: intent and observation put together.
 
 use crate::intent::{Intent, NetworkIntent, NicIntent, Owner};
-use crate::model::{ForwardMode, MacAddr, Network};
+use crate::merge::Merged;
+use crate::model::{DirectMode, ForwardMode, MacAddr, Network};
 use crate::plan::desired::{self, Plug, Resolved, Unplugged};
 use crate::plan::{Handover, Index, MarkKind, Observed, dnsmasq};
 use std::net::IpAddr;
@@ -87,10 +88,14 @@ pub struct NicView {
     pub portgroup: Option<String>,
     /// Its labels, then its network's, then its portgroup's.
     pub tags: Vec<String>,
-    /// What it resolved to: `network` for a network's own bridge, `bridge` for the host's, `none`.
+    /// What it resolved to: `network` for a network's own bridge, `bridge` for the host's, `direct` for a device, `none`.
     pub actual: &'static str,
     /// The bridge it is in.
     pub bridge: Option<String>,
+    /// The device it is on.
+    pub dev: Option<String>,
+    /// How it is on that device.
+    pub mode: Option<DirectMode>,
     /// Its tap.
     pub tap: Option<String>,
     /// The tap's index.
@@ -166,25 +171,21 @@ pub(super) fn nic(intent: &Intent, observed: &Observed, nic: &NicIntent) -> NicV
         Some(Plug::Bridge { controller, .. }) if link.is_some_and(|l| l.controller == Some(*controller)) => {
             NicState::Plugged
         }
-        Some(Plug::Bridge { .. }) | None => NicState::Pending,
+        Some(Plug::Cord(spec)) if is_joined(observed, nic.id, spec.lower) => NicState::Plugged,
+        Some(Plug::Bridge { .. } | Plug::Cord(_)) | None => NicState::Pending,
         Some(Plug::Nothing(Unplugged::Wanted)) => NicState::Unplugged,
         Some(Plug::Nothing(Unplugged::Parked)) => NicState::Parked,
         Some(Plug::Nothing(Unplugged::Waiting)) => NicState::Waiting,
     };
+    // A parked NIC is shown with what its network will give it again.
     let network = nic.network.and_then(|u| intent.network(u)).and_then(NetworkIntent::current);
-    let portgroup = network.and_then(|n| n.portgroup(wanted_portgroup(nic)).ok().flatten());
-    let mut tags: Vec<String> = Vec::new();
-    let all = nic.nic.tags.iter().chain(network.iter().flat_map(|n| &n.tags));
-    for tag in all.chain(portgroup.iter().flat_map(|p| &p.tags)) {
-        if !tags.iter().any(|t| t == tag.as_str()) {
-            tags.push(tag.to_string());
-        }
-    }
-    let (actual, bridge) = match resolved {
-        _ if plug == Some(Plug::Nothing(Unplugged::Wanted)) => ("none", None),
-        Resolved::Virtual(bridge, _) => ("network", Some(bridge)),
-        Resolved::HostBridge(bridge, _) => ("bridge", Some(bridge)),
-        Resolved::Stopped | Resolved::None => ("none", None),
+    let merged = desired::merged_with(network, nic).unwrap_or_else(|_| Merged::of_nic(&nic.nic));
+    let (actual, bridge, dev, mode) = match resolved {
+        _ if plug == Some(Plug::Nothing(Unplugged::Wanted)) => ("none", None, None, None),
+        Resolved::Virtual(bridge, _) => ("network", Some(bridge), None, None),
+        Resolved::HostBridge(bridge, _) => ("bridge", Some(bridge), None, None),
+        Resolved::Device(dev, mode, _) => ("direct", None, dev, Some(mode)),
+        Resolved::Stopped | Resolved::None => ("none", None, None, None),
     };
     NicView {
         id: nic.id,
@@ -193,10 +194,12 @@ pub(super) fn nic(intent: &Intent, observed: &Observed, nic: &NicIntent) -> NicV
         mac: nic.nic.mac,
         state,
         network: nic.network_name().map(ToString::to_string),
-        portgroup: portgroup.map(|p| p.name.to_string()),
-        tags,
+        portgroup: merged.portgroup.map(|p| p.to_string()),
+        tags: merged.tags.iter().map(ToString::to_string).collect(),
         actual,
         bridge: bridge.map(ToString::to_string),
+        dev: dev.map(ToString::to_string),
+        mode,
         tap: nic.nic.target.as_ref().map(ToString::to_string),
         ifindex: link.map(|l| {
             let Index(i) = l.index;
@@ -210,12 +213,11 @@ pub(super) fn nic(intent: &Intent, observed: &Observed, nic: &NicIntent) -> NicV
     }
 }
 
-/// The portgroup that the NIC's own configuration names.
-pub(super) fn wanted_portgroup(nic: &NicIntent) -> Option<&crate::model::Name> {
-    match &nic.nic.source {
-        crate::model::NicSource::Network { portgroup, .. } => portgroup.as_ref(),
-        _ => None,
-    }
+/// Whether a NIC's tap is joined to a macvlan on that device.
+fn is_joined(observed: &Observed, nic: Uuid, lower: Index) -> bool {
+    let end = observed.links_marked(MarkKind::Macvlan, nic).find(|l| l.lower == Some(lower));
+    let tap = observed.link_marked(MarkKind::Tap, nic);
+    tap.zip(end).is_some_and(|(tap, end)| observed.redirects.get(&tap.index) == Some(&Some(end.index)))
 }
 
 /// What users see of a lease.

@@ -59,6 +59,13 @@ pub struct Merged {
     pub tags: Vec<Tag>,
 }
 
+impl Merged {
+    /// What a NIC says about itself that needs no network.
+    pub fn of_nic(nic: &Nic) -> Self {
+        Self { tags: nic.tags.clone(), ..Self::default() }
+    }
+}
+
 /// Puts together what a NIC gets.
 ///
 /// # Errors

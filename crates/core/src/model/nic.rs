@@ -58,6 +58,26 @@ pub enum DirectMode {
     Passthrough,
 }
 
+impl DirectMode {
+    /// All of them, with libvirt's words.
+    pub const WORDS: &[(&str, Self)] = &[
+        ("vepa", Self::Vepa),
+        ("bridge", Self::Bridge),
+        ("private", Self::Private),
+        ("passthrough", Self::Passthrough),
+    ];
+
+    /// libvirt's word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Vepa => "vepa",
+            Self::Bridge => "bridge",
+            Self::Private => "private",
+            Self::Passthrough => "passthrough",
+        }
+    }
+}
+
 /// `<link state>`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LinkState {

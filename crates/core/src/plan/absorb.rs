@@ -1,6 +1,7 @@
 //! What an operation does to the host, as far as it is observed. The engine takes it on when the host says that the
 //! operation was done; the simulated host does nothing else. What the kernel does besides is read later.
 
+use super::mark::Mark;
 use super::mark::{GROUP_DOOMED, GROUP_LIVE, ROUTE_PROTOCOL};
 use super::observed::{Change, Index, Link, LinkKind, Observed, PortFlags, Route};
 use super::step::{LinkChange, LinkRef, Op, Outcome, Plan};
@@ -31,42 +32,49 @@ impl Observed {
             Op::MakeBridge(spec) => {
                 let Some(index) = made else { return };
                 let link = Link {
-                    index,
-                    name: spec.name.to_string(),
-                    kind: LinkKind::Bridge,
                     mac: Some(spec.mac),
-                    mtu: spec.mtu,
-                    up: false,
-                    controller: None,
-                    mark: Some(spec.mark),
-                    group: GROUP_LIVE,
                     bridge: Some(spec.settings),
-                    port: None,
+                    ..made_link(index, spec.name.to_string(), LinkKind::Bridge, spec.mtu, spec.mark)
                 };
                 self.set_link(index, Some(link));
             }
             Op::MakeTap(spec) => {
                 let Some(index) = made else { return };
                 let link = Link {
-                    index,
-                    name: spec.name.to_string(),
-                    kind: LinkKind::Tap,
                     mac: spec.mac,
-                    mtu: spec.mtu,
-                    up: false,
-                    controller: None,
-                    mark: Some(spec.mark),
-                    group: GROUP_LIVE,
-                    bridge: None,
-                    port: None,
+                    ..made_link(index, spec.name.to_string(), LinkKind::Tap, spec.mtu, spec.mark)
                 };
                 self.set_link(index, Some(link));
             }
+            Op::MakeMacvlan(spec) => {
+                let Some(index) = made else { return };
+                let link = Link {
+                    mac: Some(spec.mac),
+                    lower: Some(spec.lower),
+                    mode: Some(spec.mode),
+                    all_multicast: true,
+                    ..made_link(index, spec.name.to_string(), LinkKind::Macvlan, spec.mtu, spec.mark)
+                };
+                self.set_link(index, Some(link));
+            }
+            Op::SetMode(link, mode) => self.edit(*link, all, |l| l.mode = Some(*mode)),
+            Op::Redirect(link, to) => {
+                if let (Some(link), Some(to)) = (resolve(*link, all), resolve(*to, all)) {
+                    self.redirects.insert(link, Some(to));
+                }
+            }
+            Op::EndRedirect(link) => {
+                if let Some(link) = resolve(*link, all) {
+                    self.redirects.remove(&link);
+                }
+            }
+            Op::Delete(index) => self.set_link(*index, None),
             Op::SetLink(link, change) => self.edit(*link, all, |l| set_link(l, change, all)),
             Op::SetBridge(link, settings) => self.edit(*link, all, |l| l.bridge = Some(*settings)),
             Op::SetPort(link, flags) => self.edit(*link, all, |l| l.port = Some(*flags)),
             Op::Doom(index) => {
                 let doomed = format!("pcdel{}", index.0);
+                self.redirects.remove(index);
                 self.edit(LinkRef::Index(*index), all, |l| {
                     l.group = GROUP_DOOMED;
                     l.name = doomed;
@@ -130,6 +138,12 @@ impl Observed {
         match change {
             Change::Link(index, link) => self.set_link(index, link),
             Change::Addresses(index, addresses) => self.set_addresses(index, addresses),
+            Change::Redirect(index, Some(to)) => {
+                self.redirects.insert(index, to);
+            }
+            Change::Redirect(index, None) => {
+                self.redirects.remove(&index);
+            }
             Change::Routes(routes) => self.set_routes(routes),
             Change::Nft(table, _) => self.nft = table,
             Change::Sysctl(sysctl, Some(value)) => {
@@ -154,12 +168,36 @@ impl Observed {
     }
 }
 
+/// A link of ours as it is when it was just made.
+fn made_link(index: Index, name: String, kind: LinkKind, mtu: u32, mark: Mark) -> Link {
+    Link {
+        index,
+        name,
+        kind,
+        mac: None,
+        mtu,
+        up: false,
+        controller: None,
+        lower: None,
+        mode: None,
+        all_multicast: false,
+        carrier: true,
+        mark: Some(mark),
+        group: GROUP_LIVE,
+        bridge: None,
+        port: None,
+    }
+}
+
 fn set_link(link: &mut Link, change: &LinkChange, all: &[Option<Index>]) {
     if let Some(up) = change.up {
         link.up = up;
     }
     if let Some(mtu) = change.mtu {
         link.mtu = mtu;
+    }
+    if let Some(all) = change.all_multicast {
+        link.all_multicast = all;
     }
     if let Some(mac) = change.mac {
         link.mac = Some(mac);

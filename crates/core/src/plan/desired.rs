@@ -2,10 +2,12 @@
 
 use super::mark::{Mark, MarkKind};
 use super::nft::NetworkRules;
-use super::observed::{BridgeState, Index, LinkKind, Observed, PortFlags, Sysctl};
-use super::step::{BridgeSpec, RouteSpec, TapSpec};
+use super::observed::{BridgeState, Index, Link, LinkKind, Observed, PortFlags, Sysctl};
+use super::step::{BridgeSpec, MacvlanSpec, RouteSpec, TapSpec};
 use crate::intent::{Intent, NetworkIntent, NicIntent};
-use crate::model::{Family, Ip, LinkName, LinkState, MacAddr, MacTableManager, Network, Nic, NicSource, Route};
+use crate::merge::{self, Merged};
+use crate::model::{ActualType, DirectMode, Family, Ip, LinkName, LinkState, MacAddr, MacTableManager};
+use crate::model::{Network, NicSource, Route};
 use ipnet::{IpNet, Ipv6Net};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
@@ -59,6 +61,8 @@ pub enum Plug {
         /// The address that we write into the bridge's forwarding table ourselves.
         forwarding: Option<MacAddr>,
     },
+    /// A macvlan on a device that is there, joined to the tap by a cord.
+    Cord(MacvlanSpec),
     /// Nothing, and why.
     Nothing(Unplugged),
 }
@@ -70,7 +74,7 @@ pub enum Unplugged {
     Wanted,
     /// Its network is stopped.
     Parked,
-    /// The bridge it should be in is not there.
+    /// The bridge or device that it should be plugged into is not there.
     Waiting,
 }
 
@@ -81,26 +85,62 @@ pub enum Resolved<'a> {
     Virtual(&'a LinkName, &'a Network),
     /// A host bridge, named by a network or by the NIC itself.
     HostBridge(&'a LinkName, Option<&'a Network>),
+    /// A device of the host's, in that mode; none while the NIC has got no device.
+    Device(Option<&'a LinkName>, DirectMode, Option<&'a Network>),
     /// Its network is stopped.
     Stopped,
     /// Nothing.
     None,
 }
 
-/// What this NIC's source comes down to now.
-pub fn resolve<'a>(intent: &'a Intent, nic: &'a NicIntent) -> Resolved<'a> {
-    match &nic.nic.source {
-        NicSource::None | NicSource::Direct { .. } => Resolved::None,
-        NicSource::Bridge { bridge } => Resolved::HostBridge(bridge, None),
-        NicSource::Network { .. } => {
-            let active = nic.network.and_then(|uuid| intent.network(uuid)).and_then(|n| n.active.as_ref());
-            match active.and_then(|n| n.bridge.name.as_ref().map(|b| (n, b))) {
-                Some((network, bridge)) if network.forward.mode.has_own_bridge() => Resolved::Virtual(bridge, network),
-                Some((network, bridge)) => Resolved::HostBridge(bridge, Some(network)),
-                None => Resolved::Stopped,
-            }
+impl<'a> Resolved<'a> {
+    /// The active network.
+    pub const fn network(&self) -> Option<&'a Network> {
+        match self {
+            Self::Virtual(_, network) => Some(network),
+            Self::HostBridge(_, network) | Self::Device(_, _, network) => *network,
+            Self::Stopped | Self::None => None,
         }
     }
+}
+
+/// What this NIC's source comes down to now.
+pub fn resolve<'a>(intent: &'a Intent, nic: &'a NicIntent) -> Resolved<'a> {
+    let network = intent.active_network_of(nic);
+    let device = nic.allocation.as_ref().map(|a| &a.device);
+    let bridge = match &nic.nic.source {
+        NicSource::Bridge { bridge } => Some(bridge),
+        _ => network.and_then(|n| n.bridge.name.as_ref()),
+    };
+    match (ActualType::of_nic(&nic.nic, network), network, bridge) {
+        (ActualType::Network, Some(network), Some(bridge)) => Resolved::Virtual(bridge, network),
+        (ActualType::Bridge, network, Some(bridge)) => Resolved::HostBridge(bridge, network),
+        (ActualType::Direct(mode), network, _) => Resolved::Device(device, mode, network),
+        (_, None, _) if nic.network.is_some() => Resolved::Stopped,
+        _ => Resolved::None,
+    }
+}
+
+/// What a NIC gets, put together from itself, its portgroup and its network.
+///
+/// # Errors
+/// See [`merge::merge`].
+pub fn merged(intent: &Intent, nic: &NicIntent) -> crate::Result<Merged> {
+    merged_with(intent.active_network_of(nic), nic)
+}
+
+/// The same, were that its active network.
+///
+/// # Errors
+/// See [`merge::merge`].
+pub fn merged_with(network: Option<&Network>, nic: &NicIntent) -> crate::Result<Merged> {
+    merge::merge(&merge::Given {
+        object: &format!("NIC {} of guest '{}'", nic.id, nic.guest),
+        nic: &nic.nic,
+        network,
+        precedence: nic.precedence,
+        id: nic.id,
+    })
 }
 
 /// The objects that a network should have.
@@ -186,35 +226,31 @@ pub fn nic_as(intent: &Intent, observed: &Observed, nic: &NicIntent) -> Option<D
     let id = nic.id;
     let name = nic.nic.target.clone()?;
     let resolved = resolve(intent, nic);
-    let (bridge, network) = match &resolved {
-        Resolved::Virtual(bridge, network) => (Some(*bridge), Some(*network)),
-        Resolved::HostBridge(bridge, network) => (Some(*bridge), *network),
-        Resolved::Stopped | Resolved::None => (None, None),
-    };
-    let link =
-        bridge.and_then(|b| observed.link_named(b.as_str())).filter(|l| !l.is_doomed() && l.kind == LinkKind::Bridge);
-    let plug = match (&resolved, link) {
-        _ if nic.nic.link == Some(LinkState::Down) => Plug::Nothing(Unplugged::Wanted),
-        (Resolved::None, _) => Plug::Nothing(Unplugged::Wanted),
-        (Resolved::Stopped, _) => Plug::Nothing(Unplugged::Parked),
-        (_, None) => Plug::Nothing(Unplugged::Waiting),
-        (_, Some(link)) => {
-            let written = network.is_some_and(|n| n.bridge.mac_table_manager == Some(MacTableManager::Libvirt));
-            Plug::Bridge {
-                controller: link.index,
-                flags: PortFlags { isolated: isolated(&nic.nic, network), learning: !written, flood: !written },
-                forwarding: nic.nic.mac.filter(|_| written),
-            }
+    let network = resolved.network();
+    let link = match &resolved {
+        Resolved::Virtual(bridge, _) | Resolved::HostBridge(bridge, _) => {
+            observed.link_named(bridge.as_str()).filter(|l| l.kind == LinkKind::Bridge)
         }
+        Resolved::Device(device, ..) => device.and_then(|d| observed.link_named(d.as_str())),
+        Resolved::Stopped | Resolved::None => None,
     };
+    let link = link.filter(|l| !l.is_doomed());
     let mtu = nic.nic.mtu.or_else(|| network.and_then(|n| n.mtu)).or_else(|| match resolved {
-        // A port with a smaller MTU would drag a host bridge's down with it.
-        Resolved::HostBridge(..) => link.map(|l| l.mtu),
+        // A port with a smaller MTU would drag a host bridge's down with it; and a device takes no longer frames.
+        Resolved::HostBridge(..) | Resolved::Device(..) => link.map(|l| l.mtu),
         Resolved::Virtual(..) => Some(MTU),
         Resolved::Stopped | Resolved::None => None,
     });
     // Unplugged, it keeps the MTU it had: the guest behind it was told.
     let mtu = mtu.or_else(|| observed.link_marked(MarkKind::Tap, id).map(|l| l.mtu)).unwrap_or(MTU);
+    let plug = match (&resolved, link) {
+        _ if nic.nic.link == Some(LinkState::Down) => Plug::Nothing(Unplugged::Wanted),
+        (Resolved::None, _) => Plug::Nothing(Unplugged::Wanted),
+        (Resolved::Stopped, _) => Plug::Nothing(Unplugged::Parked),
+        (_, None) => Plug::Nothing(Unplugged::Waiting),
+        (Resolved::Device(_, mode, _), Some(device)) => cord(intent, nic, *mode, device, mtu),
+        (_, Some(bridge)) => bridge_port(intent, nic, network, bridge),
+    };
     Some(DesiredNic {
         tap: TapSpec {
             name,
@@ -229,9 +265,31 @@ pub fn nic_as(intent: &Intent, observed: &Observed, nic: &NicIntent) -> Option<D
     })
 }
 
-/// Whether the NIC may not reach other isolated ones: its own word, else its network's.
-fn isolated(nic: &Nic, network: Option<&Network>) -> bool {
-    nic.port_isolated.or_else(|| network.and_then(|n| n.port_isolated)).unwrap_or(false)
+/// A tap in a bridge. A NIC whose configuration contradicts its network's, changed meanwhile, is in none: better out than
+/// in without what keeps it apart.
+fn bridge_port(intent: &Intent, nic: &NicIntent, network: Option<&Network>, bridge: &Link) -> Plug {
+    let Ok(merged) = merged(intent, nic) else { return Plug::Nothing(Unplugged::Waiting) };
+    let written = network.is_some_and(|n| n.bridge.mac_table_manager == Some(MacTableManager::Libvirt));
+    Plug::Bridge {
+        controller: bridge.index,
+        flags: PortFlags { isolated: merged.isolated, learning: !written, flood: !written },
+        forwarding: nic.nic.mac.filter(|_| written),
+    }
+}
+
+/// A tap joined to a macvlan on a device. A NIC without an address, or without a device of its own, has none.
+fn cord(intent: &Intent, nic: &NicIntent, mode: DirectMode, device: &Link, mtu: u32) -> Plug {
+    let (Some(mac), Some(allocation), Ok(_)) = (nic.nic.mac, &nic.allocation, merged(intent, nic)) else {
+        return Plug::Nothing(Unplugged::Waiting);
+    };
+    Plug::Cord(MacvlanSpec {
+        name: allocation.macvlan.clone(),
+        mark: Mark { instance: intent.instance, kind: MarkKind::Macvlan, id: nic.id },
+        lower: device.index,
+        mode,
+        mac,
+        mtu: mtu.min(device.mtu),
+    })
 }
 
 /// The host-wide settings that the active networks need, given what is there. IPv6 forwarding makes the kernel

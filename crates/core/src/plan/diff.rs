@@ -1,9 +1,10 @@
-//! From what is to what should be: ordered steps, each with its undo. Steps only for what differs.
+//! From what is to what should be: ordered steps, each with its undo. Steps only for what differs. Those for a NIC are in
+//! `plug`.
 
-use super::desired::{DesiredBridge, DesiredNetwork, DesiredNic, Plug};
+use super::desired::{DesiredBridge, DesiredNetwork};
 use super::mark::{Mark, MarkKind, ROUTE_PROTOCOL};
 use super::nft::{self, ForeignTable, NetworkRules};
-use super::observed::{Index, Link, Observed, PortFlags, Sysctl};
+use super::observed::{Index, Link, Observed, Sysctl};
 use super::step::{LinkChange, LinkRef, Op, Plan, RouteSpec};
 use crate::intent::Intent;
 use crate::model::LinkName;
@@ -157,71 +158,6 @@ fn routes(plan: &mut Plan, wanted: &BTreeSet<RouteSpec>, link: LinkRef, index: O
     }
 }
 
-/// The steps for one NIC; `desired` is `None` once it is detached.
-pub fn nic(plan: &mut Plan, id: Uuid, desired: Option<&DesiredNic>, observed: &Observed) {
-    let there = observed.link_marked(MarkKind::Tap, id);
-    let Some(desired) = desired else {
-        if let Some(link) = there {
-            plan.push(Op::Doom(link.index), None, "the NIC is detached");
-        }
-        return;
-    };
-    let (link, index) = match there {
-        Some(link) => (LinkRef::Index(link.index), Some(link.index)),
-        None => (plan.push(Op::MakeTap(desired.tap.clone()), None, "the NIC's tap"), None),
-    };
-    let now = index.and_then(|i| observed.link(i));
-    // A controller that is doomed is as good as none.
-    let controller = now.and_then(|l| l.controller);
-    let wanted = match &desired.plug {
-        Plug::Bridge { controller, .. } => Some(*controller),
-        Plug::Nothing(_) => None,
-    };
-    let (mut change, mut undo) = (LinkChange::default(), LinkChange::default());
-    let parked_on_doomed = controller.is_some_and(|c| observed.link(c).is_none_or(Link::is_doomed)) && wanted.is_none();
-    if controller != wanted && !parked_on_doomed {
-        change.controller = Some(wanted.map(LinkRef::Index));
-        undo.controller = Some(controller.map(LinkRef::Index));
-    }
-    if now.is_some_and(|l| l.mtu != desired.tap.mtu) {
-        (change.mtu, undo.mtu) = (Some(desired.tap.mtu), now.map(|l| l.mtu));
-    }
-    if now.is_none_or(|l| !l.up) {
-        (change.up, undo.up) = (Some(true), Some(false));
-    }
-    let replugged = change.controller.is_some() && wanted.is_some();
-    if change != LinkChange::default() {
-        let why = if wanted.is_some() { "the NIC is plugged in" } else { "the NIC is plugged into nothing" };
-        let undo = index.map(|_| Op::SetLink(link, undo));
-        plan.push(Op::SetLink(link, change), undo, why);
-    }
-    if let Plug::Bridge { flags, forwarding, controller: to } = &desired.plug {
-        port(plan, link, now.filter(|l| l.controller == Some(*to)).and_then(|l| l.port), *flags);
-        if let Some(mac) = forwarding {
-            let written = !replugged && index.is_some_and(|i| observed.forwarding.contains(&(i, *mac)));
-            if !written {
-                plan.push(
-                    Op::SetForwarding { port: link, mac: *mac, present: true },
-                    None,
-                    "the bridge learns the guest's address from us",
-                );
-            }
-        }
-        if let (true, Some(mac), Some(_)) = (replugged, desired.announce, index) {
-            plan.push(Op::Announce(link, mac), None, "switches learn where the guest is now");
-        }
-    }
-}
-
-/// A port's flags; a new port has the kernel's defaults.
-fn port(plan: &mut Plan, link: LinkRef, now: Option<PortFlags>, wanted: PortFlags) {
-    let was = now.unwrap_or(PortFlags::NEW);
-    if was != wanted {
-        let undo = now.map(|was| Op::SetPort(link, was));
-        plan.push(Op::SetPort(link, wanted), undo, "isolation and learning as defined");
-    }
-}
-
 /// The steps for host-wide settings: what is wanted, and what nobody wants any more goes back to what it was.
 pub fn host(plan: &mut Plan, wanted: &BTreeMap<Sysctl, String>, saved: &BTreeMap<Sysctl, String>, observed: &Observed) {
     let mut set = |sysctl: &Sysctl, value: &String, why| {
@@ -250,7 +186,7 @@ pub fn orphans(plan: &mut Plan, intent: &Intent, observed: &Observed, keep: impl
         let Some(mark) = link.mark.filter(|m| m.instance == intent.instance) else { continue };
         let known = match mark.kind {
             MarkKind::Bridge => intent.network(mark.id).is_some(),
-            MarkKind::Tap => intent.nic(mark.id).is_some(),
+            MarkKind::Tap | MarkKind::Macvlan => intent.nic(mark.id).is_some(),
         };
         if !known && !keep(mark) {
             plan.push(Op::Doom(link.index), None, "it belongs to nothing any more");
@@ -268,10 +204,4 @@ pub fn all_rules(plan: &mut Plan, intent: &Intent, observed: &Observed, scope: n
         plan.push(Op::Nft(change), None, "the packet rules of all networks");
     }
     Ok(())
-}
-
-/// Whether a NIC's tap is in some bridge that lives.
-pub fn is_plugged(observed: &Observed, nic: Uuid) -> bool {
-    let controller = observed.link_marked(MarkKind::Tap, nic).and_then(|l| l.controller);
-    controller.and_then(|c| observed.link(c)).is_some_and(|l| !l.is_doomed())
 }

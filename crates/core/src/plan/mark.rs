@@ -19,6 +19,22 @@ pub enum MarkKind {
     Bridge,
     /// The tap of the NIC with that id.
     Tap,
+    /// The macvlan of the NIC with that id.
+    Macvlan,
+}
+
+impl MarkKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Bridge, Self::Tap, Self::Macvlan];
+
+    /// The word in a mark.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Tap => "tap",
+            Self::Macvlan => "macvlan",
+        }
+    }
 }
 
 /// `patchcord:INSTANCE:KIND:UUID`, the link alias of what we made.
@@ -34,11 +50,7 @@ pub struct Mark {
 
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.kind {
-            MarkKind::Bridge => "bridge",
-            MarkKind::Tap => "tap",
-        };
-        write!(f, "patchcord:{}:{kind}:{}", self.instance, self.id)
+        write!(f, "patchcord:{}:{}:{}", self.instance, self.kind.as_str(), self.id)
     }
 }
 
@@ -53,11 +65,8 @@ impl FromStr for Mark {
         }
         let mut uuid = || parts.next().and_then(|p| Uuid::try_parse(p).ok()).ok_or(());
         let instance = uuid()?;
-        let kind = match parts.next() {
-            Some("bridge") => MarkKind::Bridge,
-            Some("tap") => MarkKind::Tap,
-            _ => return Err(()),
-        };
+        let word = parts.next().ok_or(())?;
+        let kind = MarkKind::ALL.into_iter().find(|kind| kind.as_str() == word).ok_or(())?;
         let id = parts.next().and_then(|p| Uuid::try_parse(p).ok()).ok_or(())?;
         if parts.next().is_some() { Err(()) } else { Ok(Self { instance, kind, id }) }
     }
@@ -70,7 +79,10 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_nothing_else() {
         let mark = Mark { instance: Uuid::from_u128(1), kind: MarkKind::Tap, id: Uuid::from_u128(2) };
-        assert_eq!(mark.to_string().parse(), Ok(mark));
+        for kind in MarkKind::ALL {
+            let mark = Mark { kind, ..mark };
+            assert_eq!(mark.to_string().parse(), Ok(mark));
+        }
         for other in ["", "patchcord", "uplink of rack 4", "patchcord:x:tap:y", &format!("{mark}:more")] {
             assert_eq!(other.parse::<Mark>(), Err(()), "{other}");
         }

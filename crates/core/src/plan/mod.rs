@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `observed` | what is |
 //! | `desired` | what should be, of one network or NIC |
-//! | `diff` | the steps from one to the other |
+//! | `diff`, `plug` | the steps from one to the other; `plug` for a NIC |
 //! | `step` | steps, plans and how they went |
 //! | `absorb` | what a step changes about what is |
 //! | `mark` | how what we make is told from what others made |
@@ -17,10 +17,13 @@ pub mod dnsmasq;
 mod mark;
 pub mod nft;
 mod observed;
+pub mod plug;
 mod step;
 pub mod subnet;
 
 pub use desired::{Plug, Unplugged};
 pub use mark::{ADDRESS_PROTOCOL, GROUP_DOOMED, GROUP_LIVE, Mark, MarkKind, ROUTE_PROTOCOL};
 pub use observed::{BridgeState, Change, Index, Link, LinkKind, Observed, PortFlags, Route, Service, Sysctl};
-pub use step::{BridgeSpec, Handover, LinkChange, LinkRef, Op, Outcome, Plan, RouteSpec, Step, StepFailure, TapSpec};
+pub use step::{
+    BridgeSpec, Handover, LinkChange, LinkRef, MacvlanSpec, Op, Outcome, Plan, RouteSpec, Step, StepFailure, TapSpec,
+};

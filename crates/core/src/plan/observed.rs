@@ -3,7 +3,7 @@
 use super::dnsmasq::Lease;
 use super::mark::{GROUP_DOOMED, Mark, MarkKind};
 use super::nft::{ObservedTable, foreign::ForeignFirewall};
-use crate::model::MacAddr;
+use crate::model::{DirectMode, MacAddr};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -70,6 +70,14 @@ pub struct Link {
     pub up: bool,
     /// The bridge or bond it is in.
     pub controller: Option<Index>,
+    /// The link below, which a macvlan or macvtap sits on.
+    pub lower: Option<Index>,
+    /// A macvlan's or macvtap's mode.
+    pub mode: Option<DirectMode>,
+    /// Receives all multicast frames.
+    pub all_multicast: bool,
+    /// Whether it has a carrier, so that frames can leave by it. Ours always have, to us.
+    pub carrier: bool,
     /// Our mark, if it carries one.
     pub mark: Option<Mark>,
     /// Its link group.
@@ -84,6 +92,11 @@ impl Link {
     /// Whether it is about to be deleted, and so counts as gone.
     pub const fn is_doomed(&self) -> bool {
         self.group == GROUP_DOOMED
+    }
+
+    /// Whether it sits on another link as a macvlan does.
+    pub const fn is_macvlan(&self) -> bool {
+        matches!(self.kind, LinkKind::Macvlan | LinkKind::Macvtap)
     }
 }
 
@@ -157,12 +170,16 @@ pub struct Service {
 pub struct Observed {
     links: BTreeMap<Index, Link>,
     by_name: HashMap<String, Index>,
-    by_mark: HashMap<(MarkKind, Uuid), Index>,
+    by_mark: BTreeSet<(MarkKind, Uuid, Index)>,
+    /// Each link with macvlans or macvtaps on it, and those.
+    uppers: BTreeSet<(Index, Index)>,
     addresses: BTreeMap<Index, BTreeSet<IpNet>>,
     routes: BTreeSet<Route>,
     ports: HashMap<Index, usize>,
     /// Static entries that we wrote into bridges' forwarding tables: the port and the address behind it.
     pub forwarding: BTreeSet<(Index, MacAddr)>,
+    /// Links of ours that hand what comes in at them to another link, and that one; none when it is gone.
+    pub redirects: BTreeMap<Index, Option<Index>>,
     /// Our packet rules.
     pub nft: ObservedTable,
     /// Settings that were read. What is missing was never read.
@@ -190,9 +207,21 @@ impl Observed {
         self.links.get(self.by_name.get(name)?)
     }
 
-    /// The living link that carries that mark.
+    /// The living link that carries that mark; the newest where there are several.
     pub fn link_marked(&self, kind: MarkKind, id: Uuid) -> Option<&Link> {
-        self.links.get(self.by_mark.get(&(kind, id))?)
+        self.links_marked(kind, id).next_back()
+    }
+
+    /// All living links that carry that mark: more than one while a NIC moves from one device to another.
+    pub fn links_marked(&self, kind: MarkKind, id: Uuid) -> impl DoubleEndedIterator<Item = &Link> {
+        let marked = self.by_mark.range((kind, id, Index(0))..=(kind, id, Index(u32::MAX)));
+        marked.filter_map(|(.., index)| self.links.get(index))
+    }
+
+    /// The macvlans and macvtaps on a link, whoever made them, those included that are about to be deleted.
+    pub fn macvlans_on(&self, lower: Index) -> impl Iterator<Item = &Link> {
+        let on = self.uppers.range((lower, Index(0))..=(lower, Index(u32::MAX)));
+        on.filter_map(|(_, upper)| self.links.get(upper))
     }
 
     /// All links.
@@ -232,10 +261,14 @@ impl Observed {
             if let Some(ports) = old.controller.and_then(|c| self.ports.get_mut(&c)) {
                 *ports = ports.saturating_sub(1);
             }
-            if let Some(mark) = old.mark
-                && self.by_mark.get(&(mark.kind, mark.id)) == Some(&index)
-            {
-                self.by_mark.remove(&(mark.kind, mark.id));
+            if let Some(mark) = old.mark {
+                self.by_mark.remove(&(mark.kind, mark.id, index));
+            }
+            if let Some(lower) = old.lower.filter(|_| old.is_macvlan()) {
+                self.uppers.remove(&(lower, index));
+            }
+            if let (None, Some(mark)) = (&link, old.mark) {
+                self.forget_redirects(index, mark);
             }
         }
         let Some(link) = link else {
@@ -250,9 +283,26 @@ impl Observed {
         }
         self.by_name.insert(link.name.clone(), index);
         if let (Some(mark), false) = (link.mark, link.is_doomed()) {
-            self.by_mark.insert((mark.kind, mark.id), index);
+            self.by_mark.insert((mark.kind, mark.id, index));
+        }
+        if let Some(lower) = link.lower.filter(|_| link.is_macvlan()) {
+            self.uppers.insert((lower, index));
         }
         self.links.insert(index, link);
+    }
+
+    /// What a link hands on goes with the link, and what is handed to it leads nowhere: the two ends of a cord belong to
+    /// one NIC.
+    fn forget_redirects(&mut self, index: Index, mark: Mark) {
+        self.redirects.remove(&index);
+        for kind in [MarkKind::Tap, MarkKind::Macvlan] {
+            let ends: Vec<Index> = self.links_marked(kind, mark.id).map(|l| l.index).collect();
+            for end in ends {
+                if let Some(to) = self.redirects.get_mut(&end).filter(|to| **to == Some(index)) {
+                    *to = None;
+                }
+            }
+        }
     }
 
     /// A port's static entries go when it leaves its bridge.
@@ -296,6 +346,8 @@ pub enum Change {
     Link(Index, Option<Link>),
     /// A link's addresses were read again.
     Addresses(Index, BTreeSet<IpNet>),
+    /// What a link of ours hands what comes in at it to was read again; `None` when it hands on nothing.
+    Redirect(Index, Option<Option<Index>>),
     /// The main routing table was read again.
     Routes(BTreeSet<Route>),
     /// Our table was read again; who changed it last, when known.

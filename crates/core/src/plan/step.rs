@@ -3,7 +3,7 @@
 use super::mark::Mark;
 use super::nft;
 use super::observed::{BridgeState, Index, PortFlags, Route, Sysctl};
-use crate::model::{LinkName, MacAddr};
+use crate::model::{DirectMode, LinkName, MacAddr};
 use ipnet::IpNet;
 use std::fmt;
 
@@ -45,6 +45,23 @@ pub struct TapSpec {
     pub handover: Handover,
 }
 
+/// A macvlan to be made: the far end of a cord.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MacvlanSpec {
+    /// Its name.
+    pub name: LinkName,
+    /// Its mark.
+    pub mark: Mark,
+    /// The device it sits on.
+    pub lower: Index,
+    /// How it exchanges frames with its siblings.
+    pub mode: DirectMode,
+    /// Its address, which is the guest's. In passthrough mode the device takes it on until the macvlan goes.
+    pub mac: MacAddr,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+}
+
 /// A bridge to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BridgeSpec {
@@ -71,6 +88,8 @@ pub struct LinkChange {
     pub mac: Option<MacAddr>,
     /// The bridge it is to be a port of, or none.
     pub controller: Option<Option<LinkRef>>,
+    /// Whether it receives all multicast frames.
+    pub all_multicast: Option<bool>,
 }
 
 /// One action on the host. Names kernel objects, never commands.
@@ -80,6 +99,16 @@ pub enum Op {
     MakeBridge(BridgeSpec),
     /// Makes a tap, down, with our mark, never taking part in IPv6 itself.
     MakeTap(TapSpec),
+    /// Makes a macvlan, down, with our mark, receiving all multicast frames and never taking part in IPv6 itself.
+    MakeMacvlan(MacvlanSpec),
+    /// Changes a macvlan's mode in place, which the kernel does between all modes but passthrough.
+    SetMode(LinkRef, DirectMode),
+    /// Hands what comes in at a link of ours to another, in place of what it was handed to.
+    Redirect(LinkRef, LinkRef),
+    /// Hands on no longer what comes in at a link of ours.
+    EndRedirect(LinkRef),
+    /// Deletes a link of ours at once, which takes the kernel 15 to 30 ms: for what can't be there beside the next step.
+    Delete(Index),
     /// Changes a link.
     SetLink(LinkRef, LinkChange),
     /// Changes a bridge's settings.
@@ -208,8 +237,28 @@ impl fmt::Display for Op {
                     Handover::Name { uid: None } => Ok(()),
                 }
             }
+            Self::MakeMacvlan(m) => write!(
+                f,
+                "ip link add {} link {} address {} mtu {} type macvlan mode {}",
+                m.name,
+                LinkRef::Index(m.lower),
+                m.mac,
+                m.mtu,
+                kernel_mode(m.mode)
+            ),
+            Self::SetMode(link, mode) => write!(f, "ip link set {link} type macvlan mode {}", kernel_mode(*mode)),
+            Self::Redirect(link, to) => write!(
+                f,
+                "tc filter replace dev {link} ingress protocol all u32 match u32 0 0 \
+                 action mirred egress redirect dev {to}"
+            ),
+            Self::EndRedirect(link) => write!(f, "tc filter del dev {link} ingress"),
+            Self::Delete(index) => write!(f, "ip link del {}", LinkRef::Index(*index)),
             Self::SetLink(link, c) => {
                 write!(f, "ip link set {link}")?;
+                if let Some(all) = c.all_multicast {
+                    write!(f, " allmulticast {}", on(all))?;
+                }
                 if let Some(mtu) = c.mtu {
                     write!(f, " mtu {mtu}")?;
                 }
@@ -254,6 +303,14 @@ impl fmt::Display for Op {
             Self::SetSysctl(key, value) => write!(f, "sysctl {}={value}", key.name()),
             Self::Announce(link, mac) => write!(f, "announce {mac} on {link}"),
         }
+    }
+}
+
+/// The kernel writes `passthru`.
+const fn kernel_mode(mode: DirectMode) -> &'static str {
+    match mode {
+        DirectMode::Passthrough => "passthru",
+        other => other.as_str(),
     }
 }
 

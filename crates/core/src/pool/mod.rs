@@ -39,12 +39,18 @@ pub enum Access {
 }
 
 /// Why a device can't be used now, whoever holds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unusable {
     /// It is not there.
     Absent,
     /// It has no carrier, and such devices are to be passed over.
     NoCarrier,
+    /// It is a port of that bridge or bond, which takes all its frames.
+    PortOf(String),
+    /// Others made that macvlan on it, and it is wanted exclusively.
+    Carries(String),
+    /// Others made that macvlan on it, in passthrough mode.
+    TakenBy(String),
 }
 
 /// Who uses a device, and how.
@@ -85,12 +91,7 @@ impl State {
     /// Whether `holder` may hold it so, given who else does.
     fn admits(&self, holder: Uuid, access: Access) -> bool {
         let alone = self.holders.iter().all(|h| *h == holder);
-        alone
-            || match access {
-                Access::Shared => !self.exclusive,
-                // Those who share an exclusive device have been joined.
-                Access::Exclusive => self.exclusive && self.holders.contains(&holder),
-            }
+        alone || (access == Access::Shared && !self.exclusive)
     }
 }
 
@@ -133,28 +134,25 @@ impl Pool {
         }
     }
 
-    /// Gives `holder` a device from a list: the one that it holds already, if there is such; else, exclusively, the
-    /// first that nobody holds; else that which the fewest hold on the whole host, and the first of several.
-    /// Devices that are not `usable` are passed over.
+    /// The device of a list that `holder` is to get: the one that it holds already, if there is such; else, exclusively,
+    /// the first that nobody holds; else that which the fewest hold on the whole host, and the first of several.
+    /// Devices that are not `usable` are passed over. It is not held yet.
     ///
     /// # Errors
     /// Says of each device of the list why not.
-    pub fn allocate(
-        &mut self,
+    pub fn choose(
+        &self,
         list: Uuid,
         holder: Uuid,
         access: Access,
         usable: impl Fn(&Device) -> Result<(), Unusable>,
     ) -> Result<Device, Refusal> {
-        let free = self.next(list, holder, access, &usable).cloned();
-        let Some(device) = free else {
+        let next = self.next(list, holder, access, &usable).cloned();
+        next.ok_or_else(|| {
             let devices = self.lists.get(&list).map(|l| &l.devices[..]).unwrap_or_default();
-            return Err(Refusal::new(
-                devices.iter().map(|d| (d, usable(d).err().map_or_else(|| self.reason(d, holder), Reason::Unusable))),
-            ));
-        };
-        self.hold(holder, &device, access);
-        Ok(device)
+            let reason = |d| usable(d).err().map_or_else(|| self.reason(d, holder), Reason::Unusable);
+            Refusal::new(devices.iter().map(|d| (d, reason(d))))
+        })
     }
 
     fn next(
@@ -175,26 +173,33 @@ impl Pool {
         fits.filter_map(|(_, place)| devices.get(*place)).find(|d| usable(d).is_ok())
     }
 
-    /// Gives `holder` this very device, in a list or not: what a NIC of `type='direct'` names, or what a living NIC has
-    /// already. Whether the device is there is for the caller to know.
+    /// Whether `holder` may have this very device, in a list or not: what a NIC of `type='direct'` names.
     ///
     /// # Errors
-    /// Says who holds it.
-    pub fn take(&mut self, holder: Uuid, device: &Device, access: Access) -> Result<(), Refusal> {
-        if self.devices.get(device).is_some_and(|state| !state.admits(holder, access)) {
-            return Err(Refusal::new([(device, self.reason(device, holder))]));
+    /// Says why not: it can't be used, or who holds it.
+    pub fn may_take(
+        &self,
+        holder: Uuid,
+        device: &Device,
+        access: Access,
+        usable: impl Fn(&Device) -> Result<(), Unusable>,
+    ) -> Result<(), Refusal> {
+        let refuse = |reason| Err(Refusal::new([(device, reason)]));
+        match usable(device) {
+            Err(why) => refuse(Reason::Unusable(why)),
+            Ok(()) if self.devices.get(device).is_none_or(|state| state.admits(holder, access)) => Ok(()),
+            Ok(()) => refuse(self.reason(device, holder)),
         }
-        self.hold(holder, device, access);
-        Ok(())
     }
 
-    /// Gives `holder` all that `other` holds, exclusive or not: both stand for one NIC, as when libvirt's QEMU driver
-    /// asks for a second port to update the first.
-    pub fn join(&mut self, holder: Uuid, other: Uuid) {
-        for device in self.held.get(&other).cloned().unwrap_or_default() {
-            let exclusive = self.devices.get(&device).is_some_and(|state| state.exclusive);
-            self.hold(holder, &device, if exclusive { Access::Exclusive } else { Access::Shared });
-        }
+    /// Gives `holder` a device: one that was [chosen](Self::choose), or that a NIC which lives has already.
+    pub fn hold(&mut self, holder: Uuid, device: &Device, access: Access) {
+        self.held.entry(holder).or_default().insert(device.clone());
+        self.devices.entry(device.clone()).or_default();
+        self.change(device, |state| {
+            state.holders.insert(holder);
+            state.exclusive = access == Access::Exclusive;
+        });
     }
 
     /// Takes back all that `holder` holds.
@@ -204,20 +209,19 @@ impl Pool {
         }
     }
 
-    /// Takes back one device: what a NIC has left that was moved to another.
-    pub fn release_device(&mut self, holder: Uuid, device: &Device) {
-        let Some(held) = self.held.get_mut(&holder) else { return };
-        if held.remove(device) {
-            if held.is_empty() {
-                self.held.remove(&holder);
-            }
-            self.let_go(holder, device);
-        }
-    }
-
     /// What `holder` holds.
     pub fn held_by(&self, holder: Uuid) -> impl Iterator<Item = &Device> {
         self.held.get(&holder).into_iter().flatten()
+    }
+
+    /// Those who hold a device.
+    pub fn holders(&self, device: &Device) -> impl Iterator<Item = Uuid> {
+        self.devices.get(device).into_iter().flat_map(|state| &state.holders).copied()
+    }
+
+    /// The lists that a device is in.
+    pub fn lists(&self, device: &Device) -> impl Iterator<Item = Uuid> {
+        self.devices.get(device).into_iter().flat_map(|state| state.lists.keys()).copied()
     }
 
     /// All devices that are listed or held, in order of their names.
@@ -228,15 +232,6 @@ impl Pool {
             holders: state.holders.iter().copied().collect(),
             exclusive: state.exclusive,
         })
-    }
-
-    fn hold(&mut self, holder: Uuid, device: &Device, access: Access) {
-        self.held.entry(holder).or_default().insert(device.clone());
-        self.devices.entry(device.clone()).or_default();
-        self.change(device, |state| {
-            state.holders.insert(holder);
-            state.exclusive = access == Access::Exclusive;
-        });
     }
 
     fn let_go(&mut self, holder: Uuid, device: &Device) {

@@ -61,6 +61,12 @@ impl Refusal {
         refusal
     }
 
+    /// Whether devices are missing, and none is in the way of others.
+    pub fn is_absence(&self) -> bool {
+        let absent = |reason: &Reason| matches!(reason, Reason::Unusable(Unusable::Absent | Unusable::NoCarrier));
+        !self.in_use && self.reasons.iter().all(|(_, reason)| absent(reason))
+    }
+
     /// The error that users see: `InUse` if somebody holds a device, `NoDevice` if all are out of use, or there are none.
     /// `name` says what users call a holder.
     pub fn into_error(self, object: impl Into<String>, name: impl Fn(Uuid) -> String) -> Error {
@@ -70,6 +76,15 @@ impl Refusal {
             match reason {
                 Reason::Unusable(Unusable::Absent) => cause += "is not there",
                 Reason::Unusable(Unusable::NoCarrier) => cause += "has no carrier",
+                Reason::Unusable(Unusable::PortOf(controller)) => {
+                    let _ = write!(cause, "is a port of {controller}, which takes all its frames");
+                }
+                Reason::Unusable(Unusable::Carries(macvlan)) => {
+                    let _ = write!(cause, "carries {macvlan}, which is not ours, and is wanted exclusively");
+                }
+                Reason::Unusable(Unusable::TakenBy(macvlan)) => {
+                    let _ = write!(cause, "is taken by {macvlan}, which is not ours, in passthrough mode");
+                }
                 Reason::Held { holders, more, exclusive } => {
                     let mut names: Vec<_> = holders.iter().map(|holder| name(*holder)).collect();
                     if *more > 0 {

@@ -25,6 +25,28 @@ fn vf(function: u8) -> Device {
 const RED: Uuid = Uuid::from_u128(1001);
 const BLUE: Uuid = Uuid::from_u128(1002);
 
+impl Pool {
+    /// Chooses, and holds what was chosen.
+    fn allocate(
+        &mut self,
+        list: Uuid,
+        holder: Uuid,
+        access: Access,
+        usable: impl Fn(&Device) -> Result<(), Unusable>,
+    ) -> Result<Device, Refusal> {
+        let device = self.choose(list, holder, access, usable)?;
+        self.hold(holder, &device, access);
+        Ok(device)
+    }
+
+    /// Holds this very device, if that may be.
+    fn take(&mut self, holder: Uuid, device: &Device, access: Access) -> Result<(), Refusal> {
+        self.may_take(holder, device, access, anything)?;
+        self.hold(holder, device, access);
+        Ok(())
+    }
+}
+
 fn anything(_: &Device) -> Result<(), Unusable> {
     Ok(())
 }
@@ -137,8 +159,6 @@ fn whoever_holds_one_keeps_it() {
     // A move: the old one is held until it is given back.
     assert_eq!(pool.allocate(BLUE, id(1), Exclusive, anything), Ok(eth(2)));
     assert_eq!(pool.held_by(id(1)).collect::<Vec<_>>(), [&eth(0), &eth(2)]);
-    pool.release_device(id(1), &eth(0));
-    assert_eq!(pool.held_by(id(1)).collect::<Vec<_>>(), [&eth(2)]);
     // Nor does a device that became unusable keep its holder.
     assert_eq!(
         pool.allocate(RED, id(2), Shared, |d| if *d == eth(1) { Err(Unusable::Absent) } else { Ok(()) }),
@@ -146,22 +166,6 @@ fn whoever_holds_one_keeps_it() {
     );
     pool.release(id(2));
     assert_eq!(pool.held_by(id(2)).next(), None);
-}
-
-#[test]
-fn two_ports_of_one_nic() {
-    let mut pool = pool(&[eth(0)], &[]);
-    pool.allocate(RED, id(1), Exclusive, anything).unwrap();
-    pool.join(id(2), id(1));
-    assert_eq!(pool.take(id(2), &eth(0), Exclusive), Ok(()));
-    pool.release(id(1));
-    // Exclusive still, until the last one is gone.
-    assert!(pool.allocate(RED, id(3), Shared, anything).is_err());
-    pool.release(id(2));
-    assert_eq!(pool.allocate(RED, id(3), Shared, anything), Ok(eth(0)));
-    // Nobody joins whoever holds nothing.
-    pool.join(id(5), id(4));
-    assert_eq!(pool.held_by(id(5)).next(), None);
 }
 
 #[test]
@@ -310,9 +314,7 @@ enum Op {
     Unregister(u128),
     Allocate(u128, u128, bool),
     Take(u128, usize, bool),
-    Join(u128, u128),
     Release(u128),
-    ReleaseDevice(u128, usize),
     /// Comes or goes.
     Toggle(usize),
 }
@@ -332,9 +334,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => list().prop_map(Op::Unregister),
         12 => (list(), holder(), any::<bool>()).prop_map(|(l, h, x)| Op::Allocate(l, h, x)),
         3 => (holder(), 0..DEVICES, any::<bool>()).prop_map(|(h, d, x)| Op::Take(h, d, x)),
-        1 => (holder(), holder()).prop_map(|(a, b)| Op::Join(a, b)),
         5 => holder().prop_map(Op::Release),
-        2 => (holder(), 0..DEVICES).prop_map(|(h, d)| Op::ReleaseDevice(h, d)),
         2 => (0..DEVICES).prop_map(Op::Toggle),
     ]
 }
@@ -405,21 +405,9 @@ proptest! {
                         naive.hold(&device(n), id(holder), exclusive);
                     }
                 }
-                Op::Join(holder, other) => {
-                    pool.join(id(holder), id(other));
-                    for n in 0..DEVICES {
-                        if naive.holders(&device(n)).contains(&id(other)) {
-                            naive.hold(&device(n), id(holder), naive.exclusive.contains(&device(n)));
-                        }
-                    }
-                }
                 Op::Release(holder) => {
                     pool.release(id(holder));
                     naive.release(id(holder), None);
-                }
-                Op::ReleaseDevice(holder, n) => {
-                    pool.release_device(id(holder), &device(n));
-                    naive.release(id(holder), Some(&device(n)));
                 }
                 Op::Toggle(n) => {
                     if !absent.remove(&device(n)) {

@@ -2,8 +2,9 @@
 
 use super::Host;
 use crate::engine::RecordKey;
-use crate::plan::{MarkKind, Plug, Sysctl, desired, diff, dnsmasq, nft};
+use crate::plan::{Link, MacvlanSpec, MarkKind, Plug, Sysctl, desired, diff, dnsmasq, nft, plug};
 use std::collections::BTreeSet;
+use uuid::Uuid;
 
 impl Host {
     /// Everything that is not as it should be, for people. Empty on a host that has come to rest.
@@ -39,13 +40,21 @@ impl Host {
             expected.insert((MarkKind::Tap, nic.id));
             let desired = desired::nic(intent, kernel, nic.id);
             let mut plan = crate::plan::Plan::default();
-            diff::nic(&mut plan, nic.id, desired.as_ref(), kernel);
+            plug::nic(&mut plan, nic.id, desired.as_ref(), kernel);
             wrong.extend(plan.steps.iter().map(|s| format!("NIC {}: {}", nic.id, s.op)));
-            if let Some(Plug::Bridge { controller, .. }) = desired.map(|d| d.plug) {
-                let there = kernel.link_marked(MarkKind::Tap, nic.id).and_then(|l| l.controller);
-                if there != Some(controller) {
-                    wrong.push(format!("NIC {} is in {there:?}, not in {controller:?}", nic.id));
+            let tap = kernel.link_marked(MarkKind::Tap, nic.id);
+            match desired.map(|d| d.plug) {
+                Some(Plug::Bridge { controller, .. }) => {
+                    let there = tap.and_then(|l| l.controller);
+                    if there != Some(controller) {
+                        wrong.push(format!("NIC {} is in {there:?}, not in {controller:?}", nic.id));
+                    }
                 }
+                Some(Plug::Cord(spec)) => {
+                    expected.insert((MarkKind::Macvlan, nic.id));
+                    wrong.extend(self.check_cord(nic.id, tap, &spec));
+                }
+                Some(Plug::Nothing(_)) | None => {}
             }
             if !nic.confirmed {
                 wrong.push(format!("NIC {} was never confirmed", nic.id));
@@ -92,5 +101,19 @@ impl Host {
             }
         }
         wrong
+    }
+
+    /// Whether a NIC's tap and its one macvlan are joined in both directions.
+    fn check_cord(&self, nic: Uuid, tap: Option<&Link>, spec: &MacvlanSpec) -> Option<String> {
+        let kernel = &self.kernel;
+        let ends: Vec<&Link> = kernel.links_marked(MarkKind::Macvlan, nic).collect();
+        let ([end], Some(tap)) = (&ends[..], tap) else {
+            return Some(format!("NIC {nic} has {} macvlans, and a tap: {}", ends.len(), tap.is_some()));
+        };
+        let there = kernel.redirects.get(&tap.index) == Some(&Some(end.index));
+        let back = kernel.redirects.get(&end.index) == Some(&Some(tap.index));
+        let same = (end.lower, end.mode, end.mac) == (Some(spec.lower), Some(spec.mode), Some(spec.mac));
+        let whole = there && back && same && end.up && tap.up && tap.controller.is_none();
+        (!whole).then(|| format!("the cord of NIC {nic} is not whole: {tap:?} {end:?}"))
     }
 }

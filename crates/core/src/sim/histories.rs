@@ -2,11 +2,11 @@
 //! host comes to rest as it should be.
 
 use super::Host;
-use super::tests::{attach, host, nat, nic_on};
+use super::tests::{attach, host, nat, nic_on, on_devices};
 use crate::engine::{Command, Input};
 use crate::intent::Owner;
-use crate::model::{LinkState, Nic, NicSource};
-use crate::plan::{Change, Handover, MarkKind, Sysctl};
+use crate::model::{LinkState, Network, Nic, NicSource};
+use crate::plan::{Change, Handover, LinkKind, MarkKind, Sysctl};
 use crate::xml;
 use proptest::prelude::*;
 
@@ -32,6 +32,10 @@ enum Happening {
     BridgeDeleted(u8),
     TapPulled(u8),
     RulesFlushed,
+    /// A device of the host's comes or goes.
+    Device(u8),
+    /// Somebody takes a cord's filter or macvlan away.
+    CordCut(u8),
     DnsmasqKilled(u8),
     RefuseStep(u8),
     DiskFull(bool),
@@ -42,7 +46,7 @@ enum Happening {
 
 fn happening() -> impl Strategy<Value = Happening> {
     use Happening::*;
-    let network = 0u8..3;
+    let network = 0u8..5;
     let nic = any::<u8>();
     prop_oneof![
         1 => network.clone().prop_map(Define),
@@ -61,11 +65,13 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => network.clone().prop_map(BridgeDeleted),
         1 => nic.prop_map(TapPulled),
         1 => Just(RulesFlushed),
+        2 => (0u8..4).prop_map(Device),
+        1 => nic.prop_map(CordCut),
         1 => network.prop_map(DnsmasqKilled),
         1 => (0u8..10).prop_map(RefuseStep),
         1 => any::<bool>().prop_map(DiskFull),
         3 => (0u8..12).prop_map(Crash),
-        2 => Just(Rest),
+        4 => Just(Rest),
     ]
 }
 
@@ -73,10 +79,23 @@ fn name(network: u8) -> String {
     format!("net{network}")
 }
 
+/// Networks with a bridge, one on shared devices, and one that needs devices for itself; those share a device.
+fn network(n: u8) -> Box<Network> {
+    match n {
+        3 => on_devices(&name(n), "vepa", &["eth0", "eth1", "eth2"]),
+        4 => on_devices(&name(n), "passthrough", &["eth2", "eth3"]),
+        n => nat(&name(n), n),
+    }
+}
+
 /// The nth NIC there is, counted round.
 fn pick(host: &Host, n: u8) -> Option<uuid::Uuid> {
     let nics: Vec<_> = host.engine.intent().nics().map(|n| n.id).collect();
     (!nics.is_empty()).then(|| nics[usize::from(n) % nics.len()])
+}
+
+fn device() -> LinkKind {
+    LinkKind::Other("veth".into())
 }
 
 fn owner(n: u8) -> Owner {
@@ -88,8 +107,8 @@ fn happen(host: &mut Host, what: &Happening) {
         host.request(command);
     };
     match what {
-        Happening::Define(n) => request(host, Command::Define(nat(&name(*n), *n))),
-        Happening::Create(n) => request(host, Command::Create(nat(&name(*n), *n))),
+        Happening::Define(n) => request(host, Command::Define(network(*n))),
+        Happening::Create(n) => request(host, Command::Create(network(*n))),
         Happening::Start(n) => request(host, Command::Start(name(*n))),
         Happening::Stop(n) => request(host, Command::Stop(name(*n))),
         Happening::Undefine(n) => request(host, Command::Undefine(name(*n))),
@@ -108,7 +127,7 @@ fn happen(host: &mut Host, what: &Happening) {
         Happening::Modify(n, to) => {
             if let Some(id) = pick(host, *n) {
                 let nic = to.map_or(Nic::new(NicSource::None), |to| nic_on(&name(to)));
-                request(host, Command::Modify(id, Box::new(nic)));
+                request(host, Command::Modify(id, Box::new(nic), Default::default()));
             }
         }
         Happening::Link(n, up) => {
@@ -139,6 +158,25 @@ fn happen(host: &mut Host, what: &Happening) {
             host.kernel.nft = Default::default();
             host.see_everything();
         }
+        Happening::Device(n) => {
+            let name = format!("eth{n}");
+            match host.kernel.link_named(&name).map(|l| l.index) {
+                Some(index) => host.remove_link(index),
+                None => drop(host.add_link(&name, device())),
+            }
+            host.see_everything();
+        }
+        Happening::CordCut(n) => {
+            let end = pick(host, *n).and_then(|id| host.kernel.link_marked(MarkKind::Macvlan, id).map(|l| l.index));
+            if let Some(end) = end {
+                if n % 2 == 0 {
+                    host.kernel.redirects.remove(&end);
+                } else {
+                    host.remove_link(end);
+                }
+                host.see_everything();
+            }
+        }
         Happening::DnsmasqKilled(n) => {
             let uuid = host.kernel.services.keys().nth(usize::from(*n)).copied();
             if let Some(uuid) = uuid {
@@ -162,9 +200,19 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_history_converges(history in proptest::collection::vec(happening(), 1..40)) {
+    fn every_history_converges(running in any::<u8>(), history in proptest::collection::vec(happening(), 1..40)) {
         let mut host = host();
+        for n in 0..4 {
+            host.add_link(&format!("eth{n}"), device());
+        }
+        host.see_everything();
         host.processes.extend((0..3).map(owner));
+        // Most histories begin on a host that is in use.
+        for n in (0..5u8).filter(|n| running & (1 << n) != 0) {
+            host.request(Command::Create(network(n)));
+            host.request(attach("guest", nic_on(&name(n))));
+        }
+        host.settle();
         for what in &history {
             happen(&mut host, what);
         }
@@ -183,7 +231,7 @@ proptest! {
         host.reap();
         prop_assert_eq!(host.check(), Vec::<String>::new());
         // When all is stopped, nothing is left and the host's settings are as they were.
-        for n in 0..3 {
+        for n in 0..5 {
             let _ = host.ask(Command::Stop(name(n)));
         }
         let nics: Vec<_> = host.engine.intent().nics().map(|n| n.id).collect();
@@ -191,7 +239,10 @@ proptest! {
             prop_assert!(host.ask(Command::Detach(id)).is_ok());
         }
         host.reap();
-        prop_assert_eq!(host.kernel.links().count(), 0);
+        let left: Vec<_> = host.kernel.links().filter(|l| !l.name.starts_with("eth")).collect();
+        prop_assert!(left.is_empty(), "{:?}", left);
+        prop_assert!(host.kernel.redirects.is_empty());
+        prop_assert_eq!(host.engine.intent().pool().usage().count(), 0);
         prop_assert_eq!(&host.kernel.nft, &Default::default());
         prop_assert!(host.kernel.services.is_empty());
         prop_assert_eq!(&host.kernel.sysctls[&Sysctl::Ipv4Forward], "0");

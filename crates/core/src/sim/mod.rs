@@ -5,6 +5,8 @@
 
 mod check;
 #[cfg(test)]
+mod devices;
+#[cfg(test)]
 mod histories;
 mod rules;
 #[cfg(test)]
@@ -14,12 +16,15 @@ use crate::engine::{
     Config, Effect, Engine, Event, Input, Job, JobOutcome, Now, Record, RecordKey, RequestId, Startup,
 };
 use crate::intent::Owner;
+use crate::model::DirectMode;
 use crate::plan::nft;
 use crate::plan::{
-    Change, Handover, Index, LinkRef, MarkKind, Observed, Op, Outcome, Plan, Service, StepFailure, Sysctl,
+    Change, Handover, Index, Link, LinkKind, LinkRef, MacvlanSpec, MarkKind, Observed, Op, Outcome, Plan, Service,
+    StepFailure, Sysctl,
 };
 use crate::{Error, Result, engine::Answer, engine::Command};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// The host and the daemon on it.
@@ -33,6 +38,8 @@ pub struct Host {
     pub records: BTreeMap<RecordKey, String>,
     /// Answers that clients got.
     pub replies: BTreeMap<RequestId, Result<Answer>>,
+    /// The last plan that was carried out.
+    pub last_plan: Arc<Plan>,
     /// Events that watchers got.
     pub events: Vec<Event>,
     /// Processes that live.
@@ -71,6 +78,7 @@ impl Host {
             kernel,
             records: BTreeMap::new(),
             replies: BTreeMap::new(),
+            last_plan: Arc::default(),
             events: Vec::new(),
             processes: BTreeSet::new(),
             held: BTreeSet::new(),
@@ -244,6 +252,7 @@ impl Host {
             }
             Effect::Apply(id, plan) => {
                 let outcome = self.apply(&plan);
+                self.last_plan = Arc::clone(&plan);
                 let failed = outcome.failed.is_some();
                 self.inputs.push_back(Input::Applied(id, outcome));
                 if failed && plan.steps.iter().any(|step| matches!(step.op, Op::Nft(_))) {
@@ -335,6 +344,10 @@ impl Host {
                         if let Some(undo) = &step.undo {
                             let _ = self.do_op(undo, &made);
                         }
+                        if let Op::Delete(index) = step.op {
+                            // What is gone for good is announced, as by the real host.
+                            self.inputs.push_back(Input::Observed(Change::Link(index, None)));
+                        }
                     }
                     let failed = StepFailure { step: number, cause, errno: None, left: Vec::new() };
                     return Outcome { made: Vec::new(), failed: Some(failed) };
@@ -348,6 +361,10 @@ impl Host {
         let name = match op {
             Op::MakeBridge(spec) => Some(spec.name.to_string()),
             Op::MakeTap(spec) => Some(spec.name.to_string()),
+            Op::MakeMacvlan(spec) => {
+                self.macvlan_refused(spec)?;
+                Some(spec.name.to_string())
+            }
             _ => None,
         };
         let mut index = None;
@@ -374,6 +391,46 @@ impl Host {
         Ok(index)
     }
 
+    /// What the kernel says to a new macvlan.
+    fn macvlan_refused(&self, spec: &MacvlanSpec) -> std::result::Result<(), String> {
+        let Some(lower) = self.kernel.link(spec.lower) else { return Err("ENODEV (no such device)".into()) };
+        if lower.controller.is_some() {
+            return Err(format!("EBUSY ({} is a port)", lower.name));
+        }
+        // What is doomed the real host deletes before it gives up.
+        let mut siblings = self.kernel.macvlans_on(spec.lower).filter(|l| !l.is_doomed());
+        let alone = spec.mode == DirectMode::Passthrough;
+        match siblings.find(|l| alone || l.mode == Some(DirectMode::Passthrough)) {
+            Some(sibling) => Err(format!("EINVAL ({} is there)", sibling.name)),
+            None => Ok(()),
+        }
+    }
+
+    /// A link that is not ours appears, up, which nothing announces yet.
+    pub fn add_link(&mut self, name: &str, kind: LinkKind) -> Index {
+        self.next_index += 1;
+        let index = Index(self.next_index);
+        let link = Link {
+            index,
+            name: name.into(),
+            kind,
+            mac: None,
+            mtu: 1500,
+            up: true,
+            controller: None,
+            lower: None,
+            mode: None,
+            all_multicast: false,
+            carrier: true,
+            mark: None,
+            group: 0,
+            bridge: None,
+            port: None,
+        };
+        self.kernel.set_link(index, Some(link));
+        index
+    }
+
     /// Deletes what is doomed, as the reaper does.
     pub fn reap(&mut self) {
         let doomed: Vec<Index> = self.kernel.links().filter(|l| l.is_doomed()).map(|l| l.index).collect();
@@ -390,6 +447,10 @@ impl Host {
             port.port = None;
             self.kernel.set_link(port.index, Some(port));
         }
+        let uppers: Vec<Index> = self.kernel.macvlans_on(index).map(|l| l.index).collect();
+        for upper in uppers {
+            self.kernel.set_link(upper, None);
+        }
         self.kernel.set_link(index, None);
     }
 }
@@ -400,7 +461,10 @@ fn link_of(op: &Op) -> Option<LinkRef> {
         Op::SetLink(l, _) | Op::SetBridge(l, _) | Op::SetPort(l, _) | Op::Announce(l, _) => *l,
         Op::AddAddress(l, _) | Op::RemoveAddress(l, _) | Op::AddRoute(l, _) | Op::RemoveRoute(l, _) => *l,
         Op::SetForwarding { port, .. } => *port,
+        Op::SetMode(l, _) | Op::Redirect(l, _) | Op::EndRedirect(l) => *l,
         Op::Doom(index) => LinkRef::Index(*index),
-        Op::MakeBridge(_) | Op::MakeTap(_) | Op::Nft(_) | Op::SetSysctl(..) => return None,
+        Op::MakeBridge(_) | Op::MakeTap(_) | Op::MakeMacvlan(_) | Op::Delete(_) | Op::Nft(_) | Op::SetSysctl(..) => {
+            return None;
+        }
     })
 }

@@ -12,6 +12,7 @@ pub(super) fn host() -> Host {
     Host::new(Config {
         instance: Uuid::from_u128(7),
         stamp: xml::Stamp { boot_id: "boot-1".into(), netns: 4026531840 },
+        needs_carrier: false,
         dnsmasq: dnsmasq::Settings {
             dir: "/var/lib/patchcord/dnsmasq".into(),
             run_dir: "/run/patchcord/dnsmasq".into(),
@@ -34,6 +35,12 @@ pub(super) fn nat(name: &str, subnet: u8) -> Box<Network> {
     ))
 }
 
+/// A network on devices of the host's.
+pub(super) fn on_devices(name: &str, mode: &str, devices: &[&str]) -> Box<Network> {
+    let devices: String = devices.iter().map(|d| format!("<interface dev='{d}'/>")).collect();
+    network(&format!("<network><name>{name}</name><forward mode='{mode}'>{devices}</forward></network>"))
+}
+
 pub(super) fn nic_on(name: &str) -> Nic {
     xml::read_nic(&format!("<interface type='network'><source network='{name}'/></interface>")).unwrap()
 }
@@ -46,18 +53,19 @@ pub(super) fn attach(guest: &str, nic: Nic) -> Command {
         owner: None,
         handover: Handover::Name { uid: None },
         uid: 0,
+        precedence: Default::default(),
         mac_unknown: false,
     }))
 }
 
-fn nic(body: Body) -> crate::engine::NicView {
+pub(super) fn nic(body: Body) -> crate::engine::NicView {
     match body {
         Body::Nic(nic) => *nic,
         other => panic!("{other:?} is no NIC"),
     }
 }
 
-fn at_rest(host: &mut Host) {
+pub(super) fn at_rest(host: &mut Host) {
     host.settle_with_clock();
     host.reap();
     assert_eq!(host.check(), Vec::<String>::new());
@@ -345,7 +353,7 @@ fn nobody_takes_the_address_of_another_users_guest_by_giving_its_name() {
     host.ask(twin(0, on_lab)).unwrap();
     assert_eq!(host.ask(twin(1000, on_lab)).unwrap_err().kind, ErrorKind::InUse);
     let parked = nic(host.ask(twin(1000, nowhere)).unwrap().body);
-    let moved = Command::Modify(parked.id, Box::new(nic_on("lab")));
+    let moved = Command::Modify(parked.id, Box::new(nic_on("lab")), Default::default());
     assert_eq!(host.ask(moved).unwrap_err().kind, ErrorKind::InUse);
     host.ask(twin(0, on_lab)).unwrap();
 }
@@ -353,20 +361,8 @@ fn nobody_takes_the_address_of_another_users_guest_by_giving_its_name() {
 #[test]
 fn a_nic_does_not_drag_a_host_bridges_mtu_down() {
     let mut host = host();
-    let bridge = crate::plan::Link {
-        index: crate::plan::Index(90),
-        name: "br0".into(),
-        kind: crate::plan::LinkKind::Bridge,
-        mac: None,
-        mtu: 1500,
-        up: true,
-        controller: None,
-        mark: None,
-        group: 0,
-        bridge: None,
-        port: None,
-    };
-    host.kernel.set_link(bridge.index, Some(bridge.clone()));
+    let bridge = host.add_link("br0", crate::plan::LinkKind::Bridge);
+    let bridge = host.kernel.link(bridge).cloned().unwrap();
     host.tell(Input::Observed(Change::Link(bridge.index, Some(bridge))));
     host.settle();
     let with_mtu = |mtu: u32| {
@@ -393,25 +389,12 @@ fn a_tap_gets_its_networks_mtu_back() {
 
 #[test]
 fn a_bridge_that_was_made_just_now_is_looked_for_before_a_nic_is_refused() {
-    use crate::plan::{GROUP_LIVE, Index, Link, LinkKind};
+    use crate::plan::LinkKind;
     let mut host = host();
     host.settle();
     let nic = xml::read_nic("<interface type='bridge'><source bridge='br0'/></interface>").unwrap();
     assert_eq!(host.ask(attach("web", nic.clone())).unwrap_err().kind, ErrorKind::NoDevice);
     // The kernel's announcement is still on its way.
-    let bridge = Link {
-        index: Index(99),
-        name: "br0".into(),
-        kind: LinkKind::Bridge,
-        mac: None,
-        mtu: 1500,
-        up: true,
-        controller: None,
-        mark: None,
-        group: GROUP_LIVE,
-        bridge: None,
-        port: None,
-    };
-    host.kernel.set_link(Index(99), Some(bridge));
+    host.add_link("br0", LinkKind::Bridge);
     host.ask(attach("web", nic)).unwrap();
 }

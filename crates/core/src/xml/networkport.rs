@@ -2,7 +2,6 @@
 
 use super::{
     network::MAC_TABLE_MANAGERS,
-    nic::MODES,
     parts::{
         link_name, parse_unicast_mac, read_bandwidth, read_name, read_pci, read_uuid, read_virtualport, read_vlan,
         write_bandwidth, write_pci, write_virtualport, write_vlan,
@@ -11,7 +10,7 @@ use super::{
     writer::Writer,
 };
 use crate::Result;
-use crate::model::{LinkName, MacTableManager, NetworkPort, Plug};
+use crate::model::{DirectMode, LinkName, MacTableManager, NetworkPort, Plug};
 
 /// Reads a port.
 pub fn read_networkport(text: &str, mode: Mode) -> Result<NetworkPort> {
@@ -65,7 +64,7 @@ fn read_plug(c: &Cursor<'_, '_>) -> Result<Plug> {
             let (bridge, mac_table_manager) = bridge()?;
             Plug::Bridge { bridge, mac_table_manager }
         }
-        "direct" => Plug::Direct { dev: c.required("dev", link_name)?, mode: c.choice("mode", MODES)? },
+        "direct" => Plug::Direct { dev: c.required("dev", link_name)?, mode: c.choice("mode", DirectMode::WORDS)? },
         "hostdev-pci" => Plug::Hostdev {
             managed: c.yes_no("managed")?,
             driver: c.child("driver").map(|d| d.string("name")).transpose()?.flatten(),
@@ -123,7 +122,7 @@ fn write_plug(w: &mut Writer, plug: &Plug) {
             tag.opt("macTableManager", manager(mac_table_manager)).close();
         }
         Plug::Direct { dev, mode } => {
-            let mode = mode.and_then(|m| MODES.iter().find(|(_, known)| *known == m)).map(|(word, _)| *word);
+            let mode = mode.map(DirectMode::as_str);
             tag.attr("type", "direct").attr("dev", dev).opt("mode", mode).close();
         }
         Plug::Hostdev { managed, driver, address } => {

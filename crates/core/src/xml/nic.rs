@@ -30,13 +30,6 @@ const REFUSED: &[(&str, &str)] = &[
     ("actual", "what a NIC resolved to is this daemon's to say; remove it"),
 ];
 
-pub(crate) const MODES: &[(&str, DirectMode)] = &[
-    ("vepa", DirectMode::Vepa),
-    ("bridge", DirectMode::Bridge),
-    ("private", DirectMode::Private),
-    ("passthrough", DirectMode::Passthrough),
-];
-
 /// What a running NIC resolved to, for printing it live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveSource<'a> {
@@ -146,7 +139,7 @@ fn read_source(c: &Cursor<'_, '_>, nic: &mut Nic) -> Result<()> {
         "bridge" => NicSource::Bridge { bridge: needed("bridge")?.required("bridge", link_name)? },
         "direct" => {
             let s = needed("dev")?;
-            NicSource::Direct { dev: s.required("dev", link_name)?, mode: s.choice("mode", MODES)? }
+            NicSource::Direct { dev: s.required("dev", link_name)?, mode: s.choice("mode", DirectMode::WORDS)? }
         }
         "none" | "null" => NicSource::None,
         other => {
@@ -242,7 +235,7 @@ fn write_source(w: &mut Writer, nic: &Nic, live: Option<&LiveSource<'_>>) {
     if network.is_none() && bridge.is_none() && dev.is_none() && optional.is_none() {
         return;
     }
-    let mode = mode.and_then(|mode| MODES.iter().find(|(_, m)| *m == mode)).map(|(word, _)| *word);
+    let mode = mode.map(DirectMode::as_str);
     w.element("source")
         .opt("network", network)
         .opt("portgroup", portgroup)

@@ -169,12 +169,10 @@ pub(crate) fn write_bandwidth(w: &mut Writer, bandwidth: Option<&Bandwidth>, cla
     });
 }
 
-const VIRTUALPORT_TYPES: &[(&str, VirtualPortType)] = &[
-    ("802.1Qbg", VirtualPortType::Qbg),
-    ("802.1Qbh", VirtualPortType::Qbh),
-    ("openvswitch", VirtualPortType::OpenVSwitch),
-    ("midonet", VirtualPortType::Midonet),
-];
+const VIRTUALPORT_TYPES: &[(&str, VirtualPortType)] = {
+    use VirtualPortType::{Midonet, OpenVSwitch, Qbg, Qbh};
+    &[(Qbg.as_str(), Qbg), (Qbh.as_str(), Qbh), (OpenVSwitch.as_str(), OpenVSwitch), (Midonet.as_str(), Midonet)]
+};
 
 /// Bytes of a profile's name at most (`PORT_PROFILE_MAX` of the kernel's `if_link.h`, less the NUL).
 const PROFILE_MAX: usize = 39;
@@ -210,9 +208,8 @@ pub(crate) fn read_virtualport(parent: &Cursor<'_, '_>) -> Result<Option<Virtual
 
 pub(crate) fn write_virtualport(w: &mut Writer, port: Option<&VirtualPort>) {
     let Some(port) = port else { return };
-    let kind = port.kind.and_then(|kind| VIRTUALPORT_TYPES.iter().find(|(_, k)| *k == kind)).map(|(name, _)| *name);
     let bare = VirtualPort { kind: port.kind, ..VirtualPort::default() };
-    let tag = w.element("virtualport").opt("type", kind);
+    let tag = w.element("virtualport").opt("type", port.kind.map(VirtualPortType::as_str));
     if *port == bare {
         return tag.close();
     }

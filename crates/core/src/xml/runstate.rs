@@ -7,9 +7,11 @@ use super::network::{read_network_element, write_network_into};
 use super::nic::{read_nic_element, write_nic_into};
 use super::reader::{Cursor, Mode, read_document};
 use super::{WriteOptions, Writer};
-use crate::intent::{NicIntent, Owner};
+use crate::intent::{Allocation, NicIntent, Owner};
+use crate::merge::Precedence;
 use crate::model::{LinkName, MacAddr, Name, Network, NicSource};
 use crate::plan::{Handover, Sysctl};
+use crate::pool::Access;
 use crate::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -97,7 +99,19 @@ pub fn write_nic_state(stamp: &Stamp, nic: &NicIntent) -> String {
         }
     }
     add("uid", Some(nic.uid.to_string()));
-    document("nicstatus", stamp, &attrs, |w| write_nic_into(w, &nic.given, None))
+    if nic.precedence == Precedence::Host {
+        attrs.push(("policy", "host".into()));
+    }
+    document("nicstatus", stamp, &attrs, |w| {
+        write_nic_into(w, &nic.given, None);
+        if let Some(Allocation { device, access, macvlan }) = &nic.allocation {
+            w.element("actual").attr("type", "direct").body(|w| {
+                let exclusive = *access == Access::Exclusive;
+                let source = w.element("source").attr("dev", device);
+                source.attr("macvlan", macvlan).yes_no("exclusive", Some(exclusive)).close();
+            });
+        }
+    })
 }
 
 /// What a daemon that starts needs of a NIC's document before anything is known of the host: whom to look for, and
@@ -155,6 +169,8 @@ pub fn read_nic_state(stamp: &Stamp, text: &str) -> Result<Option<NicIntent>> {
             given,
             nic,
             network,
+            allocation: read_allocation(c)?,
+            precedence: if c.attr("policy") == Some("host") { Precedence::Host } else { Precedence::Nic },
             owner,
             handover,
             uid: c.required("uid", parse)?,
@@ -162,6 +178,18 @@ pub fn read_nic_state(stamp: &Stamp, text: &str) -> Result<Option<NicIntent>> {
             confirmed: c.attr("state") != Some("pending"),
         })
     })
+}
+
+/// The device that a NIC has got: what its source came down to, and nothing else can tell.
+fn read_allocation(c: &Cursor<'_, '_>) -> Result<Option<Allocation>> {
+    let Some(actual) = c.child("actual") else { return Ok(None) };
+    let source = actual.child("source").ok_or_else(|| actual.error("it has no <source>"))?;
+    let link = |s: &str| LinkName::new(s);
+    Ok(Some(Allocation {
+        device: source.required("dev", link)?,
+        access: if source.yes_no("exclusive")? == Some(true) { Access::Exclusive } else { Access::Shared },
+        macvlan: source.required("macvlan", link)?,
+    }))
 }
 
 /// The host's settings as they were before us.

@@ -1,0 +1,337 @@
+//! Whether a NIC may be attached or changed, and what its document leaves to us: MAC, tap name, device.
+
+use super::Engine;
+use super::input::Attach;
+use crate::intent::{Allocation, NicIntent};
+use crate::merge::Precedence;
+use crate::model::{ActualType, DirectMode, LinkName, MacAddr, Network, Nic, NicSource};
+use crate::plan::{LinkKind, desired};
+use crate::pool::{Access, Device, Refusal, Unusable};
+use crate::{Error, ErrorKind};
+use uuid::Uuid;
+
+/// Ports a bridge can have (`BR_PORT_BITS` in the kernel's `net/bridge/br_private.h`, less port 0).
+const BRIDGE_PORTS: usize = 1023;
+
+impl Engine {
+    /// Whether a NIC may be attached, and what it would be; refusals are complete, and nothing is changed.
+    pub(super) fn admit(&mut self, attach: &Attach, random: u128) -> Result<(NicIntent, Vec<String>), Error> {
+        let object = format!("NIC of guest '{}'", attach.guest);
+        let refuse = |kind, cause: String| Error::new(kind, object.clone(), cause);
+        let mut nic = attach.nic.clone();
+        nic.validate()?;
+        let network = self.named_network(&object, &nic)?;
+        if nic.mac.is_none() && !attach.mac_unknown {
+            nic.mac = Some(self.free_mac(random));
+        }
+        match &nic.target {
+            Some(name) => {
+                let used = self.observed.link_named(name.as_str()).is_some()
+                    || self.intent.nics().any(|n| n.nic.target.as_ref() == Some(name));
+                if used {
+                    return Err(refuse(ErrorKind::InUse, format!("there is a link {name} already"))
+                        .field("<target dev>")
+                        .hint("choose another name, or leave it out to get one"));
+                }
+            }
+            None => nic.target = Some(self.free_tap()?),
+        }
+        if nic.queues.is_some_and(|q| q > 1) && attach.mac_unknown {
+            return Err(refuse(ErrorKind::InvalidArgument, "QEMU refuses several queues from a helper".into())
+                .field("<driver queues>"));
+        }
+        let id = uuid::Builder::from_random_bytes(random.to_be_bytes()).into_uuid();
+        let intent = NicIntent {
+            id,
+            guest: attach.guest.clone(),
+            guest_uuid: attach.guest_uuid,
+            given: attach.nic.clone(),
+            nic,
+            network,
+            allocation: None,
+            precedence: attach.precedence,
+            owner: attach.owner,
+            handover: attach.handover,
+            uid: attach.uid,
+            confirmed: false,
+        };
+        self.settle_on(&object, intent)
+    }
+
+    /// What a NIC would be with another configuration. What is fixed for its life must be the same or left out.
+    pub(super) fn admit_change(
+        &mut self,
+        was: &NicIntent,
+        given: Nic,
+        precedence: Precedence,
+    ) -> Result<(NicIntent, Vec<String>), Error> {
+        let object = self.describe(super::Object::Nic(was.id));
+        let mut nic = given.clone();
+        nic.validate()?;
+        let fixed = [
+            ("<mac address>", nic.mac.is_some() && nic.mac != was.nic.mac),
+            ("<target dev>", nic.target.is_some() && nic.target != was.nic.target),
+            ("<driver queues>", nic.queues.is_some() && nic.queues != was.nic.queues),
+        ];
+        if let Some((field, _)) = fixed.iter().find(|(_, differs)| *differs) {
+            return Err(Error::new(ErrorKind::Unsupported, object, "it can't be changed while the NIC lives")
+                .field(*field)
+                .hint("detach the NIC and attach a new one"));
+        }
+        nic.mac = was.nic.mac;
+        nic.target = was.nic.target.clone();
+        nic.queues = was.nic.queues;
+        let network = self.named_network(&object, &nic)?;
+        self.settle_on(&object, NicIntent { given, nic, network, precedence, ..was.clone() })
+    }
+
+    /// Whether a NIC can be what is wanted, and the device that it gets; gives what the user should know besides.
+    fn settle_on(&mut self, object: &str, mut nic: NicIntent) -> Result<(NicIntent, Vec<String>), Error> {
+        let warnings = self.mac_is_free(object, &nic)?;
+        let merged = desired::merged(&self.intent, &nic).map_err(|error| Error { object: object.into(), ..error })?;
+        let unsupported = [
+            ("<vlan>", "a VLAN", merged.vlan.is_some()),
+            ("<virtualport>", "a virtual port profile", merged.virtualport.is_some()),
+            ("<bandwidth>", "bandwidth", merged.bandwidth.is_some()),
+        ];
+        if let Some((field, what, _)) = unsupported.iter().find(|(.., asked)| *asked) {
+            let cause = format!("{what} is not supported yet");
+            return Err(Error::new(ErrorKind::Unsupported, object, cause).field(*field));
+        }
+        let network = self.intent.active_network_of(&nic);
+        let actual = ActualType::of_nic(&nic.nic, network);
+        match actual {
+            ActualType::Network | ActualType::Bridge => self.bridge_has_room(object, &nic, network)?,
+            ActualType::Direct(mode) => {
+                let kind = merged.virtualport.as_ref().and_then(|v| v.kind);
+                let access = if actual.is_exclusive(kind) { Access::Exclusive } else { Access::Shared };
+                nic.allocation = self.allocate(object, &nic, mode, access)?;
+                return Ok((nic, warnings));
+            }
+            ActualType::Hostdev => {
+                let cause = "devices that are given to the guest whole are not supported yet";
+                return Err(Error::new(ErrorKind::Unsupported, object, cause).field("<forward mode>"));
+            }
+            ActualType::None => {}
+        }
+        nic.allocation = None;
+        Ok((nic, warnings))
+    }
+
+    /// A network starts, maybe with other devices than those that its parked NICs had: whoever's will not do any more gets
+    /// another one, or waits for somebody to move it.
+    pub(super) fn allocate_anew(&mut self, network: Uuid) {
+        let nics: Vec<NicIntent> = self.intent.nics_of(network).cloned().collect();
+        for nic in nics {
+            let optional = Nic { optional: true, ..nic.nic.clone() };
+            let object = self.describe(super::Object::Nic(nic.id));
+            let wanted = self.settle_on(&object, NicIntent { nic: optional, ..nic.clone() });
+            let allocation = wanted.ok().and_then(|(wanted, _)| wanted.allocation);
+            if allocation != nic.allocation {
+                self.put_nic(nic.id, Some(NicIntent { allocation, ..nic }));
+            }
+        }
+    }
+
+    /// Whether the NICs of a network could stay as they are, were this its active instance.
+    pub(super) fn nics_stay(&self, network: Uuid, changed: &Network) -> Result<(), Error> {
+        for nic in self.intent.nics_of(network) {
+            desired::merged_with(Some(changed), nic)?;
+            let Some(allocation) = &nic.allocation else { continue };
+            if !changed.forward.devices.iter().any(|d| d.dev == allocation.device) {
+                let cause = format!("NIC {} of guest '{}' sits on {}", nic.id, nic.guest, allocation.device);
+                return Err(Error::new(ErrorKind::InUse, format!("network '{}'", changed.name), cause)
+                    .field("<forward interface>")
+                    .hint("move or detach the NIC first"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The network that a NIC's source names, which must be active.
+    fn named_network(&self, object: &str, nic: &Nic) -> Result<Option<Uuid>, Error> {
+        let NicSource::Network { network, .. } = &nic.source else { return Ok(None) };
+        let refuse = |kind, cause: String| Error::new(kind, object, cause).field("<source network>");
+        let uuid = self.intent.named(network).ok_or_else(|| {
+            refuse(ErrorKind::NoNetwork, format!("there is no network '{network}'"))
+                .hint("'patchcord network list' shows those there are")
+        })?;
+        if self.intent.network(uuid).is_none_or(|n| n.active.is_none()) {
+            return Err(refuse(ErrorKind::NotActive, format!("network '{network}' is not active"))
+                .hint(format!("start it: patchcord network start '{network}'")));
+        }
+        Ok(Some(uuid))
+    }
+
+    /// Whether nobody else has its MAC where it would be; on other networks a twin is worth a warning.
+    fn mac_is_free(&self, object: &str, nic: &NicIntent) -> Result<Vec<String>, Error> {
+        let refuse = |cause: String| {
+            let error = Error::new(ErrorKind::InUse, object, cause).field("<mac address>");
+            error.hint("choose another, or leave it out to get one")
+        };
+        let Some(mac) = nic.nic.mac else { return Ok(Vec::new()) };
+        if self.intent.active_network_of(nic).and_then(|n| n.mac) == Some(mac) {
+            return Err(refuse("that is the address of the network's own bridge".into()));
+        }
+        let mut warnings = Vec::new();
+        for other in self.intent.nics_with(mac).filter(|other| other.id != nic.id) {
+            let same_network = other.network.is_some() && other.network == nic.network;
+            // A guest's name is anybody's to give; whose it is, is not.
+            let same_owner = (&other.guest, other.uid) == (&nic.guest, nic.uid);
+            let name = other.network_name().map(|n| format!("network '{n}'")).unwrap_or_else(|| "no network".into());
+            let whose = format!("guest '{}' has {mac} on {name} already (NIC {})", other.guest, other.id);
+            if same_network && !same_owner {
+                return Err(refuse(whose));
+            }
+            warnings.push(whose);
+        }
+        Ok(warnings)
+    }
+
+    /// The device that a NIC gets, which is the one it has where that will do. None, and it waits, where none can be had
+    /// and it may wait.
+    fn allocate(
+        &mut self,
+        object: &str,
+        nic: &NicIntent,
+        mode: DirectMode,
+        access: Access,
+    ) -> Result<Option<Allocation>, Error> {
+        if nic.nic.mac.is_none() {
+            let cause = "the guest's address is not known, and a device passes on frames for known addresses only";
+            return Err(Error::new(ErrorKind::InvalidArgument, object, cause)
+                .field("<mac address>")
+                .hint("give it with --mac, or use a network with a bridge"));
+        }
+        let usable = |device: &Device| self.usable(device, access, mode);
+        let pool = self.intent.pool();
+        let chosen = match (&nic.nic.source, nic.network) {
+            (NicSource::Direct { dev, .. }, _) => {
+                let device = Device::Link(dev.clone());
+                match pool.may_take(nic.id, &device, access, usable) {
+                    // It is that one and no other that it waits for.
+                    Err(refusal) if nic.nic.optional && refusal.is_absence() => Ok(device),
+                    result => result.map(|()| device),
+                }
+            }
+            (_, Some(network)) => pool.choose(network, nic.id, access, usable),
+            _ => Err(Refusal::default()),
+        };
+        let device = match chosen {
+            Ok(Device::Link(device)) => device,
+            Ok(Device::Pci(_)) => return Ok(None),
+            Err(refusal) if nic.nic.optional && refusal.is_absence() => return Ok(None),
+            Err(refusal) => {
+                let name = |holder| match self.intent.nic(holder) {
+                    Some(nic) => format!("guest '{}' (NIC {holder})", nic.guest),
+                    None => format!("NIC {holder}"),
+                };
+                return Err(refusal.into_error(object, name).field("<source>"));
+            }
+        };
+        let kept = nic.allocation.as_ref().filter(|a| a.device == device).map(|a| a.macvlan.clone());
+        let macvlan = match kept {
+            Some(name) => name,
+            None => self.free_macvlan()?,
+        };
+        Ok(Some(Allocation { device, access, macvlan }))
+    }
+
+    /// Whether a device can carry a macvlan in that mode, whoever of ours holds it.
+    fn usable(&self, device: &Device, access: Access, mode: DirectMode) -> Result<(), Unusable> {
+        let Device::Link(name) = device else { return Err(Unusable::Absent) };
+        let Some(link) = self.observed.link_named(name.as_str()).filter(|l| !l.is_doomed()) else {
+            return Err(Unusable::Absent);
+        };
+        if let Some(controller) = link.controller {
+            let name = self.observed.link(controller).map_or_else(|| "a controller".into(), |l| l.name.clone());
+            return Err(Unusable::PortOf(name));
+        }
+        if self.config.needs_carrier && !link.carrier {
+            return Err(Unusable::NoCarrier);
+        }
+        let foreign = || self.observed.macvlans_on(link.index).filter(|l| l.mark.is_none());
+        if let Some(taken) = foreign().find(|l| l.mode == Some(DirectMode::Passthrough)) {
+            return Err(Unusable::TakenBy(taken.name.clone()));
+        }
+        match foreign().next() {
+            Some(other) if access == Access::Exclusive || mode == DirectMode::Passthrough => {
+                Err(Unusable::Carries(other.name.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the bridge that the NIC would be plugged into is there and has room.
+    fn bridge_has_room(&self, object: &str, nic: &NicIntent, network: Option<&Network>) -> Result<(), Error> {
+        let bridge: &LinkName = match (&nic.nic.source, network) {
+            (NicSource::Bridge { bridge }, _) => bridge,
+            (_, Some(Network { bridge: crate::model::Bridge { name: Some(name), .. }, .. })) => name,
+            _ => return Ok(()),
+        };
+        let Some(link) = self.observed.link_named(bridge.as_str()) else {
+            if nic.nic.optional {
+                return Ok(());
+            }
+            return Err(Error::new(ErrorKind::NoDevice, object, format!("there is no bridge {bridge} on this host"))
+                .field("<source>")
+                .hint("make it first; with startupPolicy='optional' on <source> the NIC waits for it"));
+        };
+        if link.kind != LinkKind::Bridge {
+            return Err(
+                Error::new(ErrorKind::InvalidArgument, object, format!("{bridge} is no bridge")).field("<source>")
+            );
+        }
+        let mtu = nic.nic.mtu.or_else(|| network.and_then(|n| n.mtu));
+        if link.mark.is_none()
+            && let Some(mtu) = mtu.filter(|mtu| *mtu < link.mtu)
+        {
+            // The kernel gives a bridge the least MTU of its ports, and that of a host bridge is not ours to change.
+            let cause =
+                format!("{mtu} is less than the {} bytes of bridge {bridge}, which would go down to it", link.mtu);
+            return Err(Error::new(ErrorKind::InvalidArgument, object, cause)
+                .field("<mtu size>")
+                .hint("leave it out to get the bridge's"));
+        }
+        let ports = self.observed.ports(link.index);
+        if ports >= BRIDGE_PORTS {
+            let cause = format!("bridge {bridge} has {ports} ports, and can have no more");
+            return Err(Error::new(ErrorKind::InUse, object, cause).hint("attach it to another network"));
+        }
+        Ok(())
+    }
+
+    /// An address nobody here has.
+    fn free_mac(&self, random: u128) -> MacAddr {
+        let mut bits = (random >> 64) as u32 ^ random as u32;
+        loop {
+            let mac = MacAddr::generated(bits);
+            if self.intent.nics_with(mac).next().is_none() {
+                return mac;
+            }
+            bits = bits.wrapping_add(1);
+        }
+    }
+
+    /// A tap name that is free: we count, since the kernel's own search grows with the number of links.
+    fn free_tap(&mut self) -> Result<LinkName, Error> {
+        let name = free_link(&self.observed, "pct", &mut self.next_tap);
+        LinkName::new(name).map_err(|cause| Error::new(ErrorKind::Internal, "the daemon", cause))
+    }
+
+    /// A name for a macvlan, likewise.
+    fn free_macvlan(&mut self) -> Result<LinkName, Error> {
+        let name = free_link(&self.observed, "pcm", &mut self.next_macvlan);
+        LinkName::new(name).map_err(|cause| Error::new(ErrorKind::Internal, "the daemon", cause))
+    }
+}
+
+fn free_link(observed: &crate::plan::Observed, prefix: &str, next: &mut u32) -> String {
+    loop {
+        let name = format!("{prefix}{next}");
+        *next = next.wrapping_add(1);
+        if observed.link_named(&name).is_none() {
+            return name;
+        }
+    }
+}

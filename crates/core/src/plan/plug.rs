@@ -1,0 +1,181 @@
+//! The steps for one NIC: its tap, and what that is plugged into.
+//!
+//! A tap moves by make before break, as far as the kernel allows: the new way is there before the old one goes, so that
+//! frames always have one. Only to and from passthrough mode on the same device the old macvlan must be gone first.
+
+use super::desired::{DesiredNic, Plug};
+use super::mark::MarkKind;
+use super::observed::{Index, Link, Observed, PortFlags};
+use super::step::{LinkChange, LinkRef, MacvlanSpec, Op, Plan};
+use crate::model::DirectMode;
+use uuid::Uuid;
+
+/// The steps for one NIC; `desired` is `None` once it is detached.
+pub fn nic(plan: &mut Plan, id: Uuid, desired: Option<&DesiredNic>, observed: &Observed) {
+    let there = observed.link_marked(MarkKind::Tap, id);
+    let Some(desired) = desired else {
+        let ends = there.into_iter().chain(observed.links_marked(MarkKind::Macvlan, id));
+        for link in ends {
+            plan.push(Op::Doom(link.index), None, "the NIC is detached");
+        }
+        return;
+    };
+    let (tap, index) = match there {
+        Some(link) => (LinkRef::Index(link.index), Some(link.index)),
+        None => (plan.push(Op::MakeTap(desired.tap.clone()), None, "the NIC's tap"), None),
+    };
+    let now = index.and_then(|i| observed.link(i));
+    let end = match &desired.plug {
+        Plug::Cord(spec) => Some(far_end(plan, tap, id, spec, observed)),
+        Plug::Bridge { .. } | Plug::Nothing(_) => None,
+    };
+    let redirected = end.is_some_and(|end| redirect(plan, (tap, index), end, observed));
+    let plugged = set_tap(plan, tap, now, desired, observed);
+    if end.is_none() && index.is_some_and(|i| observed.redirects.contains_key(&i)) {
+        let was = index.and_then(|i| observed.redirects[&i]);
+        let undo = was.map(|to| Op::Redirect(tap, LinkRef::Index(to)));
+        plan.push(Op::EndRedirect(tap), undo, "the tap's frames no longer go to a device");
+    }
+    if let Plug::Bridge { flags, forwarding, controller: to } = &desired.plug {
+        port(plan, tap, now.filter(|l| l.controller == Some(*to)).and_then(|l| l.port), *flags);
+        if let Some(mac) = forwarding {
+            let written = !plugged && index.is_some_and(|i| observed.forwarding.contains(&(i, *mac)));
+            if !written {
+                plan.push(
+                    Op::SetForwarding { port: tap, mac: *mac, present: true },
+                    None,
+                    "the bridge learns the guest's address from us",
+                );
+            }
+        }
+    }
+    if let (true, Some(mac), Some(_)) = (plugged || redirected, desired.announce, index) {
+        plan.push(Op::Announce(tap, mac), None, "switches learn where the guest is now");
+    }
+    for old in observed.links_marked(MarkKind::Macvlan, id) {
+        if end != Some(LinkRef::Index(old.index)) && !deletes(plan, old.index) {
+            plan.push(Op::Doom(old.index), None, "the NIC is no longer on that device");
+        }
+    }
+}
+
+/// What differs about the tap itself; says whether it joins a bridge.
+fn set_tap(plan: &mut Plan, tap: LinkRef, now: Option<&Link>, desired: &DesiredNic, observed: &Observed) -> bool {
+    let controller = now.and_then(|l| l.controller);
+    let wanted = match &desired.plug {
+        Plug::Bridge { controller, .. } => Some(*controller),
+        Plug::Cord(_) | Plug::Nothing(_) => None,
+    };
+    let (mut change, mut undo) = (LinkChange::default(), LinkChange::default());
+    // A controller that is doomed is as good as none.
+    let parked_on_doomed = controller.is_some_and(|c| observed.link(c).is_none_or(Link::is_doomed)) && wanted.is_none();
+    if controller != wanted && !parked_on_doomed {
+        change.controller = Some(wanted.map(LinkRef::Index));
+        undo.controller = Some(controller.map(LinkRef::Index));
+    }
+    if now.is_some_and(|l| l.mtu != desired.tap.mtu) {
+        (change.mtu, undo.mtu) = (Some(desired.tap.mtu), now.map(|l| l.mtu));
+    }
+    if now.is_none_or(|l| !l.up) {
+        (change.up, undo.up) = (Some(true), Some(false));
+    }
+    if change == LinkChange::default() {
+        return false;
+    }
+    let plugged = change.controller.is_some() && wanted.is_some();
+    let why = match desired.plug {
+        Plug::Nothing(_) => "the NIC is plugged into nothing",
+        Plug::Bridge { .. } | Plug::Cord(_) => "the NIC is plugged in",
+    };
+    let undo = now.map(|_| Op::SetLink(tap, undo));
+    plan.push(Op::SetLink(tap, change), undo, why);
+    plugged
+}
+
+/// The macvlan that the NIC's frames leave by, with its way back to the tap: the one that is there, changed where it
+/// differs, or a new one.
+fn far_end(plan: &mut Plan, tap: LinkRef, id: Uuid, spec: &MacvlanSpec, observed: &Observed) -> LinkRef {
+    let on_device = observed.links_marked(MarkKind::Macvlan, id).filter(|l| l.lower == Some(spec.lower)).next_back();
+    let kept = on_device.filter(|l| l.mode == Some(spec.mode) || changes_in_place(l.mode, spec.mode));
+    if let Some(old) = on_device.filter(|_| kept.is_none()) {
+        plan.push(Op::Delete(old.index), None, "a device in passthrough mode carries one macvlan alone");
+    }
+    let (end, index) = match kept {
+        Some(link) => {
+            change_macvlan(plan, link, spec);
+            (LinkRef::Index(link.index), Some(link.index))
+        }
+        None => (plan.push(Op::MakeMacvlan(spec.clone()), None, "the macvlan on the NIC's device"), None),
+    };
+    redirect(plan, (end, index), tap, observed);
+    if kept.is_none() {
+        let up = LinkChange { up: Some(true), ..LinkChange::default() };
+        plan.push(Op::SetLink(end, up), None, "the macvlan carries frames");
+    }
+    end
+}
+
+/// Whether the kernel changes a macvlan from the one mode to the other.
+fn changes_in_place(from: Option<DirectMode>, to: DirectMode) -> bool {
+    from.is_some_and(|from| from != DirectMode::Passthrough) && to != DirectMode::Passthrough
+}
+
+/// What differs about a macvlan that is there.
+fn change_macvlan(plan: &mut Plan, link: &Link, spec: &MacvlanSpec) {
+    let here = LinkRef::Index(link.index);
+    if let Some(mode) = link.mode.filter(|mode| *mode != spec.mode) {
+        plan.push(Op::SetMode(here, spec.mode), Some(Op::SetMode(here, mode)), "the network's mode");
+    }
+    let (mut change, mut undo) = (LinkChange::default(), LinkChange::default());
+    if link.mac != Some(spec.mac) {
+        (change.mac, undo.mac) = (Some(spec.mac), link.mac);
+    }
+    if link.mtu != spec.mtu {
+        // It went down with its device's, and does not come back by itself.
+        (change.mtu, undo.mtu) = (Some(spec.mtu), Some(link.mtu));
+    }
+    if !link.all_multicast {
+        (change.all_multicast, undo.all_multicast) = (Some(true), Some(false));
+    }
+    if !link.up {
+        (change.up, undo.up) = (Some(true), Some(false));
+    }
+    if change != LinkChange::default() {
+        plan.push(Op::SetLink(here, change), Some(Op::SetLink(here, undo)), "the macvlan as it should be");
+    }
+}
+
+/// Has what comes in at one end go out by the other; says whether it did not before.
+fn redirect(plan: &mut Plan, (from, index): (LinkRef, Option<Index>), to: LinkRef, observed: &Observed) -> bool {
+    let was = index.and_then(|i| observed.redirects.get(&i));
+    if was.is_some_and(|was| was.map(LinkRef::Index) == Some(to)) {
+        return false;
+    }
+    let undo = match was {
+        Some(Some(was)) if !deletes(plan, *was) => Some(Op::Redirect(from, LinkRef::Index(*was))),
+        _ => index.map(|_| Op::EndRedirect(from)),
+    };
+    plan.push(Op::Redirect(from, to), undo, "the two ends of the cord are joined");
+    true
+}
+
+/// Whether a link is gone once the plan is carried out so far.
+fn deletes(plan: &Plan, link: Index) -> bool {
+    plan.steps.iter().any(|step| step.op == Op::Delete(link))
+}
+
+/// A port's flags; a new port has the kernel's defaults.
+fn port(plan: &mut Plan, link: LinkRef, now: Option<PortFlags>, wanted: PortFlags) {
+    let was = now.unwrap_or(PortFlags::NEW);
+    if was != wanted {
+        let undo = now.map(|was| Op::SetPort(link, was));
+        plan.push(Op::SetPort(link, wanted), undo, "isolation and learning as defined");
+    }
+}
+
+/// Whether a NIC is plugged in: its tap is in some bridge that lives, or joined to a macvlan.
+pub fn is_plugged(observed: &Observed, nic: Uuid) -> bool {
+    let Some(tap) = observed.link_marked(MarkKind::Tap, nic) else { return false };
+    let in_bridge = tap.controller.and_then(|c| observed.link(c)).is_some_and(|l| !l.is_doomed());
+    in_bridge || observed.redirects.get(&tap.index).is_some_and(Option::is_some)
+}

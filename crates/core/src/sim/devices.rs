@@ -1,0 +1,285 @@
+//! NICs on devices: who gets which, and how a tap moves between them, bridges and nothing.
+
+use super::Host;
+use super::tests::{at_rest, attach, host, nat, network, nic, nic_on, on_devices};
+use crate::ErrorKind;
+use crate::engine::{Command, DeviceEvent, Event, NicState, NicView};
+use crate::model::{DirectMode, Nic, NicSource};
+use crate::plan::{Change, Index, LinkKind, LinkRef, MarkKind, Op};
+use crate::{engine::Input, xml};
+
+/// A host with devices eth0 to eth3 and a bridge br0, and networks of every kind.
+fn switchboard() -> Host {
+    let mut host = host();
+    for name in ["eth0", "eth1", "eth2", "eth3"] {
+        host.add_link(name, LinkKind::Other(String::new()));
+    }
+    host.add_link("br0", LinkKind::Bridge);
+    host.tell(Input::Observed(Change::Snapshot(Box::new(host.kernel.clone()))));
+    host.ask(Command::Create(nat("nat", 1))).unwrap();
+    host.ask(Command::Create(network(
+        "<network><name>outside</name><forward mode='bridge'/><bridge name='br0'/></network>",
+    )))
+    .unwrap();
+    for (name, mode, devices) in [
+        ("vepa", "vepa", &["eth0", "eth1"][..]),
+        ("private", "private", &["eth0"]),
+        ("bridge", "bridge", &["eth0"]),
+        ("pass", "passthrough", &["eth2", "eth3"]),
+        ("pass0", "passthrough", &["eth0"]),
+    ] {
+        host.ask(Command::Create(on_devices(name, mode, devices))).unwrap();
+    }
+    host
+}
+
+fn attached(host: &mut Host, guest: &str, network: &str) -> NicView {
+    nic(host.ask(attach(guest, nic_on(network))).unwrap().body)
+}
+
+fn appears(host: &mut Host, name: &str) -> Index {
+    let index = host.add_link(name, LinkKind::Other(String::new()));
+    let link = host.kernel.link(index).cloned();
+    host.tell(Input::Observed(Change::Link(index, link)));
+    host.settle();
+    index
+}
+
+fn vanishes(host: &mut Host, name: &str) {
+    let index = host.kernel.link_named(name).unwrap().index;
+    let uppers: Vec<Index> = host.kernel.macvlans_on(index).map(|l| l.index).collect();
+    host.remove_link(index);
+    for gone in uppers.into_iter().chain([index]) {
+        host.tell(Input::Observed(Change::Link(gone, None)));
+    }
+    host.settle();
+}
+
+#[test]
+fn a_pool_is_shared_evenly_and_a_nic_is_joined_to_its_device() {
+    let mut host = switchboard();
+    let got: Vec<_> = (0..4).map(|n| attached(&mut host, &format!("g{n}"), "vepa").dev.unwrap()).collect();
+    assert_eq!(got, ["eth0", "eth1", "eth0", "eth1"]);
+    let view = attached(&mut host, "last", "private");
+    assert_eq!((view.state, view.actual, view.mode), (NicState::Plugged, "direct", Some(DirectMode::Private)));
+    at_rest(&mut host);
+    let Ok(answer) = host.ask(Command::NicXml { id: view.id, inactive: false }) else { panic!("no document") };
+    let crate::engine::Body::Xml(text) = answer.body else { panic!("no document") };
+    assert!(text.contains("<interface type='direct'>"), "{text}");
+    assert!(text.contains("<source network='private' dev='eth0' mode='private'/>"), "{text}");
+}
+
+#[test]
+fn exclusive_devices_run_out_and_the_refusal_names_their_holders() {
+    let mut host = switchboard();
+    let first = attached(&mut host, "a", "pass");
+    let second = attached(&mut host, "b", "pass");
+    assert_eq!((first.dev.as_deref(), second.dev.as_deref()), (Some("eth2"), Some("eth3")));
+    let refused = host.ask(attach("c", nic_on("pass"))).unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::InUse);
+    let text = refused.to_string();
+    assert!(text.contains(&format!("eth2 is held exclusively by guest 'a' (NIC {})", first.id)), "{text}");
+    assert!(text.contains("eth3 is held exclusively by guest 'b'"), "{text}");
+    // Two networks can't hand out one device, one of them exclusively.
+    attached(&mut host, "d", "vepa");
+    let refused = host.ask(attach("e", nic_on("pass0"))).unwrap_err().to_string();
+    assert!(refused.contains("eth0 is held by guest 'd'"), "{refused}");
+    at_rest(&mut host);
+    host.ask(Command::Detach(first.id)).unwrap();
+    assert_eq!(attached(&mut host, "c", "pass").dev.as_deref(), Some("eth2"));
+    at_rest(&mut host);
+    let held: Vec<_> = host.engine.intent().pool().usage().map(|u| u.holders.len()).collect();
+    host.crash();
+    host.settle();
+    assert_eq!(host.engine.intent().pool().usage().map(|u| u.holders.len()).collect::<Vec<_>>(), held);
+    at_rest(&mut host);
+}
+
+/// Every backend that a tap can be plugged into, and the way between each two of them.
+#[test]
+fn a_nic_moves_from_anything_to_anything() {
+    let places = ["vepa", "private", "bridge", "pass", "pass0", "nat", "outside", ""];
+    let to = |place: &str| if place.is_empty() { Nic::new(NicSource::None) } else { nic_on(place) };
+    for from in places {
+        for next in places {
+            let mut host = switchboard();
+            let id = nic(host.ask(attach("web", to(from))).unwrap().body).id;
+            let tap = host.kernel.link_marked(MarkKind::Tap, id).unwrap().index;
+            let moved = host.ask(Command::Modify(id, Box::new(to(next)), Default::default()));
+            let state = nic(moved.unwrap_or_else(|e| panic!("{from} to {next}: {e}")).body).state;
+            let wanted = if next.is_empty() { NicState::Unplugged } else { NicState::Plugged };
+            assert_eq!(state, wanted, "{from} to {next}");
+            assert_eq!(host.kernel.link_marked(MarkKind::Tap, id).unwrap().index, tap, "{from} to {next}");
+            at_rest(&mut host);
+            host.crash();
+            at_rest(&mut host);
+        }
+    }
+}
+
+/// Moves a NIC, and gives the steps that it took, with links' names for their indexes.
+fn steps(host: &mut Host, id: uuid::Uuid, to: &Nic) -> String {
+    let before = host.kernel.clone();
+    host.ask(Command::Modify(id, Box::new(to.clone()), Default::default())).unwrap();
+    let named = |word: &str| {
+        let link = before.links().find(|l| LinkRef::Index(l.index).to_string() == word);
+        link.map_or_else(|| word.to_owned(), |l| l.name.clone())
+    };
+    let line = |op: &Op| op.to_string().split(' ').map(named).collect::<Vec<_>>().join(" ") + "\n";
+    let text = host.last_plan.steps.iter().map(|step| line(&step.op)).collect();
+    at_rest(host);
+    text
+}
+
+#[test]
+fn the_new_way_is_there_before_the_old_one_goes() {
+    let fixed = |place: &str| {
+        let text = format!(
+            "<interface type='network'><mac address='52:54:00:00:00:01'/><source network='{place}'/></interface>"
+        );
+        xml::read_nic(&text).unwrap()
+    };
+    let mut host = switchboard();
+    let id = nic(host.ask(attach("web", fixed("vepa"))).unwrap().body).id;
+    at_rest(&mut host);
+    let mut all = String::new();
+    for to in ["pass", "vepa", "private", "pass0", "bridge", "outside", "nat", "vepa", ""] {
+        let moved = if to.is_empty() { Nic::new(NicSource::None) } else { fixed(to) };
+        all += &format!("to '{to}':\n{}", steps(&mut host, id, &moved));
+    }
+    insta::assert_snapshot!(all, @"
+    to 'pass':
+    ip link add pcm1 link eth2 address 52:54:00:00:00:01 mtu 1500 type macvlan mode passthru
+    tc filter replace dev (made by step 0) ingress protocol all u32 match u32 0 0 action mirred egress redirect dev pct0
+    ip link set (made by step 0) up
+    tc filter replace dev pct0 ingress protocol all u32 match u32 0 0 action mirred egress redirect dev (made by step 0)
+    announce 52:54:00:00:00:01 on pct0
+    ip link del pcm0
+    to 'vepa':
+    ip link add pcm2 link eth0 address 52:54:00:00:00:01 mtu 1500 type macvlan mode vepa
+    tc filter replace dev (made by step 0) ingress protocol all u32 match u32 0 0 action mirred egress redirect dev pct0
+    ip link set (made by step 0) up
+    tc filter replace dev pct0 ingress protocol all u32 match u32 0 0 action mirred egress redirect dev (made by step 0)
+    announce 52:54:00:00:00:01 on pct0
+    ip link del pcm1
+    to 'private':
+    ip link set pcm2 type macvlan mode private
+    to 'pass0':
+    ip link del pcm2
+    ip link add pcm2 link eth0 address 52:54:00:00:00:01 mtu 1500 type macvlan mode passthru
+    tc filter replace dev (made by step 1) ingress protocol all u32 match u32 0 0 action mirred egress redirect dev pct0
+    ip link set (made by step 1) up
+    tc filter replace dev pct0 ingress protocol all u32 match u32 0 0 action mirred egress redirect dev (made by step 1)
+    announce 52:54:00:00:00:01 on pct0
+    to 'bridge':
+    ip link del pcm2
+    ip link add pcm2 link eth0 address 52:54:00:00:00:01 mtu 1500 type macvlan mode bridge
+    tc filter replace dev (made by step 1) ingress protocol all u32 match u32 0 0 action mirred egress redirect dev pct0
+    ip link set (made by step 1) up
+    tc filter replace dev pct0 ingress protocol all u32 match u32 0 0 action mirred egress redirect dev (made by step 1)
+    announce 52:54:00:00:00:01 on pct0
+    to 'outside':
+    ip link set pct0 master br0
+    tc filter del dev pct0 ingress
+    announce 52:54:00:00:00:01 on pct0
+    ip link del pcm2
+    to 'nat':
+    ip link set pct0 master virbr0
+    announce 52:54:00:00:00:01 on pct0
+    to 'vepa':
+    ip link add pcm3 link eth0 address 52:54:00:00:00:01 mtu 1500 type macvlan mode vepa
+    tc filter replace dev (made by step 0) ingress protocol all u32 match u32 0 0 action mirred egress redirect dev pct0
+    ip link set (made by step 0) up
+    tc filter replace dev pct0 ingress protocol all u32 match u32 0 0 action mirred egress redirect dev (made by step 0)
+    ip link set pct0 nomaster
+    announce 52:54:00:00:00:01 on pct0
+    to '':
+    tc filter del dev pct0 ingress
+    ip link del pcm3
+    ");
+}
+
+#[test]
+fn a_nic_waits_for_its_device_and_is_plugged_in_when_it_returns() {
+    let mut host = switchboard();
+    let id = attached(&mut host, "web", "pass").id;
+    at_rest(&mut host);
+    vanishes(&mut host, "eth2");
+    let state = |host: &mut Host| nic(host.ask(Command::ShowNic(id)).unwrap().body).state;
+    assert_eq!(state(&mut host), NicState::Waiting);
+    at_rest(&mut host);
+    let told = |host: &Host, wanted| {
+        host.events.iter().any(|e| matches!(e, Event::Device { device, networks, what } if device == "eth2" && networks == &["pass"] && *what == wanted))
+    };
+    assert!(told(&host, DeviceEvent::Gone), "{:?}", host.events);
+    // It holds its device meanwhile, and nobody else gets it.
+    appears(&mut host, "eth2");
+    assert_eq!(state(&mut host), NicState::Plugged);
+    assert!(told(&host, DeviceEvent::Appeared));
+    at_rest(&mut host);
+}
+
+#[test]
+fn a_missing_device_fails_the_attach_unless_it_may_wait() {
+    let mut host = host();
+    let direct = |optional: &str| {
+        let text = format!("<interface type='direct'><source dev='eth7' mode='bridge'{optional}/></interface>");
+        attach("web", xml::read_nic(&text).unwrap())
+    };
+    let refused = host.ask(direct("")).unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::NoDevice, "{refused}");
+    assert!(refused.to_string().contains("eth7 is not there"), "{refused}");
+    let waiting = nic(host.ask(direct(" startupPolicy='optional'")).unwrap().body);
+    assert_eq!((waiting.state, waiting.dev.as_deref()), (NicState::Waiting, Some("eth7")));
+    at_rest(&mut host);
+    appears(&mut host, "eth7");
+    assert_eq!(nic(host.ask(Command::ShowNic(waiting.id)).unwrap().body).state, NicState::Plugged);
+    at_rest(&mut host);
+}
+
+#[test]
+fn what_cannot_carry_a_macvlan_is_refused_with_the_reason() {
+    let mut host = host();
+    let bridge = host.add_link("br0", LinkKind::Bridge);
+    let port = host.add_link("eth0", LinkKind::Other(String::new()));
+    let mut link = host.kernel.link(port).cloned().unwrap();
+    link.controller = Some(bridge);
+    host.kernel.set_link(port, Some(link));
+    let lower = host.add_link("eth1", LinkKind::Other(String::new()));
+    let other = host.add_link("macvtap0", LinkKind::Macvtap);
+    let mut link = host.kernel.link(other).cloned().unwrap();
+    (link.lower, link.mode) = (Some(lower), Some(DirectMode::Vepa));
+    host.kernel.set_link(other, Some(link));
+    host.tell(Input::Observed(Change::Snapshot(Box::new(host.kernel.clone()))));
+    let mut refusal = |dev: &str, mode: &str| {
+        let text = format!("<interface type='direct'><source dev='{dev}' mode='{mode}'/></interface>");
+        host.ask(attach("web", xml::read_nic(&text).unwrap())).unwrap_err().to_string()
+    };
+    let refused = refusal("eth0", "vepa");
+    assert!(refused.contains("eth0 is a port of br0"), "{refused}");
+    let refused = refusal("eth1", "passthrough");
+    assert!(refused.contains("eth1 carries macvtap0, which is not ours"), "{refused}");
+}
+
+#[test]
+fn a_refused_step_leaves_the_nic_where_it_was() {
+    for refused in 0..16 {
+        let mut host = switchboard();
+        let id = attached(&mut host, "web", "vepa").id;
+        at_rest(&mut host);
+        host.refuse_after = Some(refused);
+        let moved = host.ask(Command::Modify(id, Box::new(nic_on("pass0")), Default::default()));
+        let passed_over = host.refuse_after.take().is_some();
+        at_rest(&mut host);
+        let view = nic(host.ask(Command::ShowNic(id)).unwrap().body);
+        match moved {
+            Ok(_) => {
+                assert!(passed_over, "the move passed over a refused step");
+                assert_eq!(view.network.as_deref(), Some("pass0"));
+                return;
+            }
+            Err(_) => assert_eq!((view.state, view.network.as_deref()), (NicState::Plugged, Some("vepa"))),
+        }
+    }
+    panic!("a move has fewer than sixteen steps");
+}
