@@ -214,7 +214,169 @@ fn what_does_not_go_together() {
     network 'lab', <portgroup default>: 'a' and 'b' are both the default; only one portgroup can be it
     network 'lab', <portgroup name>: there are two portgroups 'a'
     network 'lab', <dns>: enable='no' leaves nobody to serve the records that it lists; remove the records, or enable='no'
-    network 'lab', <virtualport type>: the type of the network does not go with forward mode 'none'; 802.1Qbg and 802.1Qbh need a physical device, openvswitch and midonet a bridge of theirs
+    network 'lab', <virtualport type>: the type of the network does not go with forward mode 'none'; 802.1Qbg goes with macvtap, 802.1Qbh with macvtap or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without
+    "#);
+}
+
+#[test]
+fn devices() {
+    insta::assert_snapshot!(networks(&[
+        "<forward mode='vepa' dev='eth0'><interface dev='eth0'/><interface dev='eth1'/><interface dev='eth0'/></forward>",
+        "<forward mode='hostdev'><address type='pci' bus='1' slot='2' function='3'/>\
+            <address type='pci' domain='0' bus='0x1' slot='0x02' function='3'/></forward>",
+        "<forward mode='passthrough' dev='eth0'><interface dev='eth1'/><interface dev='eth0'/></forward>",
+        "<forward mode='passthrough'><pf dev='eth0'/><interface dev='eth1'/></forward>",
+        "<forward mode='hostdev'><pf dev='eth0'/><address type='pci' bus='1' slot='2' function='3'/></forward>",
+        "<forward mode='passthrough' dev='eth0'><pf dev='eth0'/></forward>",
+        "<forward mode='passthrough'><pf dev='eth0'/><pf dev='eth1'/></forward>",
+        "<forward mode='passthrough'><interface dev='eth1'/><address type='pci' bus='1' slot='2' function='3'/></forward>",
+        "<forward mode='hostdev'><interface dev='eth1'/></forward>",
+        "<forward mode='hostdev'/>",
+        "<forward mode='passthrough'/>",
+        "<forward mode='private'/>",
+        "<forward mode='vepa'/>",
+        "<forward mode='bridge'/>",
+        "<forward mode='vepa'><pf dev='eth0'/></forward>",
+    ]), @r#"
+    network 'lab', <interface dev>: 'eth0' is listed twice (line 3, column 92)
+    network 'lab', <address>: this address is listed twice (line 3, column 78)
+    network 'lab', <forward dev>: <forward dev='eth0'> must name the first <interface>, which is 'eth1' (line 3, column 31)
+    network 'lab', <forward pf>: it can't be mixed with <interface> and <address>; remove them: the functions of <pf> are found at each start
+    network 'lab', <forward pf>: it can't be mixed with <interface> and <address>; remove them: the functions of <pf> are found at each start
+    network 'lab', <forward dev>: it can't be given together with <pf> or <address> (line 3, column 31)
+    network 'lab', <pf>: there can be only one in <forward> (line 3, column 47)
+    network 'lab', <forward>: <interface> and <address> can't be mixed (line 3, column 3)
+    network 'lab', <forward interface>: forward mode 'hostdev' gives PCI devices away, and these are links; list <address type='pci' …/>, or use mode 'passthrough'
+    network 'lab', <forward>: forward mode 'hostdev' needs devices, and there are none; add <pf dev='…'/>, or <address type='pci' …/> for each device
+    network 'lab', <forward dev>: forward mode 'passthrough' needs a device, and there is none; add dev='…', or <interface dev='…'/> for each device
+    network 'lab', <forward dev>: forward mode 'private' needs a device, and there is none; add dev='…', or <interface dev='…'/> for each device
+    network 'lab', <forward dev>: forward mode 'vepa' needs a device, and there is none; add dev='…', or <interface dev='…'/> for each device
+    accepted
+    accepted
+    "#);
+}
+
+#[test]
+fn what_no_nic_could_have() {
+    let direct = "<forward mode='vepa' dev='eth0'/>";
+    let hostdev = "<forward mode='hostdev'><pf dev='eth0'/></forward>";
+    let cases = [
+        format!("{direct}<vlan><tag id='5'/></vlan>"),
+        format!("{direct}<portgroup name='a'/><portgroup name='b'><vlan><tag id='5'/></vlan></portgroup>"),
+        "<forward mode='bridge' dev='eth0'/><vlan><tag id='5'/></vlan>".to_owned(),
+        "<forward mode='passthrough' dev='eth0'/><vlan><tag id='5'/></vlan>".to_owned(),
+        format!("{hostdev}<vlan><tag id='5'/></vlan>"),
+        "<forward mode='bridge'/><bridge name='br0'/><vlan><tag id='5'/></vlan>".to_owned(),
+        "<vlan><tag id='5'/></vlan>".to_owned(),
+        format!("{hostdev}<portgroup name='a'><bandwidth><inbound average='5'/></bandwidth></portgroup>"),
+        format!("{hostdev}<virtualport type='802.1Qbg'/>"),
+        format!("{direct}<virtualport type='midonet'/>"),
+        "<forward mode='bridge'><pf dev='eth0'/></forward><virtualport type='openvswitch'/>".to_owned(),
+        "<forward mode='bridge'/><bridge name='br0'/><virtualport type='802.1Qbh'/>".to_owned(),
+        format!("{direct}<virtualport type='802.1Qbg'/><portgroup name='a'><virtualport type='802.1Qbh'/></portgroup>"),
+        format!(
+            "{direct}<virtualport type='802.1Qbg'/>\
+            <portgroup name='a'><virtualport><parameters profileid='x'/></virtualport></portgroup>"
+        ),
+        format!("{direct}<port isolated='yes'/>"),
+        format!("{direct}<port isolated='no'/>"),
+    ];
+    let cases: Vec<&str> = cases.iter().map(String::as_str).collect();
+    insta::assert_snapshot!(networks(&cases), @r#"
+    network 'lab', <vlan>: it puts NICs into VLANs, and forward mode 'vepa' gives them macvtap, which has no VLANs, save in mode passthrough; use a bridge, or a VLAN link of the host's as the device
+    network 'lab', <vlan>: portgroup 'b' puts NICs into VLANs, and forward mode 'vepa' gives them macvtap, which has no VLANs, save in mode passthrough; use a bridge, or a VLAN link of the host's as the device
+    network 'lab', <vlan>: it puts NICs into VLANs, and forward mode 'bridge' gives them macvtap, which has no VLANs, save in mode passthrough; use a bridge, or a VLAN link of the host's as the device
+    accepted
+    accepted
+    accepted
+    accepted
+    network 'lab', <bandwidth>: portgroup 'a' limits rates, which nobody can do for a PCI device; remove it
+    network 'lab', <virtualport type>: the type of the network does not go with forward mode 'hostdev'; 802.1Qbg goes with macvtap, 802.1Qbh with macvtap or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without
+    network 'lab', <virtualport type>: the type of the network does not go with forward mode 'vepa'; 802.1Qbg goes with macvtap, 802.1Qbh with macvtap or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without
+    network 'lab', <virtualport type>: the type of the network does not go with forward mode 'bridge'; 802.1Qbg goes with macvtap, 802.1Qbh with macvtap or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without
+    network 'lab', <virtualport type>: the type of the network does not go with forward mode 'bridge'; 802.1Qbg goes with macvtap, 802.1Qbh with macvtap or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without
+    network 'lab', <virtualport type>: portgroup 'a' and the network name different types
+    network 'lab', <virtualport parameters>: 'profileid' does not go with the type of portgroup 'a'
+    network 'lab', <port isolated>: NICs can't be isolated in forward mode 'vepa'; use a bridge, or mode 'private'
+    accepted
+    "#);
+}
+
+/// In a network, in a portgroup and in a NIC.
+#[test]
+fn rates_and_vlans() {
+    let elements = [
+        "<bandwidth><inbound average='5' peak='6' burst='7'/><outbound average='5'/></bandwidth>",
+        "<bandwidth><inbound peak='6'/></bandwidth>",
+        "<bandwidth><outbound burst='6'/></bandwidth>",
+        "<bandwidth><inbound floor='3' peak='6'/></bandwidth>",
+        "<bandwidth><inbound floor='3'/></bandwidth>",
+        "<bandwidth><outbound average='5' floor='3'/></bandwidth>",
+        "<bandwidth><inbound average='-1'/></bandwidth>",
+        "<vlan/>",
+        "<vlan trunk='yes'/>",
+        "<vlan><tag id='4096'/></vlan>",
+        "<vlan><tag id='-1'/></vlan>",
+        "<vlan trunk='no'><tag id='1'/><tag id='2'/></vlan>",
+        "<vlan trunk='no'><tag id='1' nativeMode='tagged'/></vlan>",
+        "<vlan trunk='yes'><tag id='1' nativeMode='tagged'/><tag id='2' nativeMode='untagged'/></vlan>",
+        "<vlan><tag id='1'/><tag id='2'/></vlan>",
+    ];
+    let each = |wrap: &dyn Fn(&str) -> String, read: &dyn Fn(&[&str]) -> String| {
+        let cases: Vec<_> = elements.iter().map(|e| wrap(e)).collect();
+        read(&cases.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    insta::assert_snapshot!(each(&|e| e.to_owned(), &networks), @r#"
+    accepted
+    network 'lab', <inbound>: it needs 'average' (line 3, column 14)
+    network 'lab', <outbound>: it needs 'average' (line 3, column 14)
+    network 'lab', <inbound floor>: a guaranteed rate is not possible here (line 3, column 23); give floor in the <inbound> of a NIC
+    network 'lab', <inbound floor>: a guaranteed rate is not possible here (line 3, column 23); give floor in the <inbound> of a NIC
+    network 'lab', <outbound floor>: a guaranteed rate is not possible here (line 3, column 36); give floor in the <inbound> of a NIC
+    network 'lab', <inbound average>: '-1' is not a number from 0 to 18014398509481983 (line 3, column 23)
+    network 'lab', <vlan>: there is no <tag> in it (line 3, column 3); write <tag id='N'/> for each VLAN
+    network 'lab', <vlan>: there is no <tag> in it (line 3, column 3); write <tag id='N'/> for each VLAN
+    network 'lab', <tag id>: '4096' is not a number from 0 to 4095 (line 3, column 14)
+    network 'lab', <tag id>: '-1' is not a number from 0 to 4095 (line 3, column 14)
+    network 'lab', <vlan trunk>: several VLANs need trunk='yes' (line 3, column 9)
+    network 'lab', <vlan trunk>: a native VLAN needs trunk='yes' (line 3, column 9)
+    network 'lab', <tag nativeMode>: another <tag> is the native VLAN already (line 3, column 66)
+    accepted
+    "#);
+    insta::assert_snapshot!(each(&|e| format!("<portgroup name='a'>{e}</portgroup>"), &networks), @r#"
+    accepted
+    network 'lab', <inbound>: it needs 'average' (line 3, column 34)
+    network 'lab', <outbound>: it needs 'average' (line 3, column 34)
+    network 'lab', <inbound floor>: a guaranteed rate is not possible here (line 3, column 43); give floor in the <inbound> of a NIC
+    network 'lab', <inbound floor>: a guaranteed rate is not possible here (line 3, column 43); give floor in the <inbound> of a NIC
+    network 'lab', <outbound floor>: a guaranteed rate is not possible here (line 3, column 56); give floor in the <inbound> of a NIC
+    network 'lab', <inbound average>: '-1' is not a number from 0 to 18014398509481983 (line 3, column 43)
+    network 'lab', <vlan>: there is no <tag> in it (line 3, column 23); write <tag id='N'/> for each VLAN
+    network 'lab', <vlan>: there is no <tag> in it (line 3, column 23); write <tag id='N'/> for each VLAN
+    network 'lab', <tag id>: '4096' is not a number from 0 to 4095 (line 3, column 34)
+    network 'lab', <tag id>: '-1' is not a number from 0 to 4095 (line 3, column 34)
+    network 'lab', <vlan trunk>: several VLANs need trunk='yes' (line 3, column 29)
+    network 'lab', <vlan trunk>: a native VLAN needs trunk='yes' (line 3, column 29)
+    network 'lab', <tag nativeMode>: another <tag> is the native VLAN already (line 3, column 86)
+    accepted
+    "#);
+    let nic = |e: &str| format!("<interface type='network'><source network='lab'/>{e}</interface>");
+    insta::assert_snapshot!(each(&nic, &nics), @r#"
+    accepted
+    NIC, <inbound>: it needs one of 'average' and 'floor' (line 1, column 61)
+    NIC, <outbound>: it needs 'average' (line 1, column 61)
+    NIC, <inbound>: 'peak' and 'burst' need 'average' (line 1, column 61)
+    accepted
+    NIC, <outbound floor>: a guaranteed rate is not possible here (line 1, column 83); give floor in the <inbound> of a NIC
+    NIC, <inbound average>: '-1' is not a number from 0 to 18014398509481983 (line 1, column 70)
+    NIC, <vlan>: there is no <tag> in it (line 1, column 50); write <tag id='N'/> for each VLAN
+    NIC, <vlan>: there is no <tag> in it (line 1, column 50); write <tag id='N'/> for each VLAN
+    NIC, <tag id>: '4096' is not a number from 0 to 4095 (line 1, column 61)
+    NIC, <tag id>: '-1' is not a number from 0 to 4095 (line 1, column 61)
+    NIC, <vlan trunk>: several VLANs need trunk='yes' (line 1, column 56)
+    NIC, <vlan trunk>: a native VLAN needs trunk='yes' (line 1, column 56)
+    NIC, <tag nativeMode>: another <tag> is the native VLAN already (line 1, column 113)
+    accepted
     "#);
 }
 

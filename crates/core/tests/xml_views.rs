@@ -1,9 +1,9 @@
 //! What is printed of what is running, and our own elements.
 
-use patchcord_core::model::{DirectMode, LinkName, Name, NicType};
+use patchcord_core::model::{DeviceRef, DirectMode, LinkName, Name, NicType};
 use patchcord_core::xml::{
-    Connections, LiveSource, Mode, TagForm, WriteOptions, read_network, read_nic, write_network, write_network_with,
-    write_nic, write_nic_live,
+    Connections, LiveSource, Mode, Stamp, TagForm, WriteOptions, read_network, read_network_state, read_nic,
+    write_network, write_network_state, write_network_with, write_nic, write_nic_live,
 };
 
 const POOL: &str = "<network><name>pool</name><tag name='blue'/><tag name='blue'/>\
@@ -66,6 +66,21 @@ fn a_live_network_counts_its_connections() {
     assert_eq!(read_network(&printed, Mode::Strict), Ok(pool.clone()));
     let inactive = WriteOptions { inactive: true, ..options };
     assert!(!write_network_with(&pool, &inactive).contains("connections"));
+}
+
+#[test]
+fn the_functions_of_a_physical_function() {
+    let text = "<network><name>vfs</name><uuid>81ff0d90-c91e-6742-64da-4a736edb9a9b</uuid>\
+        <forward mode='passthrough'><pf dev='eth0'/></forward></network>";
+    let definition = read_network(text, Mode::Strict).expect("a network");
+    let mut active = definition.clone();
+    active.forward.devices =
+        ["eth0v0", "eth0v1"].map(|dev| DeviceRef { dev: LinkName::new(dev).expect("a name") }).into();
+    // Those that were found stay through a restart of the daemon, and are no part of the definition.
+    let stamp = Stamp { boot_id: "b".into(), netns: 1 };
+    let state = read_network_state(&stamp, &write_network_state(&stamp, &active)).expect("run state");
+    assert_eq!(state.map(|(_, network)| network), Some(active.clone()));
+    assert_eq!(write_network(&active), write_network(&definition));
 }
 
 const NIC: &str = r#"<interface type='network' xmlns:p='urn:patchcord:1'>

@@ -1,16 +1,12 @@
 //! `<virtualport>`: one type, and each parameter from whoever gives it.
 
 use super::{Place, Sides};
-use crate::model::{ActualType, VirtualPort, VirtualPortType};
+use crate::model::{ActualType, VIRTUALPORT_TYPES_HINT, VirtualPort, VirtualPortType};
 use crate::{ErrorKind, Result};
 use std::fmt::Display;
 
 /// What helps against a disagreement.
 const AGREE: &str = "give it in one of the two places only";
-
-/// What helps against a type in the wrong place.
-const WHERE: &str = "802.1Qbg goes with macvtap, 802.1Qbh with macvtap or a PCI device, openvswitch and midonet with a \
-    bridge of the host's; leave <virtualport> out to go without";
 
 /// Who can say what is missing.
 const WHO: &str = "give it in the <virtualport> of the NIC, its portgroup or its network";
@@ -80,7 +76,7 @@ impl<'a> Sides<'a> {
         if !self.actual.takes_virtualport(kind) {
             let cause =
                 format!("{first} says type '{}', and {}, where it means nothing", kind.as_str(), self.connected());
-            return Err(self.refuse(ErrorKind::Unsupported, "<virtualport type>", cause).hint(WHERE));
+            return Err(self.refuse(ErrorKind::Unsupported, "<virtualport type>", cause).hint(VIRTUALPORT_TYPES_HINT));
         }
         Ok(Some(kind))
     }

@@ -17,6 +17,10 @@ pub enum ActualType {
     None,
 }
 
+/// What helps against a virtualport's type in the wrong place: [`ActualType::takes_virtualport`] in words.
+pub const VIRTUALPORT_TYPES_HINT: &str = "802.1Qbg goes with macvtap, 802.1Qbh with macvtap or a PCI device, openvswitch \
+    and midonet with a bridge of the host's; leave <virtualport> out to go without";
+
 impl ActualType {
     /// That of the NICs of a network. A network in mode `bridge` that names neither bridge nor device counts as one with a
     /// bridge, as Open vSwitch networks are written.

@@ -22,7 +22,7 @@ mod validate;
 mod virtualport;
 mod vlan;
 
-pub use actual::ActualType;
+pub use actual::{ActualType, VIRTUALPORT_TYPES_HINT};
 pub use bandwidth::{Bandwidth, Rate};
 pub use bridge::{Bridge, MacTableManager};
 pub use dhcp::{Bootp, Dhcp, DhcpHost, DhcpRange, Expiry, LeaseUnit};

@@ -1,8 +1,9 @@
 //! What of a network depends on several of its fields.
 
-use super::{Bandwidth, ForwardMode, Ip, Network, VirtualPort, VirtualPortType};
+use super::{ActualType, Bandwidth, ForwardMode, Ip, Network, VIRTUALPORT_TYPES_HINT, VirtualPort, VirtualPortType};
 use crate::{Error, ErrorKind, Result};
 use std::collections::HashSet;
+use std::iter;
 
 /// `<ip>` elements of a network at most: each is compared with each route.
 const MAX_IPS: usize = 1024;
@@ -14,6 +15,7 @@ impl Network {
         self.check_mode()?;
         self.check_portgroups()?;
         self.check_virtualports()?;
+        self.check_nics()?;
         self.check_addresses()?;
         self.check_routes()?;
         self.check_dns()?;
@@ -56,9 +58,7 @@ impl Network {
         } else if named {
             return Err(self.invalid("<bridge name>", format!("forward mode '{mode}' has no bridge")));
         }
-        if forward.pf.is_some() && (!forward.devices.is_empty() || !forward.addresses.is_empty()) {
-            return Err(self.invalid("<forward pf>", "it can't be mixed with <interface> and <address>"));
-        }
+        self.check_devices(mode)?;
         let has_records = self.dns.as_ref().is_some_and(|d| *d != super::Dns::default());
         let not_ours = [
             ("<mac>", self.mac.is_some()),
@@ -76,6 +76,32 @@ impl Network {
         Ok(())
     }
 
+    /// What NICs that need a device of the host's choose from.
+    fn check_devices(&self, mode: &str) -> Result<()> {
+        let forward = &self.forward;
+        let (links, addresses) = (!forward.devices.is_empty(), !forward.addresses.is_empty());
+        if forward.pf.is_some() && (links || addresses) {
+            // Live views, and so run state, show the functions that were found.
+            let hint = "remove them: the functions of <pf> are found at each start";
+            return Err(self.invalid("<forward pf>", "it can't be mixed with <interface> and <address>").hint(hint));
+        }
+        match ActualType::of_network(self) {
+            ActualType::Hostdev if links => {
+                let cause = "forward mode 'hostdev' gives PCI devices away, and these are links";
+                let hint = "list <address type='pci' …/>, or use mode 'passthrough'";
+                Err(self.invalid("<forward interface>", cause).hint(hint))
+            }
+            ActualType::Hostdev if forward.pf.is_none() && !addresses => Err(self
+                .invalid("<forward>", "forward mode 'hostdev' needs devices, and there are none")
+                .hint("add <pf dev='…'/>, or <address type='pci' …/> for each device")),
+            ActualType::Direct(_) if forward.pf.is_none() && !links && !addresses => {
+                let cause = format!("forward mode '{mode}' needs a device, and there is none");
+                Err(self.invalid("<forward dev>", cause).hint("add dev='…', or <interface dev='…'/> for each device"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn check_portgroups(&self) -> Result<()> {
         let mut names = HashSet::new();
         if let Some(twice) = self.portgroups.iter().find(|p| !names.insert(&p.name)) {
@@ -90,44 +116,66 @@ impl Network {
     }
 
     fn check_virtualports(&self) -> Result<()> {
-        let check = |port: Option<&VirtualPort>, whose: &str| {
-            let Some(port) = port else { return Ok(()) };
-            if let Some(name) = port.foreign_parameter() {
+        let own = self.virtualport.as_ref().and_then(|port| port.kind);
+        let check = |port: &VirtualPort, whose: &str| {
+            // Without a type, a portgroup's virtualport is of the network's.
+            let kind = port.kind.or(own);
+            if let Some(name) = (VirtualPort { kind, ..port.clone() }).foreign_parameter() {
                 return Err(
                     self.invalid("<virtualport parameters>", format!("'{name}' does not go with the type of {whose}"))
                 );
             }
-            let mode = self.forward.mode;
-            let fits = match port.kind {
-                None => true,
-                // libvirt's rule: 802.1Qbg and Qbh are spoken over a physical device, the others by a software switch.
-                Some(VirtualPortType::Qbg | VirtualPortType::Qbh) => {
-                    !mode.has_own_bridge() && self.bridge.name.is_none()
-                }
-                Some(VirtualPortType::OpenVSwitch | VirtualPortType::Midonet) => {
-                    mode == ForwardMode::Bridge && self.forward.devices.is_empty()
-                }
-            };
-            if fits {
+            if kind.is_none_or(|kind| ActualType::of_network(self).takes_virtualport(kind)) {
                 return Ok(());
             }
-            let cause =
-                format!("the type of {whose} does not go with forward mode '{}'", mode.as_str().unwrap_or("none"));
-            let hint = "802.1Qbg and 802.1Qbh need a physical device, openvswitch and midonet a bridge of theirs";
-            Err(self.invalid("<virtualport type>", cause).hint(hint))
+            let cause = format!("the type of {whose} does not go with forward mode '{}'", self.mode());
+            Err(self.invalid("<virtualport type>", cause).hint(VIRTUALPORT_TYPES_HINT))
         };
-        check(self.virtualport.as_ref(), "the network")?;
+        if let Some(port) = &self.virtualport {
+            check(port, "the network")?;
+        }
         for portgroup in &self.portgroups {
-            check(portgroup.virtualport.as_ref(), &format!("portgroup '{}'", portgroup.name))?;
-            let kinds = |p: &Option<VirtualPort>| p.as_ref().and_then(|p| p.kind);
-            if let (Some(a), Some(b)) = (kinds(&self.virtualport), kinds(&portgroup.virtualport))
-                && a != b
-            {
+            let Some(port) = &portgroup.virtualport else { continue };
+            check(port, &format!("portgroup '{}'", portgroup.name))?;
+            if own.is_some() && port.kind.is_some() && own != port.kind {
                 let cause = format!("portgroup '{}' and the network name different types", portgroup.name);
                 return Err(self.invalid("<virtualport type>", cause));
             }
         }
         Ok(())
+    }
+
+    /// What is said for NICs and could be had by none of them.
+    fn check_nics(&self) -> Result<()> {
+        let actual = ActualType::of_network(self);
+        let mode = self.mode();
+        // Documents of libvirt's have a <vlan> beside 802.1Qbh, whose profile decides on VLANs: NICs are refused instead.
+        let qbh = self.virtualport.as_ref().is_some_and(|port| port.kind == Some(VirtualPortType::Qbh));
+        if !actual.takes_vlans() && !qbh {
+            let portgroups = self.portgroups.iter().map(|p| (format!("portgroup '{}'", p.name), &p.vlan));
+            let places = iter::once(("it".to_owned(), &self.vlan)).chain(portgroups);
+            if let Some((whose, vlan)) = places.filter_map(|(whose, vlan)| Some((whose, vlan.as_ref()?))).next() {
+                let (why, hint) = actual.refuses_vlan(vlan, None).unwrap_or_default();
+                let cause =
+                    format!("{whose} puts NICs into VLANs, and forward mode '{mode}' gives them macvtap, {why}");
+                return Err(self.invalid("<vlan>", cause).hint(hint));
+            }
+        }
+        if actual == ActualType::Hostdev
+            && let Some(portgroup) = self.portgroups.iter().find(|p| p.bandwidth.is_some())
+        {
+            let cause = format!("portgroup '{}' limits rates, which nobody can do for a PCI device", portgroup.name);
+            return Err(self.invalid("<bandwidth>", cause).hint("remove it"));
+        }
+        if matches!(actual, ActualType::Direct(_) | ActualType::Hostdev) && self.port_isolated == Some(true) {
+            let cause = format!("NICs can't be isolated in forward mode '{mode}'");
+            return Err(self.invalid("<port isolated>", cause).hint("use a bridge, or mode 'private'"));
+        }
+        Ok(())
+    }
+
+    fn mode(&self) -> &'static str {
+        self.forward.mode.as_str().unwrap_or("none")
     }
 
     fn check_addresses(&self) -> Result<()> {

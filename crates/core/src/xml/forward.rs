@@ -61,10 +61,7 @@ pub(crate) fn read_forward(parent: &Cursor<'_, '_>) -> Result<Forward> {
         if !addresses.insert(address) {
             return Err(a.error("this address is listed twice"));
         }
-        // With <pf>, these are its functions as a live view shows them; they are found anew at each start.
-        if forward.pf.is_none() {
-            forward.addresses.push(address);
-        }
+        forward.addresses.push(address);
     }
     let dev = c.parsed("dev", link_name)?;
     if let Some(dev) = &dev {
@@ -93,9 +90,7 @@ pub(crate) fn read_forward(parent: &Cursor<'_, '_>) -> Result<Forward> {
         if !devices.insert(name.clone()) {
             return Err(interface.attr_error("dev", format!("'{name}' is listed twice")));
         }
-        if forward.pf.is_none() {
-            forward.devices.push(DeviceRef { dev: name });
-        }
+        forward.devices.push(DeviceRef { dev: name });
     }
     if !forward.devices.is_empty() && !forward.addresses.is_empty() {
         return Err(c.error("<interface> and <address> can't be mixed"));
