@@ -39,6 +39,16 @@ impl<'a> Attr<'a> {
         Some(u32::from_ne_bytes(self.value.try_into().ok()?))
     }
 
+    /// The value as a native-endian 64-bit number.
+    pub(crate) fn u64(&self) -> Option<u64> {
+        Some(u64::from_ne_bytes(self.value.try_into().ok()?))
+    }
+
+    /// The native-endian 32-bit number at this place of a structure.
+    pub(crate) fn u32_at(&self, at: usize) -> Option<u32> {
+        Some(u32::from_ne_bytes(*self.value.get(at..)?.first_chunk()?))
+    }
+
     /// The value as a big-endian 32-bit number, as nfnetlink writes them.
     pub(crate) fn be32(&self) -> Option<u32> {
         Some(u32::from_be_bytes(self.value.try_into().ok()?))
@@ -168,6 +178,11 @@ impl Writer {
     /// A big-endian 32-bit number.
     pub(crate) fn be32(&mut self, kind: u16, value: u32) -> &mut Self {
         self.put(kind, &value.to_be_bytes())
+    }
+
+    /// A native-endian 64-bit number.
+    pub(crate) fn ne64(&mut self, kind: u16, value: u64) -> &mut Self {
+        self.put(kind, &value.to_ne_bytes())
     }
 
     /// A NUL-terminated string.

@@ -56,8 +56,8 @@ pub(crate) fn locate(error: &mut KernelError, request: &[u8], fixed_header: usiz
     };
     let mut start = HEADER + fixed_header;
     let mut end = request.len();
-    // Four levels are deeper than any message that we send.
-    for _ in 0..4 {
+    // Deeper than any message that we send; a filter's action has its options at the fifth level.
+    for _ in 0..6 {
         let mut at = start;
         let mut inside = None;
         for attr in Attrs::new(request.get(start..end).unwrap_or(&[])) {

@@ -29,7 +29,8 @@ pub mod tc;
 pub use addr::{Address, AddressFilter, NewAddress};
 pub use error::{Error, KernelError};
 pub use link::{
-    BridgeOptions, BridgePort, BridgeSpec, Link, LinkChange, MacvlanMode, MacvlanSpec, OperState, TunInfo, VethSpec,
+    BridgeOptions, BridgePort, BridgeSpec, IfbSpec, Link, LinkChange, MacvlanMode, MacvlanSpec, OperState, TunInfo,
+    VethSpec,
 };
 pub use monitor::{Hint, LINK_GROUPS, Monitor, MonitorGroups};
 pub use neigh::{FdbChange, FdbEntry};

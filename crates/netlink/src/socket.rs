@@ -36,6 +36,11 @@ impl Request {
         Request { name, kind: message.message_type(), flags, body, fixed_header }
     }
 
+    /// Appends the message as it goes to the kernel.
+    pub(crate) fn append(&self, bytes: &mut Vec<u8>, sequence: u32) {
+        frame::append(bytes, self.kind, self.flags | NLM_F_REQUEST | NLM_F_ACK, sequence, &self.body);
+    }
+
     /// The verb phrase that errors about this request begin with.
     pub fn name(&self) -> &'static str {
         self.name
@@ -128,7 +133,7 @@ impl Socket {
         let mut starts = Vec::with_capacity(requests.len() + 1);
         for (request, sequence) in requests.iter().zip(first..) {
             starts.push(bytes.len());
-            frame::append(&mut bytes, request.kind, request.flags | NLM_F_REQUEST | NLM_F_ACK, sequence, &request.body);
+            request.append(&mut bytes, sequence);
         }
         starts.push(bytes.len());
         self.channel.send(name, &bytes)?;

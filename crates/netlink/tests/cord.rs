@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod common;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
+use common::index;
 use patchcord_netlink::tc::{Action, ActionKind, Handle, Redirect};
 use patchcord_netlink::{Hint, LINK_GROUPS, LinkChange, MacvlanMode, MacvlanSpec, Monitor, Request, Socket};
 use patchcord_testkit::{Guest, Namespace, create_tap, in_namespace};
@@ -15,10 +18,6 @@ const MAC: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
 const COOKIE: [u8; 16] = *b"patchcord:cord:1";
 const PRIORITY: NonZeroU16 = NonZeroU16::new(7).unwrap();
 const SOON: Duration = Duration::from_secs(10);
-
-fn index(socket: &mut Socket, name: &str) -> u32 {
-    socket.link_by_name(name).unwrap().unwrap().index
-}
 
 fn all(socket: &mut Socket, requests: &[Request]) {
     socket.execute_all(requests).unwrap().into_iter().collect::<Result<(), _>>().unwrap();

@@ -52,6 +52,22 @@ pub struct MacvlanSpec {
     pub alias: Option<String>,
 }
 
+/// An intermediate functional block to be made: a link that gives frames which are redirected to it back to where they
+/// came from, after its own qdisc. So what comes in at a link can wait in classes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IfbSpec {
+    /// At most 15 bytes.
+    pub name: String,
+    /// The group number, part of the creation itself.
+    pub group: u32,
+    /// Set right after the link is made.
+    pub alias: Option<String>,
+    /// IPv6 makes no address by itself on it.
+    pub addr_gen_none: bool,
+    /// Whether it comes up at once; it passes nothing while it is down.
+    pub up: bool,
+}
+
 /// A veth pair to be made, both ends down and in this namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VethSpec {
@@ -107,6 +123,23 @@ impl Socket {
         message.header.index = index;
         message.attributes.push(macvlan_info(tap, mode));
         self.execute(&Request::link("change the macvlan's mode", 0, RouteNetlinkMessage::NewLink(message)))
+    }
+
+    /// Makes an intermediate functional block and returns its index.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`], with EEXIST when the name is taken, and the socket's own errors. When a step after the creation
+    /// is refused, the link is deleted again.
+    pub fn make_ifb(&mut self, spec: &IfbSpec) -> Result<u32, Error> {
+        let mut message = new_link(&spec.name, None, None, spec.group);
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Ifb)]));
+        let finish = LinkChange {
+            alias: spec.alias.clone(),
+            addr_gen_none: spec.addr_gen_none.then_some(true),
+            up: spec.up.then_some(true),
+            ..LinkChange::default()
+        };
+        self.make("make the ifb link", message, &spec.name, &finish)
     }
 
     /// Makes a veth pair, both ends down, and returns the first end's index; the other's is its

@@ -6,7 +6,7 @@ mod read;
 mod set;
 
 pub use bridge::{BridgeOptions, BridgePort};
-pub use make::{BridgeSpec, MacvlanSpec, VethSpec};
+pub use make::{BridgeSpec, IfbSpec, MacvlanSpec, VethSpec};
 pub(crate) use read::read;
 pub use set::LinkChange;
 

@@ -5,12 +5,24 @@
 //! `linux/tc_act/*.h`.
 
 mod action;
+mod classify;
 mod filter;
+#[cfg(test)]
+mod golden;
+mod htb;
+mod ingress;
+mod leaf;
 mod qdisc;
+mod rate;
 
 pub use action::{Action, ActionKind};
-pub use filter::{Filter, Redirect};
+pub use classify::{ClassFilter, ClassNumber};
+pub use filter::Filter;
+pub use htb::{Htb, HtbClass};
+pub use ingress::{Police, Redirect};
+pub use leaf::Leaf;
 pub use qdisc::Qdisc;
+pub use rate::rounded_burst;
 
 use std::fmt;
 
@@ -53,6 +65,10 @@ impl Handle {
     fn read(value: u32) -> Self {
         Handle { major: (value >> 16) as u16, minor: value as u16 }
     }
+
+    fn number(self) -> u32 {
+        u32::from(self.major) << 16 | u32::from(self.minor)
+    }
 }
 
 /// As `tc` prints it: both numbers hexadecimal, `1:` for a qdisc, `1:a` for a class.
@@ -81,11 +97,12 @@ struct Header {
 }
 
 impl Header {
-    /// `None` when the message is shorter.
-    fn read(payload: &[u8]) -> Option<Self> {
-        let header = payload.first_chunk::<HEADER>()?;
+    /// The header and the attributes behind it; `None` when the message is shorter.
+    fn read(payload: &[u8]) -> Option<(Self, &[u8])> {
+        let (header, attributes) = payload.split_first_chunk::<HEADER>()?;
         let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-        Some(Header { link: word(4), handle: word(8), parent: Handle::read(word(12)), info: word(16) })
+        let header = Header { link: word(4), handle: word(8), parent: Handle::read(word(12)), info: word(16) };
+        Some((header, attributes))
     }
 
     fn message(self, attributes: Vec<TcAttribute>) -> TcMessage {
@@ -104,5 +121,6 @@ impl Header {
 pub(crate) fn fuzz_payload(bytes: &[u8]) {
     let _ = qdisc::read(bytes);
     let _ = filter::read(bytes);
+    let _ = htb::read(bytes);
     let _ = action::read_all(bytes);
 }

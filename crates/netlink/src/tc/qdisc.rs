@@ -1,4 +1,4 @@
-//! Queueing disciplines: listing them, and clsact, which is the place for filters on what comes in at a link.
+//! Queueing disciplines: listing them, deleting a root, and clsact, which is the place for filters on what comes in at a link.
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcMessage};
@@ -27,8 +27,8 @@ pub struct Qdisc {
 
 /// Reads the payload of an `RTM_NEWQDISC`; `None` only when it is shorter than its fixed header.
 pub(super) fn read(payload: &[u8]) -> Option<Qdisc> {
-    let header = Header::read(payload)?;
-    let kind = Attrs::after(payload, HEADER).find(|attr| attr.kind == TCA_KIND);
+    let (header, attributes) = Header::read(payload)?;
+    let kind = Attrs::find(attributes, TCA_KIND);
     Some(Qdisc {
         link: header.link,
         handle: Handle::read(header.handle),
@@ -54,6 +54,14 @@ impl Request {
     pub fn delete_clsact(link: u32) -> Self {
         let message = RouteNetlinkMessage::DelQueueDiscipline(clsact(link));
         Request::new("delete the clsact qdisc", 0, HEADER, &message)
+    }
+
+    /// Deletes the root qdisc of this major number, with its classes and filters; the kernel refuses it when the root is
+    /// another one. Its own choice comes back.
+    pub fn delete_root(link: u32, major: u16) -> Self {
+        let handle = Handle { major, minor: 0 }.number();
+        let message = Header { link, handle, parent: Handle::ROOT, info: 0 }.message(Vec::new());
+        Request::new("delete the root qdisc", 0, HEADER, &RouteNetlinkMessage::DelQueueDiscipline(message))
     }
 }
 
@@ -84,5 +92,13 @@ impl Socket {
     /// [`Error::Kernel`], with ENOENT when it has none, and the socket's own errors.
     pub fn delete_clsact(&mut self, link: u32) -> Result<(), Error> {
         self.execute(&Request::delete_clsact(link))
+    }
+
+    /// Deletes the root qdisc of this major number, with its classes and filters.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`], with EINVAL when the root is another one or the kernel's own choice, and the socket's own errors.
+    pub fn delete_root(&mut self, link: u32, major: u16) -> Result<(), Error> {
+        self.execute(&Request::delete_root(link, major))
     }
 }

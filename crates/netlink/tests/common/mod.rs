@@ -69,6 +69,11 @@ pub(crate) fn ip_link(name: &str) -> Value {
     json("ip", &["-j", "-d", "link", "show", "dev", name])[0].clone()
 }
 
+/// The index of a link.
+pub(crate) fn index(socket: &mut Socket, name: &str) -> u32 {
+    socket.link_by_name(name).unwrap().unwrap().index
+}
+
 /// A plain bridge that is up.
 pub(crate) fn bridge(socket: &mut Socket, name: &str) -> u32 {
     socket.make_bridge(&BridgeSpec { name: name.to_owned(), up: true, ..BridgeSpec::default() }).unwrap()
