@@ -78,7 +78,7 @@ pub enum Hint {
     /// A setting of the whole host changed: whether it forwards IPv4 or IPv6.
     Settings,
     /// A qdisc, class or filter of this link came, went or changed. What goes with its link, or with the qdisc it
-    /// belongs to, is not announced.
+    /// belongs to, may not be announced by itself.
     Traffic {
         /// The link's index.
         index: u32,
@@ -231,6 +231,17 @@ mod tests {
         for kind in [link::RTM_NEWLINK, addr::RTM_NEWADDR, neigh::RTM_DELNEIGH] {
             assert!(matches!(hint(kind, &[0; 3]), Some(Hint::Resync { .. })), "{kind}");
         }
+    }
+
+    #[test]
+    fn traffic_control_names_its_link() {
+        let header = |index: u32| [&[0; 4][..], &index.to_ne_bytes(), &[0; 12]].concat();
+        for kind in [36, 37, 40, 41, 44, 45, 100, 101] {
+            assert_eq!(hint(kind, &header(9)), Some(Hint::Traffic { index: 9 }), "{kind}");
+            assert_eq!(hint(kind, &header(SHARED_BLOCK)), None, "{kind}");
+            assert!(matches!(hint(kind, &[0; 7]), Some(Hint::Resync { .. })), "{kind}");
+        }
+        assert!(matches!(hint(tc::RTM_NEWACTION, &[0; 4]), Some(Hint::Resync { .. })));
     }
 
     #[test]

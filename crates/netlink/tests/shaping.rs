@@ -5,7 +5,7 @@
 mod common;
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU64};
 use std::time::Duration;
 
 use common::index;
@@ -285,8 +285,9 @@ fn a_limit_comes_before_the_redirect_whichever_is_there_first() {
         let (tap, to) = (index(&mut socket, "pct0"), index(&mut socket, "va"));
         socket.add_clsact(tap).unwrap();
         socket.redirect(&Redirect { link: tap, priority: PRIORITY, to, cookie: COOKIE }).unwrap();
+        let rate = |rate| NonZeroU64::new(rate).unwrap();
         let mut police =
-            Police { link: tap, priority: PRIORITY, rate: 1_000, burst: 10_000, mtu: 65_536, cookie: COOKIE };
+            Police { link: tap, priority: PRIORITY, rate: rate(1_000), burst: 10_000, mtu: 65_536, cookie: COOKIE };
         socket.police(&police).unwrap();
         let received = || ns.json("ip -j -s link show dev vb")[0]["stats64"]["rx"]["packets"].as_u64().unwrap();
         let frame = [&[0x52, 0x54, 0, 0, 0, 9][..], &MAC, &[0x88, 0xb5], &[0; 986]].concat();
@@ -304,21 +305,22 @@ fn a_limit_comes_before_the_redirect_whichever_is_there_first() {
         assert_eq!((read[0].0, read[1].0), (0x8000_0001, 0x8000_0002));
         assert_eq!(read[0].1.kind, ActionKind::Police { rate: 1_000, burst: 10_000, mtu: 65_536 });
         assert_eq!(read[0].1.cookie.as_deref(), Some(&COOKIE[..]));
-        let seen = ns.json("tc -j filter show dev pct0 ingress");
-        let action = &seen[2]["options"]["actions"][0];
-        assert_eq!((&action["kind"], &action["control_action"]["type"]), (&"police".into(), &"drop".into()), "{seen}");
+        // As text: in JSON tc has one key for both verdicts.
+        let seen = ns.run("tc filter show dev pct0 ingress");
+        assert!(seen.contains("rate 8Kbit burst 10000b mtu 64Kb action drop/continue"), "{seen}");
 
         // Frames that are too long.
         police.mtu = 500;
         socket.police(&police).unwrap();
         assert_eq!(passed(5), 0);
         // A rate that no frame meets, beyond 32 bits.
-        (police.mtu, police.rate, police.burst) = (65_536, 40_000_000_000, 1 << 20);
+        (police.mtu, police.rate, police.burst) = (65_536, rate(40_000_000_000), 1 << 20);
         socket.police(&police).unwrap();
         assert_eq!(passed(100), 100);
         let filters = socket.ingress_filters(tap).unwrap().entries;
-        let burst = rounded_burst(police.burst, police.rate);
-        assert_eq!(filters[0].actions[0].kind, ActionKind::Police { rate: police.rate, burst, mtu: 65_536 });
+        let (rate, mtu) = (police.rate.get(), police.mtu);
+        let burst = rounded_burst(police.burst, rate);
+        assert_eq!(filters[0].actions[0].kind, ActionKind::Police { rate, burst, mtu });
 
         // Each goes alone.
         socket.delete_redirect(tap, PRIORITY).unwrap();
@@ -328,6 +330,5 @@ fn a_limit_comes_before_the_redirect_whichever_is_there_first() {
         socket.delete_police(tap, PRIORITY).unwrap();
         assert!(socket.delete_police(tap, PRIORITY).unwrap_err().is_not_found());
         assert_eq!(passed(100), 100);
-        assert!(socket.police(&Police { rate: 0, ..police }).is_err());
     });
 }

@@ -1,7 +1,7 @@
 //! Our requests beside those of iproute2's `tc` 6.1 for the same wish, as strace shows them on a little-endian machine.
 #![cfg(target_endian = "little")]
 
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU64};
 
 use super::{ClassFilter, ClassNumber, Handle, Htb, HtbClass, Leaf, Police, Redirect};
 use crate::attr::Attrs;
@@ -116,7 +116,9 @@ fn filters_on_what_comes_in() {
         &Request::delete_filter(3, PRIORITY),
         "24000000 2d000500 1bac056b 00000000 00000000 03000000 00000000 f2ffffff 00030700",
     );
-    let police = Police { link: 3, priority: PRIORITY, rate: 1_000_000, burst: 10_000, mtu: 65_536, cookie: COOKIE };
+    let rate = |rate| NonZeroU64::new(rate).unwrap();
+    let police =
+        Police { link: 3, priority: PRIORITY, rate: rate(1_000_000), burst: 10_000, mtu: 65_536, cookie: COOKIE };
     let request = Request::police(&police);
     let header = bytes("2c000504 00000000 00000000 00000000 03000000 01000080 f2ffffff 00030700 08000100 75333200");
     assert_eq!(encoded(&request)[4..44], header);
@@ -129,7 +131,7 @@ fn filters_on_what_comes_in() {
     assert_eq!(part(&request, &[2, 7, 1, 2, 1]), expected);
     assert_eq!(part(&request, &[2, 7, 1, 2, 2]).len(), 1024);
     assert_eq!(part(&request, &[2, 7, 1, 2, 5]), [0xff; 4]);
-    let request = Request::police(&Police { rate: 40_000_000_000, ..police });
+    let request = Request::police(&Police { rate: rate(40_000_000_000), ..police });
     assert_eq!(part(&request, &[2, 7, 1, 2, 8]), bytes("00902f50 09000000"));
 }
 

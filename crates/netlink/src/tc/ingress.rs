@@ -3,7 +3,7 @@
 //! Each of our filters has a fixed handle, so that one message adds it or replaces it in place: no frame passes between
 //! the old and the new one.
 
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU64};
 
 use netlink_packet_route::tc::{TcAction, TcFilterU32Option, TcU32Key};
 
@@ -45,8 +45,8 @@ pub struct Police {
     pub link: u32,
     /// That of the link's redirect; see [`Redirect::priority`].
     pub priority: NonZeroU16,
-    /// In bytes per second, at least 1.
-    pub rate: u64,
+    /// In bytes per second. For the kernel a rate of 0 is no limit at all.
+    pub rate: NonZeroU64,
     /// How many bytes may come at once, at least the longest frame: a longer one than this never passes. With offloads a
     /// frame has up to 64 KiB.
     pub burst: u64,
@@ -72,7 +72,7 @@ impl Request {
 
     /// Limits what comes in at a link, or changes the limit in place; the new one begins with a whole burst.
     pub fn police(police: &Police) -> Self {
-        let action = action::police(police.rate, police.burst, police.mtu, police.cookie);
+        let action = action::police(police.rate.get(), police.burst, police.mtu, police.cookie);
         set_match_all("limit what comes in", (police.link, police.priority), POLICE, action)
     }
 
@@ -105,7 +105,7 @@ impl Socket {
     /// Limits what comes in at a link, or changes the limit in place.
     ///
     /// # Errors
-    /// [`Error::Kernel`], with EINVAL when the link has no clsact or the rate is 0, ENOENT when the kernel has no police,
+    /// [`Error::Kernel`], with EINVAL when the link has no clsact, ENOENT when the kernel has no police,
     /// and the socket's own errors.
     pub fn police(&mut self, police: &Police) -> Result<(), Error> {
         self.execute(&Request::police(police))

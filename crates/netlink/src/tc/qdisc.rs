@@ -66,10 +66,13 @@ impl Request {
 }
 
 impl Socket {
-    /// Lists the qdiscs of one link or of all. The kernel goes through all links for either.
+    /// Lists the qdiscs of one link or of all; none for a link that is not there.
+    ///
+    /// The kernel goes through all links for either, and the request for a single qdisc it answers by an announcement to
+    /// everybody. What hangs on the qdiscs of one link is told by [`Socket::ingress_filters`] and [`Socket::htb_classes`].
     ///
     /// # Errors
-    /// [`Error::Kernel`] and the socket's own errors. A link that is not there has none.
+    /// [`Error::Kernel`] and the socket's own errors.
     pub fn qdiscs(&mut self, link: Option<u32>) -> Result<Dump<Qdisc>, Error> {
         let header = Header { link: 0, handle: 0, parent: Handle::default(), info: 0 };
         let message = RouteNetlinkMessage::GetQueueDiscipline(header.message(Vec::new()));
