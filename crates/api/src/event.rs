@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// Something that happened. Which fields are there depends on the kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// `network`, `nic`, `lease` or `drift`.
+    /// `network`, `nic`, `lease`, `device` or `drift`.
     pub kind: String,
     /// What happened to it: `started`, `plugged`, `added`, `repaired` and so on.
     pub what: String,
@@ -25,6 +25,12 @@ pub struct Event {
     /// The lease.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
+    /// The device that came or went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The active networks that list the device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub networks: Option<Vec<String>>,
     /// Drift: the object that was not as it should be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object: Option<String>,

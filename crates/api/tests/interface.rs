@@ -86,6 +86,8 @@ fn event() -> Event {
         tags: Some(vec!["t".into()]),
         nic: Some(nic()),
         lease: Some(lease()),
+        device: s("d"),
+        networks: Some(vec!["n".into()]),
         object: s("o"),
         cause: s("c"),
         culprit: s("c"),

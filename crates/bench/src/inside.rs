@@ -10,6 +10,7 @@ use patchcord_core::engine::{Attach, Body, Command, NicView};
 use patchcord_core::model::{Name, Nic, NicSource};
 use patchcord_core::plan::Handover;
 use patchcord_core::xml;
+use patchcord_daemon::config::Config;
 use patchcord_daemon::handle::Handle;
 use patchcord_daemon::service::{Service, make_directories, start_spawner};
 use patchcord_host::root::Root;
@@ -37,7 +38,7 @@ pub(crate) fn run(setup: &Setup, _: &Namespace) -> Result<()> {
     make_directories(&root)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = tokio::task::LocalSet::new().block_on(&runtime, async {
-        let service = Service::open(&root, Path::new(DNSMASQ), spawner, Default::default()).await?;
+        let service = Service::open(&root, &Config::default(), spawner, Default::default()).await?;
         let daemon = Inside { handle: service.handle() };
         tokio::select! {
             () = service.run(std::future::pending()) => Err("the daemon ended".into()),
@@ -123,6 +124,7 @@ impl Inside {
             owner: None,
             handover,
             uid: 0,
+            precedence: Default::default(),
             mac_unknown: false,
         };
         let begun = std::time::Instant::now();

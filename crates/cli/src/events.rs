@@ -44,6 +44,11 @@ fn describe_event(event: &Event) -> String {
             let (mac, name) = (text(&lease.mac), text(&lease.hostname));
             format!("lease {what} on '{}': {} {mac} {name}", clean(&lease.network), lease.ip).trim_end().to_owned()
         }
+        _ if event.kind == "device" => {
+            let networks = event.networks.iter().flatten().map(|name| format!("'{}'", clean(name)));
+            let networks = networks.collect::<Vec<_>>().join(", ");
+            format!("device {} {what}; listed by {networks}", text(&event.device))
+        }
         _ if event.kind == "drift" => {
             let culprit = event.culprit.as_ref().map(|who| format!(" (by {})", clean(who))).unwrap_or_default();
             format!("{} {what}{culprit}: {}", text(&event.object), text(&event.cause))

@@ -1,8 +1,7 @@
 //! Who may do what over the native interface: root and the group `patchcord` everything, others what the access list
 //! of the configuration grants them.
 
-use patchcord_core::model::Nic;
-use patchcord_core::{Error, ErrorKind};
+use patchcord_core::merge::Precedence;
 use serde::Deserialize;
 use std::collections::BTreeSet;
 
@@ -150,20 +149,9 @@ impl Entry {
 }
 
 impl Grant {
-    /// Refuses a NIC that sets what its network's host decides, unless the NIC may choose.
-    pub fn check(self, object: &str, nic: &Nic) -> Result<(), Error> {
-        let fields = [
-            ("<vlan>", nic.vlan.is_some()),
-            ("<bandwidth>", nic.bandwidth.is_some()),
-            ("trustGuestRxFilters", nic.trust_guest_rx_filters.is_some()),
-            ("<port isolated>", nic.port_isolated.is_some()),
-        ];
-        match fields.iter().find(|(_, given)| *given && !self.nic_policy) {
-            None => Ok(()),
-            Some((field, _)) => Err(Error::new(ErrorKind::Denied, object, "the host decides it for this network")
-                .field(*field)
-                .hint("leave it out; 'nic_policy = true' in the access list would let the NIC choose")),
-        }
+    /// Whose values count where the NIC's own document and its network both say something.
+    pub const fn precedence(self) -> Precedence {
+        if self.nic_policy { Precedence::Nic } else { Precedence::Host }
     }
 }
 
@@ -197,7 +185,6 @@ fn glob(pattern: &[u8], name: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use patchcord_core::xml::read_nic;
 
     fn peer(user: &str, groups: &[&str]) -> Peer {
         let uid = if user == "root" { 0 } else { 1000 };
@@ -278,24 +265,5 @@ mod tests {
         assert!(!shows(&peer("alice", &[]), 1001, Some("lab-1"), Some("staff")));
         assert!(!shows(&peer("bob", &["ops"]), 1001, None, None), "on no network");
         assert!(access.grants_any(&peer("alice", &[])) && !access.grants_any(&peer("eve", &[])));
-    }
-
-    #[test]
-    fn the_hosts_values_win_unless_the_nic_may_choose() {
-        for (inside, field) in [
-            ("<vlan><tag id='5'/></vlan>", Some("<vlan>")),
-            ("<bandwidth><inbound average='1'/></bandwidth>", Some("<bandwidth>")),
-            ("<port isolated='yes'/>", Some("<port isolated>")),
-            ("<mtu size='1400'/>", None),
-        ] {
-            let xml = format!("<interface type='network'><source network='lab'/>{inside}</interface>");
-            let nic = read_nic(&xml).unwrap();
-            let error = Grant { nic_policy: false }.check("NIC", &nic).err();
-            assert_eq!(error.and_then(|e| e.field).as_deref(), field, "{inside}");
-            assert!(Grant { nic_policy: true }.check("NIC", &nic).is_ok());
-        }
-        let trust = "<interface type='network' trustGuestRxFilters='yes'><source network='lab'/></interface>";
-        let nic = read_nic(trust).unwrap();
-        assert!(Grant { nic_policy: false }.check("NIC", &nic).is_err());
     }
 }

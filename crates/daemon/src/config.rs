@@ -14,8 +14,18 @@ pub struct Config {
     /// `dnsmasq`: the program, by absolute path.
     #[serde(deserialize_with = "absolute")]
     pub dnsmasq: PathBuf,
+    /// `[devices]`: how NICs get devices of the host's.
+    pub devices: Devices,
     /// `[[access]]`: who else than root and the group `patchcord` may do what.
     pub access: Vec<Entry>,
+}
+
+/// How NICs get devices of the host's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Devices {
+    /// `carrier`: devices without one are passed over.
+    pub carrier: bool,
 }
 
 /// How much is logged.
@@ -73,7 +83,12 @@ pub enum ConfigError {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { log: LogLevel::default(), dnsmasq: "/usr/sbin/dnsmasq".into(), access: Vec::new() }
+        Self {
+            log: LogLevel::default(),
+            dnsmasq: "/usr/sbin/dnsmasq".into(),
+            devices: Devices::default(),
+            access: Vec::new(),
+        }
     }
 }
 

@@ -2,7 +2,9 @@
 
 use patchcord_api::error::Refusal;
 use patchcord_api::{Actual, Event, Lease, Network, Nic, Owner};
-use patchcord_core::engine::{Event as CoreEvent, LeaseEvent, LeaseView, NetworkEvent, NetworkView, NicEvent, NicView};
+use patchcord_core::engine::{
+    DeviceEvent, Event as CoreEvent, LeaseEvent, LeaseView, NetworkEvent, NetworkView, NicEvent, NicView,
+};
 use patchcord_core::model::{UpdateCommand, UpdateSection};
 use patchcord_core::plan::Handover;
 use patchcord_core::{Error, ErrorKind};
@@ -75,8 +77,8 @@ pub fn nic(view: NicView) -> Nic {
         actual: Actual {
             kind: view.actual.to_owned(),
             bridge: view.bridge,
-            dev: None,
-            mode: None,
+            dev: view.dev,
+            mode: view.mode.map(|mode| mode.as_str().to_owned()),
             tap: view.tap,
             ifindex: view.ifindex,
             mtu: view.mtu,
@@ -150,6 +152,17 @@ pub fn event(event: &CoreEvent) -> Event {
             .into(),
             network: Some(network.clone()),
             lease: Some(lease(network, view.clone())),
+            ..Event::default()
+        },
+        CoreEvent::Device { device, networks, what } => Event {
+            kind: "device".into(),
+            what: match what {
+                DeviceEvent::Appeared => "appeared",
+                DeviceEvent::Gone => "gone",
+            }
+            .into(),
+            device: Some(device.clone()),
+            networks: Some(networks.clone()),
             ..Event::default()
         },
         CoreEvent::Drift { object, what, culprit, repaired } => Event {

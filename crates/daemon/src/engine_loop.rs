@@ -335,6 +335,7 @@ impl EngineLoop {
             Event::Lease { network, lease, what } => {
                 info!(network, ip = %lease.ip, mac = ?lease.mac, event = ?what, "lease");
             }
+            Event::Device { device, what, .. } => info!(device, event = ?what, "device"),
             Event::Drift { object, what, culprit, repaired: true } => info!(object, what, culprit, "put right"),
             Event::Drift { object, what, culprit, .. } => warn!(object, what, culprit, "not as it should be"),
         }

@@ -72,7 +72,7 @@ fn run(args: &Args) -> Result<(), String> {
         .map_err(|e| format!("the event loop can't start: {e}"))?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
-        let service = Service::open(&root, &config.dnsmasq, spawner, reclaimed).await.map_err(|e| phrase(&e))?;
+        let service = Service::open(&root, &config, spawner, reclaimed).await.map_err(|e| phrase(&e))?;
         let listener = systemd::native_listener(&root.native_socket()).map_err(|e| phrase(&e))?;
         let access = Arc::new(Access::new(config.access));
         let door = tokio::task::spawn_local(native::serve(listener, service.handle(), access));

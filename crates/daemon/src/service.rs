@@ -1,5 +1,6 @@
 //! The daemon put together: claims its root and namespace, finds out what is there, and runs the loop.
 
+use crate::config::Config as Settings;
 use crate::engine_loop::{EngineLoop, Parts, Sources};
 use crate::handle::Handle;
 use crate::jobs::{FIREWALL_CMD, Jobs, phrase};
@@ -8,7 +9,7 @@ use crate::records::Records;
 use crate::systemd;
 use patchcord_core::engine::{Config, Engine, Startup};
 use patchcord_core::intent::Owner;
-use patchcord_core::plan::{MarkKind, Observed, dnsmasq::Settings};
+use patchcord_core::plan::{MarkKind, Observed, dnsmasq};
 use patchcord_core::xml;
 use patchcord_host::dnsmasq::Dnsmasq;
 use patchcord_host::executor::{Executor, ExecutorReport, ExecutorRequest};
@@ -88,7 +89,12 @@ impl Service {
     ///
     /// # Errors
     /// With what is in the way: another daemon, a directory that can't be made, netlink that can't be opened.
-    pub async fn open(root: &Root, dnsmasq: &Path, spawner: Spawner, reclaimed: Reclaimed) -> Result<Self, OpenError> {
+    pub async fn open(
+        root: &Root,
+        config: &Settings,
+        spawner: Spawner,
+        reclaimed: Reclaimed,
+    ) -> Result<Self, OpenError> {
         let lock = RootLock::take(&root.lock())?;
         let namespace = match NamespaceLock::claim()? {
             NamespaceClaim::Held(lock) => Some(lock),
@@ -113,7 +119,7 @@ impl Service {
         hands.ask(ExecutorRequest::Firewalls);
 
         let (ends_in, ends) = mpsc::unbounded_channel();
-        let services = Dnsmasq::new(spawner.clone(), dnsmasq.to_owned(), root.dnsmasq(), root.run_dnsmasq());
+        let services = Dnsmasq::new(spawner.clone(), config.dnsmasq.clone(), root.dnsmasq(), root.run_dnsmasq());
         warn_of_closed_directories(&root.dnsmasq());
         let mut jobs = Jobs::new(services, spawner, ends_in);
         let running = jobs.running()?;
@@ -138,7 +144,8 @@ impl Service {
         let engine = Engine::new(Config {
             instance: instance.id,
             stamp: xml::Stamp { boot_id: ident::boot_id()?.to_string(), netns: ident::network_namespace()? },
-            dnsmasq: Settings {
+            needs_carrier: config.devices.carrier,
+            dnsmasq: dnsmasq::Settings {
                 dir: root.dnsmasq().to_string_lossy().into_owned(),
                 run_dir: root.run_dnsmasq().to_string_lossy().into_owned(),
                 user: Some(patchcord_host::dnsmasq::service_user().to_owned()),

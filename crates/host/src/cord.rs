@@ -5,7 +5,8 @@ use std::num::NonZeroU16;
 use patchcord_core::model::DirectMode;
 use patchcord_core::plan::{GROUP_LIVE, Index, MacvlanSpec, Sysctl};
 use patchcord_netlink as netlink;
-use patchcord_netlink::{MacvlanMode, Redirect, Request};
+use patchcord_netlink::tc::Redirect;
+use patchcord_netlink::{MacvlanMode, Request};
 use rustix::io::Errno;
 
 use crate::Result;
@@ -91,7 +92,7 @@ impl Kernel {
 
     /// Ends that.
     pub(crate) fn end_redirect(&mut self, link: Index) -> Result<(), Cause> {
-        gone_is_done(self.route.delete_filter(link.0, PRIORITY))
+        gone_is_done(self.route.delete_redirect(link.0, PRIORITY))
     }
 }
 

@@ -8,7 +8,8 @@ use std::path::Path;
 use ipnet::IpNet;
 use patchcord_core::model::{DirectMode, MacAddr};
 use patchcord_core::plan::{BridgeState, Index, Link, LinkKind, Mark, MarkKind, Observed, PortFlags, Route, Sysctl};
-use patchcord_netlink::{ActionKind, AddressFilter, FdbEntry, MacvlanMode, RouteFilter, Socket, TABLE_MAIN, nft};
+use patchcord_netlink::tc::ActionKind;
+use patchcord_netlink::{AddressFilter, FdbEntry, MacvlanMode, RouteFilter, Socket, TABLE_MAIN, nft};
 use rustix::io::Errno;
 
 use crate::{Result, resolv, sysctl};
@@ -143,7 +144,7 @@ pub fn read_redirect(route: &mut Socket, index: Index) -> Result<Option<Option<I
     let filters = route.ingress_filters(index.0)?.entries;
     Ok(filters.iter().flat_map(|filter| &filter.actions).find_map(|action| match action.kind {
         ActionKind::Redirect { to } => Some((to != 0).then_some(Index(to))),
-        ActionKind::Other(_) => None,
+        ActionKind::Police { .. } | ActionKind::Other(_) => None,
     }))
 }
 

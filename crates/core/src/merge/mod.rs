@@ -11,14 +11,15 @@ use place::Place;
 use std::collections::HashSet;
 use uuid::Uuid;
 
-/// Whose value of a whole element counts (`<vlan>`, `<bandwidth>`, isolation, trust) where both sides give one. What
-/// only one side gives counts in any case. It has no say in `<virtualport>`, which never contradicts the host's.
+/// Whose value of a whole element counts (`<vlan>`, `<bandwidth>`, isolation, trust) where both sides give one. It has no
+/// say in `<virtualport>`, which never contradicts the host's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precedence {
     /// The NIC's.
     #[default]
     Nic,
-    /// The portgroup's, then the network's: for users whose access the administrator shapes.
+    /// The portgroup's, then the network's: for users whose access the administrator shapes. What such a NIC asks for and
+    /// the host says nothing about is refused.
     Host,
 }
 
@@ -80,10 +81,11 @@ pub fn merge(given: &Given<'_>) -> Result<Merged> {
     let isolated = sides.isolated()?;
     let (nic, network) = (given.nic, given.network);
     let trust = sides.first(
+        "trustGuestRxFilters",
         nic.trust_guest_rx_filters,
         portgroup.and_then(|p| p.trust_guest_rx_filters),
         network.and_then(|n| n.trust_guest_rx_filters),
-    );
+    )?;
     let mut seen = HashSet::new();
     let tags = [Some(&nic.tags), network.map(|n| &n.tags), portgroup.map(|p| &p.tags)].into_iter().flatten().flatten();
     Ok(Merged {
@@ -118,13 +120,23 @@ struct Sides<'a> {
 
 impl<'a> Sides<'a> {
     /// The value that counts of those that each place gives, and where it is from.
-    fn first<T>(&self, nic: Option<T>, portgroup: Option<T>, network: Option<T>) -> Option<(T, Place<'a>)> {
+    fn first<T>(
+        &self,
+        field: &str,
+        nic: Option<T>,
+        portgroup: Option<T>,
+        network: Option<T>,
+    ) -> Result<Option<(T, Place<'a>)>> {
         let [at_nic, at_portgroup, at_network] = self.places();
         let nic = nic.zip(at_nic);
         let host = portgroup.zip(at_portgroup).or(network.zip(at_network));
         match self.given.precedence {
-            Precedence::Nic => nic.or(host),
-            Precedence::Host => host.or(nic),
+            Precedence::Nic => Ok(nic.or(host)),
+            // A stopped network says nothing for now.
+            Precedence::Host if host.is_some() || nic.is_none() || self.actual == ActualType::None => Ok(host),
+            Precedence::Host => Err(self
+                .refuse(ErrorKind::Denied, field, "the host decides it for this network")
+                .hint("leave it out; 'nic_policy = true' in the access list would let the NIC choose")),
         }
     }
 
@@ -154,7 +166,8 @@ impl<'a> Sides<'a> {
     fn bandwidth(&self) -> Result<Option<Bandwidth>> {
         // That of the network itself is for its bridge as a whole.
         let portgroup = self.portgroup.and_then(|p| p.bandwidth.as_ref());
-        let Some((bandwidth, place)) = self.first(self.given.nic.bandwidth.as_ref(), portgroup, None) else {
+        let Some((bandwidth, place)) = self.first("<bandwidth>", self.given.nic.bandwidth.as_ref(), portgroup, None)?
+        else {
             return Ok(None);
         };
         if self.actual == ActualType::Hostdev {
@@ -188,7 +201,7 @@ impl<'a> Sides<'a> {
     fn vlan(&self, virtualport: Option<&VirtualPort>) -> Result<Option<Vlan>> {
         let (nic, network) = (self.given.nic, self.given.network);
         let portgroup = self.portgroup.and_then(|p| p.vlan.as_ref());
-        let given = self.first(nic.vlan.as_ref(), portgroup, network.and_then(|n| n.vlan.as_ref()));
+        let given = self.first("<vlan>", nic.vlan.as_ref(), portgroup, network.and_then(|n| n.vlan.as_ref()))?;
         let Some((vlan, place)) = given else { return Ok(None) };
         if let Some((why, hint)) = self.actual.refuses_vlan(vlan, virtualport.and_then(|v| v.kind)) {
             let what = match &vlan.tags[..] {
@@ -203,7 +216,8 @@ impl<'a> Sides<'a> {
 
     fn isolated(&self) -> Result<bool> {
         let network = self.given.network.and_then(|n| n.port_isolated);
-        let Some((true, place)) = self.first(self.given.nic.port_isolated, None, network) else { return Ok(false) };
+        let isolated = self.first("<port isolated>", self.given.nic.port_isolated, None, network)?;
+        let Some((true, place)) = isolated else { return Ok(false) };
         if matches!(self.actual, ActualType::Direct(_) | ActualType::Hostdev) {
             let cause = format!("{place} asks for isolation, and {}, which has none", self.connected());
             return Err(self

@@ -95,7 +95,7 @@ fn set_tap(plan: &mut Plan, tap: LinkRef, now: Option<&Link>, desired: &DesiredN
 /// The macvlan that the NIC's frames leave by, with its way back to the tap: the one that is there, changed where it
 /// differs, or a new one.
 fn far_end(plan: &mut Plan, tap: LinkRef, id: Uuid, spec: &MacvlanSpec, observed: &Observed) -> LinkRef {
-    let on_device = observed.links_marked(MarkKind::Macvlan, id).filter(|l| l.lower == Some(spec.lower)).next_back();
+    let on_device = observed.links_marked(MarkKind::Macvlan, id).rfind(|l| l.lower == Some(spec.lower));
     let kept = on_device.filter(|l| l.mode == Some(spec.mode) || changes_in_place(l.mode, spec.mode));
     if let Some(old) = on_device.filter(|_| kept.is_none()) {
         plan.push(Op::Delete(old.index), None, "a device in passthrough mode carries one macvlan alone");

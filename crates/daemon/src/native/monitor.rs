@@ -56,6 +56,7 @@ impl Session {
             Event::Network { name, .. } => self.access.shows_network(self.peer(), name),
             Event::Lease { network, .. } => self.access.shows_network(self.peer(), network),
             Event::Nic { nic, .. } => self.shows(nic),
+            Event::Device { networks, .. } => networks.iter().any(|name| self.access.shows_network(self.peer(), name)),
             Event::Drift { .. } => self.peer().is_full(),
         }
     }

@@ -6,6 +6,7 @@ use crate::convert;
 use patchcord_api::methods::{AttachNIC, Attached, ChangedNic, CheckNIC, Document, Fetched, Nics, OneNic, Request};
 use patchcord_core::engine::{Answer, Attach, Body, Command, NicView};
 use patchcord_core::intent::Owner;
+use patchcord_core::merge::Precedence;
 use patchcord_core::model::{Name, Nic, NicSource};
 use patchcord_core::plan::Handover;
 use patchcord_core::xml::{self, Mode};
@@ -45,8 +46,8 @@ impl Session {
             Request::ModifyNIC(asked) => {
                 let id = self.own(&asked.id, "modify it").await?.id;
                 let mut nic = xml::read_nic(&asked.xml)?;
-                self.admit(&format!("NIC {id}"), &mut nic).await?;
-                self.changed_nic(Command::Modify(id, Box::new(nic))).await
+                let precedence = self.admit(&format!("NIC {id}"), &mut nic).await?;
+                self.changed_nic(Command::Modify(id, Box::new(nic), precedence)).await
             }
             Request::SetNICLink(asked) => {
                 let nic = self.own(&asked.id, "change its link").await?;
@@ -90,7 +91,7 @@ impl Session {
             None => None,
         };
         let mut nic = xml::read_nic(&asked.xml)?;
-        self.admit(&object, &mut nic).await?;
+        let precedence = self.admit(&object, &mut nic).await?;
         let owner = asked.owner_pid.map(|pid| self.owner(&object, pid)).transpose()?;
         let (by_name, fetch) = (asked.by_name.unwrap_or(false), asked.fetch.unwrap_or(false));
         let full = self.peer().is_full();
@@ -113,7 +114,8 @@ impl Session {
             Handover::Descriptor
         };
         let mac_unknown = asked.mac_unknown.unwrap_or(false);
-        let attach = Attach { guest, guest_uuid, nic, owner, handover, uid: self.peer().uid, mac_unknown };
+        let uid = self.peer().uid;
+        let attach = Attach { guest, guest_uuid, nic, owner, handover, uid, precedence, mac_unknown };
         let Answer { body, warnings } = self.handle.call(Command::Attach(Box::new(attach))).await?;
         let warnings = self.warnings_for_peer(warnings);
         let Body::Nic(view) = body else { return Err(unexpected()) };
@@ -147,7 +149,7 @@ impl Session {
             };
             nic.source = NicSource::Network { network, portgroup };
         }
-        self.admit(&object, &mut nic).await?;
+        let precedence = self.admit(&object, &mut nic).await?;
         let attach = Attach {
             guest,
             guest_uuid: None,
@@ -155,6 +157,7 @@ impl Session {
             owner: None,
             handover: Handover::Descriptor,
             uid: self.peer().uid,
+            precedence,
             mac_unknown: false,
         };
         self.changed_nic(Command::Check(Box::new(attach))).await
@@ -172,10 +175,10 @@ impl Session {
         if self.peer().is_full() { warnings } else { Vec::new() }
     }
 
-    /// Refuses a NIC that the peer may not attach.
-    async fn admit(&self, object: &str, nic: &mut Nic) -> Result<(), Error> {
+    /// Refuses a NIC that the peer may not attach; says whose values count.
+    async fn admit(&self, object: &str, nic: &mut Nic) -> Result<Precedence, Error> {
         if self.peer().is_full() {
-            return Ok(());
+            return Ok(Precedence::Nic);
         }
         let grant = match &mut nic.source {
             NicSource::Network { network, portgroup } => {
@@ -205,7 +208,7 @@ impl Session {
                     .field("<source>"));
             }
         };
-        grant.check(object, nic)
+        Ok(grant.precedence())
     }
 
     /// The portgroup that a NIC gets that names none. Of a network that is not there, none: the engine says so.

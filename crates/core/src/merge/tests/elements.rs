@@ -9,31 +9,43 @@ use std::fmt::Write as _;
 
 #[test]
 fn whose_element_counts() {
-    // Columns: what gives a value, as NIC, portgroup, network; then whose counts for bandwidth, VLAN, trust, isolation.
+    // Columns: what gives a value, as NIC, portgroup, network; then whose counts for bandwidth, VLAN, trust, isolation,
+    // with x where the NIC is refused.
     let whose = |n: Option<u64>| n.map_or('-', |n| ['n', 'p', 'w'][n as usize - 1]);
     let mut table = String::new();
     for precedence in [Precedence::Nic, Precedence::Host] {
         writeln!(table, "{precedence:?}").unwrap();
         for mask in 0..8 {
             let has = |bit: u64| mask & (4 >> (bit - 1)) != 0;
-            let (mut nic, mut network) = (nic(), red(ForwardMode::Nat));
+            type Set<'a> = &'a dyn Fn(&mut Nic, &mut Network);
+            let get = |set: Set<'_>| {
+                let (mut nic, mut network) = (nic(), red(ForwardMode::Nat));
+                set(&mut nic, &mut network);
+                merge(&Given { object: "NIC", nic: &nic, network: Some(&network), precedence, id: ID }).ok()
+            };
             let rate = |bit: u64| has(bit).then(|| inbound(bit));
+            let bandwidth = get(&|nic, network| {
+                nic.bandwidth = rate(1);
+                (network.portgroups[0].bandwidth, network.bandwidth) = (rate(2), rate(3));
+            });
+            let bandwidth = bandwidth.map_or('x', |m| whose(m.bandwidth.and_then(|b| b.inbound?.average)));
             let tag = |bit: u64| has(bit).then(|| vlan(&[bit as u16]));
-            (nic.bandwidth, nic.vlan) = (rate(1), tag(1));
-            (network.portgroups[0].bandwidth, network.portgroups[0].vlan) = (rate(2), tag(2));
-            (network.bandwidth, network.vlan) = (rate(3), tag(3));
-            let got = merge(&Given { object: "NIC", nic: &nic, network: Some(&network), precedence, id: ID }).unwrap();
-            let bandwidth = whose(got.bandwidth.and_then(|b| b.inbound).and_then(|r| r.average));
-            let vlan = whose(got.vlan.map(|v| u64::from(v.tags[0].id)));
+            let tagged = get(&|nic, network| {
+                nic.vlan = tag(1);
+                (network.portgroups[0].vlan, network.vlan) = (tag(2), tag(3));
+            });
+            let tagged = tagged.map_or('x', |m| whose(m.vlan.map(|v| u64::from(v.tags[0].id))));
             // A yes that counts shows among noes, and the other way round.
-            let flag = |get: fn(&Merged) -> bool, set: fn(&mut Nic, &mut Network, [Option<bool>; 3])| {
+            let flag = |read: fn(&Merged) -> bool, set: fn(&mut Nic, &mut Network, [Option<bool>; 3])| {
                 let counts = |bit: u64| {
-                    let (mut nic, mut network) = (nic.clone(), network.clone());
-                    set(&mut nic, &mut network, [1, 2, 3].map(|b| has(b).then_some(b == bit)));
-                    let given = Given { object: "NIC", nic: &nic, network: Some(&network), precedence, id: ID };
-                    get(&merge(&given).unwrap())
+                    let values = [1, 2, 3].map(|b| has(b).then_some(b == bit));
+                    get(&|nic, network| set(nic, network, values)).map(|merged| read(&merged))
                 };
-                whose((1..=3).find(|bit| counts(*bit)))
+                if (1..=3).any(|bit| counts(bit).is_none()) {
+                    'x'
+                } else {
+                    whose((1..=3).find(|b| counts(*b) == Some(true)))
+                }
             };
             let trust = flag(
                 |m| m.trust_guest_rx_filters,
@@ -46,7 +58,7 @@ fn whose_element_counts() {
             let isolated =
                 flag(|m| m.isolated, |nic, network, [n, _, w]| (nic.port_isolated, network.port_isolated) = (n, w));
             let given: String = (1..=3).map(|bit| if has(bit) { whose(Some(bit)) } else { '-' }).collect();
-            writeln!(table, "{given} {bandwidth} {vlan} {trust} {isolated}").unwrap();
+            writeln!(table, "{given} {bandwidth} {tagged} {trust} {isolated}").unwrap();
         }
     }
     insta::assert_snapshot!(table, @r#"
@@ -64,9 +76,9 @@ fn whose_element_counts() {
     --w - w w w
     -p- p p p -
     -pw p p p w
-    n-- n n n n
-    n-w n w w w
-    np- p p p n
+    n-- x x x x
+    n-w x w w w
+    np- p p p x
     npw p p p w
     "#);
 }
