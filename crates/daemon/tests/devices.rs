@@ -13,7 +13,8 @@ use std::time::Duration;
 /// A switch in a namespace of its own, with a server at 10.9.0.1, and devices of the host's that lead to it.
 fn switch(ns: &Namespace, devices: &[&str]) -> Namespace {
     let switch = ns.peer("switch");
-    switch.run("ip link add fabric type bridge");
+    // With an address of its own, which does not change with its ports.
+    switch.run("ip link add fabric address 52:54:00:99:00:01 type bridge");
     switch.run("ip link set fabric up");
     switch.run("ip addr add 10.9.0.1/24 dev fabric");
     for (n, device) in devices.iter().enumerate() {
