@@ -17,6 +17,9 @@ pub struct Refusal {
     pub cause: String,
     /// What would help.
     pub hint: Option<String>,
+    /// What else is in the way.
+    #[serde(default)]
+    pub also: Vec<String>,
     /// Line in the submitted document, from 1.
     pub line: Option<u32>,
     /// Column in characters, from 1.
@@ -35,7 +38,8 @@ impl fmt::Display for Refusal {
         if let Some(field) = &self.field {
             write!(f, ", {field}")?;
         }
-        write!(f, ": {}", self.cause)
+        write!(f, ": {}", self.cause)?;
+        self.also.iter().try_for_each(|other| write!(f, "; and {other}"))
     }
 }
 

@@ -230,6 +230,7 @@ fn methods_and_types_agree_with_the_text() {
         field: Some("f".into()),
         cause: "c".into(),
         hint: Some("h".into()),
+        also: vec!["a".into()],
         line: Some(1),
         column: Some(1),
         start: Some(0),

@@ -131,6 +131,7 @@ mod tests {
             field: field.map(Into::into),
             cause: "'10.0.0.300' is not an IPv4 address".into(),
             hint: Some("write four numbers from 0 to 255".into()),
+            also: Vec::new(),
             line: None,
             column: None,
             start: range.map(|r| r.0),

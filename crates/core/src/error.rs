@@ -126,6 +126,8 @@ pub struct Error {
     pub hint: Option<String>,
     /// Where in the submitted document, where there is one.
     pub position: Option<Position>,
+    /// What else is in the way, each with its field, cause and hint.
+    pub also: Vec<String>,
 }
 
 /// The result of whatever a user can see fail.
@@ -134,7 +136,15 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error about `object`, because of `cause`.
     pub fn new(kind: ErrorKind, object: impl Into<String>, cause: impl Into<String>) -> Self {
-        Self { kind, object: object.into(), field: None, cause: cause.into(), hint: None, position: None }
+        Self {
+            kind,
+            object: object.into(),
+            field: None,
+            cause: cause.into(),
+            hint: None,
+            position: None,
+            also: Vec::new(),
+        }
     }
 
     /// Names the field at fault.
@@ -172,8 +182,35 @@ impl fmt::Display for Error {
         if let Some(hint) = &self.hint {
             write!(f, "; {hint}")?;
         }
-        Ok(())
+        self.also.iter().try_for_each(|other| write!(f, "; and {other}"))
     }
 }
 
 impl std::error::Error for Error {}
+
+/// Everything that is in the way of one wish, found by looking on after the first refusal.
+#[derive(Clone, Debug, Default)]
+pub struct Reasons(Vec<Error>);
+
+impl Reasons {
+    /// Takes note of a refusal; gives what there is otherwise.
+    pub fn note<T>(&mut self, result: Result<T>) -> Option<T> {
+        result.map_err(|error| self.0.push(error)).ok()
+    }
+
+    /// The value, if nothing was in the way.
+    ///
+    /// # Errors
+    /// The first refusal, with the others behind it.
+    pub fn or_value<T>(self, value: T) -> Result<T> {
+        let mut all = self.0.into_iter();
+        let Some(mut first) = all.next() else { return Ok(value) };
+        let others = all.map(|Error { field, cause, hint, .. }| {
+            let field = field.map(|field| format!("{field}: ")).unwrap_or_default();
+            let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+            format!("{field}{cause}{hint}")
+        });
+        first.also.extend(others);
+        Err(first)
+    }
+}

@@ -34,6 +34,7 @@ pub fn error(error: &Error) -> (&'static str, Refusal) {
         field: error.field.clone(),
         cause: error.cause.clone(),
         hint: error.hint.clone(),
+        also: error.also.clone(),
         line: position.map(|p| p.line),
         column: position.map(|p| p.column),
         start: position.map(|p| p.start),

@@ -258,7 +258,7 @@ fn a_refused_step_takes_back_everything_and_says_why() {
         // A bridge can't be a port of a bridge.
         let host = kernel.observed().link_named("host0").unwrap().index;
         let refused = LinkChange { mtu: Some(1400), ..into_bridge(LinkRef::MadeBy(0)) };
-        let undo = LinkChange { mtu: Some(1500), up: Some(true), controller: Some(None), mac: None };
+        let undo = LinkChange { mtu: Some(1500), up: Some(true), controller: Some(None), ..LinkChange::default() };
         plan.steps
             .push(step(Op::SetLink(LinkRef::Index(host), refused), Some(Op::SetLink(LinkRef::Index(host), undo))));
         let applied = kernel.apply(&plan);

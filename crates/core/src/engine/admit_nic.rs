@@ -2,6 +2,7 @@
 
 use super::Engine;
 use super::input::Attach;
+use crate::error::Reasons;
 use crate::intent::{Allocation, NicIntent};
 use crate::merge::Precedence;
 use crate::model::{ActualType, DirectMode, LinkName, MacAddr, Network, Nic, NicSource};
@@ -19,26 +20,24 @@ impl Engine {
         let object = format!("NIC of guest '{}'", attach.guest);
         let refuse = |kind, cause: String| Error::new(kind, object.clone(), cause);
         let mut nic = attach.nic.clone();
-        nic.validate()?;
-        let network = self.named_network(&object, &nic)?;
+        let mut reasons = Reasons::default();
+        reasons.note(nic.validate());
+        let network = reasons.note(self.named_network(&object, &nic));
         if nic.mac.is_none() && !attach.mac_unknown {
             nic.mac = Some(self.free_mac(random));
         }
-        match &nic.target {
-            Some(name) => {
-                let used = self.observed.link_named(name.as_str()).is_some()
-                    || self.intent.nics().any(|n| n.nic.target.as_ref() == Some(name));
-                if used {
-                    return Err(refuse(ErrorKind::InUse, format!("there is a link {name} already"))
-                        .field("<target dev>")
-                        .hint("choose another name, or leave it out to get one"));
-                }
+        if let Some(name) = &nic.target {
+            let used = self.observed.link_named(name.as_str()).is_some()
+                || self.intent.nics().any(|n| n.nic.target.as_ref() == Some(name));
+            if used {
+                let used = refuse(ErrorKind::InUse, format!("there is a link {name} already"));
+                let hint = "choose another name, or leave it out to get one";
+                reasons.note::<()>(Err(used.field("<target dev>").hint(hint)));
             }
-            None => nic.target = Some(self.free_tap()?),
         }
         if nic.queues.is_some_and(|q| q > 1) && attach.mac_unknown {
-            return Err(refuse(ErrorKind::InvalidArgument, "QEMU refuses several queues from a helper".into())
-                .field("<driver queues>"));
+            let several = refuse(ErrorKind::InvalidArgument, "QEMU refuses several queues from a helper".into());
+            reasons.note::<()>(Err(several.field("<driver queues>")));
         }
         let id = uuid::Builder::from_random_bytes(random.to_be_bytes()).into_uuid();
         let intent = NicIntent {
@@ -47,7 +46,7 @@ impl Engine {
             guest_uuid: attach.guest_uuid,
             given: attach.nic.clone(),
             nic,
-            network,
+            network: network.flatten(),
             allocation: None,
             precedence: attach.precedence,
             owner: attach.owner,
@@ -55,7 +54,13 @@ impl Engine {
             uid: attach.uid,
             confirmed: false,
         };
-        self.settle_on(&object, intent)
+        // Without its network nothing can be said about the rest.
+        let settled = network.and_then(|_| reasons.note(self.settle_on(&object, intent.clone())));
+        let (mut intent, warnings) = reasons.or_value(settled.unwrap_or((intent, Vec::new())))?;
+        if intent.nic.target.is_none() {
+            intent.nic.target = Some(self.free_tap()?);
+        }
+        Ok((intent, warnings))
     }
 
     /// What a NIC would be with another configuration. What is fixed for its life must be the same or left out.
@@ -87,35 +92,39 @@ impl Engine {
 
     /// Whether a NIC can be what is wanted, and the device that it gets; gives what the user should know besides.
     fn settle_on(&mut self, object: &str, mut nic: NicIntent) -> Result<(NicIntent, Vec<String>), Error> {
-        let warnings = self.mac_is_free(object, &nic)?;
-        let merged = desired::merged(&self.intent, &nic).map_err(|error| Error { object: object.into(), ..error })?;
+        let mut reasons = Reasons::default();
+        let warnings = reasons.note(self.mac_is_free(object, &nic)).unwrap_or_default();
+        let merged = desired::merged(&self.intent, &nic).map_err(|error| Error { object: object.into(), ..error });
+        let merged = reasons.note(merged).unwrap_or_default();
         let unsupported = [
             ("<vlan>", "a VLAN", merged.vlan.is_some()),
             ("<virtualport>", "a virtual port profile", merged.virtualport.is_some()),
             ("<bandwidth>", "bandwidth", merged.bandwidth.is_some()),
         ];
-        if let Some((field, what, _)) = unsupported.iter().find(|(.., asked)| *asked) {
+        for (field, what, _) in unsupported.iter().filter(|(.., asked)| *asked) {
             let cause = format!("{what} is not supported yet");
-            return Err(Error::new(ErrorKind::Unsupported, object, cause).field(*field));
+            reasons.note::<()>(Err(Error::new(ErrorKind::Unsupported, object, cause).field(*field)));
         }
         let network = self.intent.active_network_of(&nic);
         let actual = ActualType::of_nic(&nic.nic, network);
-        match actual {
-            ActualType::Network | ActualType::Bridge => self.bridge_has_room(object, &nic, network)?,
+        nic.allocation = match actual {
+            ActualType::Network | ActualType::Bridge => {
+                reasons.note(self.bridge_has_room(object, &nic, network));
+                None
+            }
             ActualType::Direct(mode) => {
                 let kind = merged.virtualport.as_ref().and_then(|v| v.kind);
                 let access = if actual.is_exclusive(kind) { Access::Exclusive } else { Access::Shared };
-                nic.allocation = self.allocate(object, &nic, mode, access)?;
-                return Ok((nic, warnings));
+                reasons.note(self.allocate(object, &nic, mode, access)).flatten()
             }
             ActualType::Hostdev => {
                 let cause = "devices that are given to the guest whole are not supported yet";
-                return Err(Error::new(ErrorKind::Unsupported, object, cause).field("<forward mode>"));
+                reasons.note::<()>(Err(Error::new(ErrorKind::Unsupported, object, cause).field("<forward mode>")));
+                None
             }
-            ActualType::None => {}
-        }
-        nic.allocation = None;
-        Ok((nic, warnings))
+            ActualType::None => None,
+        };
+        reasons.or_value((nic, warnings))
     }
 
     /// A network starts, maybe with other devices than those that its parked NICs had: whoever's will not do any more gets

@@ -82,7 +82,7 @@ pub fn merge(given: &Given<'_>) -> Result<Merged> {
     let (nic, network) = (given.nic, given.network);
     let trust = sides.first(
         "trustGuestRxFilters",
-        nic.trust_guest_rx_filters,
+        sides.wish(nic.trust_guest_rx_filters),
         portgroup.and_then(|p| p.trust_guest_rx_filters),
         network.and_then(|n| n.trust_guest_rx_filters),
     )?;
@@ -138,6 +138,11 @@ impl<'a> Sides<'a> {
                 .refuse(ErrorKind::Denied, field, "the host decides it for this network")
                 .hint("leave it out; 'nic_policy = true' in the access list would let the NIC choose")),
         }
+    }
+
+    /// What a NIC says about a thing that is on or off: off, where it may not choose, is no wish.
+    fn wish(&self, nic: Option<bool>) -> Option<bool> {
+        nic.filter(|on| *on || self.given.precedence == Precedence::Nic)
     }
 
     /// The NIC, its portgroup and its network, where there are such.
@@ -216,7 +221,7 @@ impl<'a> Sides<'a> {
 
     fn isolated(&self) -> Result<bool> {
         let network = self.given.network.and_then(|n| n.port_isolated);
-        let isolated = self.first("<port isolated>", self.given.nic.port_isolated, None, network)?;
+        let isolated = self.first("<port isolated>", self.wish(self.given.nic.port_isolated), None, network)?;
         let Some((true, place)) = isolated else { return Ok(false) };
         if matches!(self.actual, ActualType::Direct(_) | ActualType::Hostdev) {
             let cause = format!("{place} asks for isolation, and {}, which has none", self.connected());
