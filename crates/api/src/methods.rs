@@ -1,6 +1,6 @@
 //! The interface's methods: their parameters and replies.
 
-use crate::types::{Lease, Network, Nic};
+use crate::types::{Device, Lease, Network, Nic};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -50,8 +50,19 @@ macro_rules! methods {
 }
 
 methods! {
-    /// All networks.
-    ListNetworks {} -> Networks;
+    /// Networks; all that fit what is given.
+    ListNetworks {
+        /// Those of this forward mode.
+        mode: Option<String>,
+        /// Those with all these labels.
+        tags: Option<Vec<String>>,
+        /// Those with a portgroup of this name.
+        portgroup: Option<String>,
+        /// Those with at least so many devices that nobody holds.
+        free_devices: Option<usize>,
+        /// Those that run, or that don't.
+        active: Option<bool>,
+    } -> Networks;
     /// One network.
     ShowNetwork {
         /// Its name or UUID.
@@ -136,6 +147,8 @@ methods! {
         fetch: Option<bool>,
         /// The guest chooses the MAC, and nobody else knows it.
         mac_unknown: Option<bool>,
+        /// The reservation that it claims.
+        reservation: Option<String>,
     } -> Attached;
     /// Detaches a NIC.
     DetachNIC {
@@ -191,9 +204,15 @@ methods! {
         network: Option<String>,
         /// The guest.
         guest: String,
+        /// The guest's UUID, by which a reservation is claimed, with the MAC.
+        guest_uuid: Option<String>,
         /// The guest's `<interface>`.
         xml: String,
+        /// Hold what it would get for so many seconds.
+        reserve: Option<u32>,
     } -> ChangedNic;
+    /// Devices that networks list or NICs hold.
+    ListDevices {} -> Devices;
     /// What there is, and what happens.
     Monitor {} -> crate::event::Monitored;
 }
@@ -241,6 +260,11 @@ replies! {
     Leases {
         /// They.
         leases: Vec<Lease>,
+    }
+    /// Devices.
+    Devices {
+        /// They.
+        devices: Vec<Device>,
     }
     /// NICs.
     Nics {

@@ -23,6 +23,8 @@ pub struct Network {
     pub addresses: Vec<String>,
     /// Host links it forwards through.
     pub devices: Vec<String>,
+    /// How many of its devices nobody holds; none for a network that gives NICs no devices.
+    pub free_devices: Option<usize>,
     /// Names of its portgroups.
     pub portgroups: Vec<String>,
     /// Labels.
@@ -84,6 +86,53 @@ pub struct Actual {
     pub ifindex: Option<u32>,
     /// MTU of the tap in bytes.
     pub mtu: Option<u32>,
+}
+
+/// A device of the host's that networks list or NICs hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// Whether it is there.
+    pub present: bool,
+    /// Its link's kind, empty for physical devices.
+    pub kind: Option<String>,
+    /// Whether it has a carrier.
+    pub carrier: bool,
+    /// Its MTU in bytes.
+    pub mtu: Option<u32>,
+    /// The active networks that list it.
+    pub networks: Vec<DeviceNetwork>,
+    /// Those who hold it.
+    pub holders: Vec<DeviceHolder>,
+    /// Whether it is held by one alone.
+    pub exclusive: bool,
+    /// `exclusive`: anybody may have it, alone if need be. `shared`: whoever shares it. `none`: nobody.
+    pub free: String,
+    /// Why nobody can have it, where that is not because of its holders.
+    pub unusable: Option<String>,
+}
+
+/// A network that lists a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceNetwork {
+    /// Its name.
+    pub network: String,
+    /// Its forward mode.
+    pub mode: String,
+}
+
+/// Who holds a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceHolder {
+    /// The NIC's id, or a reservation's.
+    pub id: String,
+    /// The guest.
+    pub guest: String,
+    /// The network that the device was got through.
+    pub network: Option<String>,
+    /// Whether it is held for a NIC that is to come.
+    pub reserved: bool,
 }
 
 /// The process that a NIC belongs to.

@@ -6,7 +6,7 @@ use patchcord_api::error::Refusal;
 use patchcord_api::event::{Event, Monitored};
 use patchcord_api::message::service;
 use patchcord_api::methods::*;
-use patchcord_api::{Actual, DESCRIPTION, INTERFACE, Lease, Network, Nic, Owner};
+use patchcord_api::{Actual, DESCRIPTION, Device, DeviceHolder, DeviceNetwork, INTERFACE, Lease, Network, Nic, Owner};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,6 +53,7 @@ fn network() -> Network {
         bridge: Some("b".into()),
         addresses: vec!["a".into()],
         devices: vec!["d".into()],
+        free_devices: Some(1),
         portgroups: vec!["p".into()],
         tags: vec!["t".into()],
         nics: 1,
@@ -73,6 +74,22 @@ fn lease() -> Lease {
         iaid: Some(1),
         expires: Some(1),
         nic: s("1"),
+    }
+}
+
+fn device() -> Device {
+    let s = |text: &str| Some(text.to_owned());
+    Device {
+        name: "eth0".into(),
+        present: true,
+        kind: s(""),
+        carrier: true,
+        mtu: Some(1500),
+        networks: vec![DeviceNetwork { network: "n".into(), mode: "vepa".into() }],
+        holders: vec![DeviceHolder { id: "i".into(), guest: "g".into(), network: s("n"), reserved: false }],
+        exclusive: false,
+        free: "shared".into(),
+        unusable: s("u"),
     }
 }
 
@@ -166,7 +183,15 @@ fn methods_and_types_agree_with_the_text() {
     let changed = ChangedNetwork { network: network(), warnings: vec!["w".into()] };
     let changed_nic = ChangedNic { nic: nic(), warnings: vec!["w".into()] };
 
-    check.method(&ListNetworks {}, &Networks { networks: vec![network()] });
+    let listed = ListNetworks {
+        mode: Some(name()),
+        tags: Some(vec![name()]),
+        portgroup: Some(name()),
+        free_devices: Some(1),
+        active: Some(true),
+    };
+    check.method(&listed, &Networks { networks: vec![network()] });
+    check.method(&ListDevices {}, &Devices { devices: vec![device()] });
     check.method(&ShowNetwork { name: name() }, &OneNetwork { network: network() });
     check.method(&GetNetworkXML { name: name(), inactive: yes }, &Document { xml: xml() });
     check.method(&DefineNetwork { xml: xml() }, &changed);
@@ -195,6 +220,7 @@ fn methods_and_types_agree_with_the_text() {
         uid: Some(1),
         fetch: yes,
         mac_unknown: yes,
+        reservation: Some(id()),
     };
     check.method(&attach, &Attached { nic: nic(), warnings: vec!["w".into()], fds: Some(vec![0]) });
     check.method(&DetachNIC { id: id() }, &done);
@@ -205,7 +231,9 @@ fn methods_and_types_agree_with_the_text() {
     check.method(&ShowNIC { id: id() }, &OneNic { nic: nic() });
     check.method(&GetNICXML { id: id(), inactive: yes }, &Document { xml: xml() });
     check.method(&FetchNIC { id: id() }, &Fetched { nic: nic(), fds: vec![0] });
-    check.method(&CheckNIC { network: Some(name()), guest: "g".into(), xml: xml() }, &changed_nic);
+    let checked =
+        CheckNIC { network: Some(name()), guest: "g".into(), guest_uuid: Some(id()), xml: xml(), reserve: Some(1) };
+    check.method(&checked, &changed_nic);
 
     // Monitor's replies share one type in the text; together they use all of its fields.
     let replies = [

@@ -105,7 +105,7 @@ impl Daemon {
     }
 
     pub(crate) fn networks(&mut self) -> Result<Vec<Network>> {
-        Ok(self.call(&ListNetworks {})?.networks)
+        Ok(self.call(&ListNetworks::default())?.networks)
     }
 
     /// Attaches a NIC, and says how long that took. By descriptor, the descriptor comes with the answer.
@@ -161,7 +161,7 @@ fn first_answer(root: &Path) -> Result<Client> {
     let begun = Instant::now();
     loop {
         let answer = Client::connect(&socket).and_then(|mut client| {
-            client.call(&ListNetworks {})?;
+            client.call(&ListNetworks::default())?;
             Ok(client)
         });
         match answer {

@@ -125,6 +125,7 @@ impl Inside {
             handover,
             uid: 0,
             precedence: Default::default(),
+            reservation: None,
             mac_unknown: false,
         };
         let begun = std::time::Instant::now();

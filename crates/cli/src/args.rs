@@ -47,6 +47,9 @@ pub enum Command {
     /// Attach, change and show guests' NICs
     #[command(subcommand)]
     Nic(NicCommand),
+    /// Show the host's devices that networks share out
+    #[command(subcommand)]
+    Device(DeviceCommand),
     /// Run a program with NICs that live as long as it does
     ///
     /// The program gets open descriptors of the NICs' taps. In its arguments, {fd0} stands for the descriptor of the
@@ -80,8 +83,8 @@ pub enum NetworkCommand {
         /// File with <network>, or - for the standard input
         file: PathBuf,
     },
-    /// List networks
-    List,
+    /// List networks; with options, those that fit all of them
+    List(ListOptions),
     /// Print a network's XML, or with --json what is known of it
     Show {
         /// Name or UUID
@@ -159,7 +162,42 @@ pub enum NetworkCommand {
         /// The guest it would belong to
         #[arg(long, default_value = "(new guest)")]
         guest: String,
+        /// The guest's UUID: with its MAC, it claims what is reserved
+        #[arg(long, value_name = "UUID")]
+        guest_uuid: Option<String>,
+        /// Hold what it would get for so long, and print the reservation's id
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
+        reserve: Option<u32>,
     },
+}
+
+/// Which networks to list.
+#[derive(Debug, Args)]
+pub struct ListOptions {
+    /// Of this forward mode, or isolated
+    #[arg(long)]
+    pub mode: Option<String>,
+    /// With this label; may be given several times
+    #[arg(long = "tag", value_name = "TAG")]
+    pub tags: Vec<String>,
+    /// With a portgroup of this name
+    #[arg(long)]
+    pub portgroup: Option<String>,
+    /// With at least so many devices that nobody holds
+    #[arg(long, value_name = "NUMBER")]
+    pub free_devices: Option<usize>,
+    /// Running
+    #[arg(long)]
+    pub active: bool,
+}
+
+/// `patchcord device`.
+#[derive(Debug, Subcommand)]
+pub enum DeviceCommand {
+    /// List devices with their networks, who holds them, and whether there is room for more
+    List,
+    /// Tell of devices that come and go, until interrupted; with --json one document on each line
+    Watch,
 }
 
 /// What to do with a part of a network.
@@ -197,6 +235,9 @@ pub enum NicCommand {
         /// Who may open it
         #[arg(long, requires = "by_name")]
         uid: Option<u32>,
+        /// The reservation that it claims
+        #[arg(long, value_name = "ID")]
+        reservation: Option<String>,
         /// File with a guest's <interface>, or - for the standard input
         file: PathBuf,
     },

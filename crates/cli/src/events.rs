@@ -17,7 +17,7 @@ pub(crate) fn execute(command: EventsCommand, mut daemon: Daemon, ui: Ui) -> Res
     daemon.into_client().monitor(|message| ui.line(&message, describe).map(|()| true))
 }
 
-fn describe(message: &Monitored) -> String {
+pub(crate) fn describe(message: &Monitored) -> String {
     match message {
         Monitored::Snapshot { networks, nics } => {
             let mut lines = vec![format!("{} networks, {} NICs", networks.len(), nics.len())];

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `args` | the command line |
 //! | `daemon` | the connection to the daemon |
-//! | `network`, `edit`, `nic`, `run`, `events`, `topology`, `svg` | the commands |
+//! | `network`, `edit`, `nic`, `device`, `run`, `events`, `topology`, `svg` | the commands |
 //! | `document` | XML from files and the standard input |
 //! | `table`, `ui`, `error` | what people see |
 //! | `helper` | QEMU's helper |
@@ -12,6 +12,7 @@
 
 pub mod args;
 mod daemon;
+mod device;
 mod document;
 mod edit;
 pub mod error;
@@ -47,6 +48,7 @@ pub fn execute(cli: Cli) -> Result<(), CommandError> {
     match cli.command {
         Command::Network(command) => network::execute(command, &mut daemon()?, ui),
         Command::Nic(command) => nic::execute(command, &mut daemon()?, ui),
+        Command::Device(command) => device::execute(command, daemon()?, ui),
         Command::Run(command) => run::execute(command, daemon()?, ui),
         Command::Events(command) => events::execute(command, daemon()?, ui),
         Command::Topology(command) => topology::execute(&command, &mut daemon()?, ui),

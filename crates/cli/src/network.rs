@@ -1,6 +1,6 @@
 //! `patchcord network`.
 
-use crate::args::{NetworkCommand, UpdateWord};
+use crate::args::{ListOptions, NetworkCommand, UpdateWord};
 use crate::daemon::Daemon;
 use crate::document::Document;
 use crate::error::CommandError;
@@ -38,8 +38,9 @@ pub(crate) fn execute(command: NetworkCommand, daemon: &mut Daemon, ui: Ui) -> R
             ui.warnings(&reply.warnings);
             ui.show(&reply.network, |network| format!("network '{}' is defined\n", network.name))
         }
-        NetworkCommand::List => {
-            let networks = daemon.call(&ListNetworks {})?.networks;
+        NetworkCommand::List(ListOptions { mode, tags, portgroup, free_devices, active }) => {
+            let (tags, active) = (Some(tags), active.then_some(true));
+            let networks = daemon.call(&ListNetworks { mode, tags, portgroup, free_devices, active })?.networks;
             ui.show(&networks, |networks| list(networks))
         }
         NetworkCommand::Show { name, inactive } => {
@@ -101,12 +102,16 @@ pub(crate) fn execute(command: NetworkCommand, daemon: &mut Daemon, ui: Ui) -> R
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
             ui.show(&leases, |leases| lease_list(leases, now))
         }
-        NetworkCommand::Check { name, file, guest } => {
+        NetworkCommand::Check { name, file, guest, guest_uuid, reserve } => {
             let document = Document::read(&file)?;
-            let check = CheckNIC { network: Some(name), guest, xml: document.text.clone() };
+            let check = CheckNIC { network: Some(name), guest, guest_uuid, xml: document.text.clone(), reserve };
             let reply = daemon.submit(&check, &document)?;
             ui.warnings(&reply.warnings);
-            ui.show(&reply.nic, |would| format!("the NIC would attach: {}\n", nic::place(would)))
+            ui.show(&reply.nic, |would| {
+                let held =
+                    reserve.map(|seconds| format!("reserved for {seconds} s: {}\n", would.id)).unwrap_or_default();
+                format!("the NIC would attach: {}\n{held}", nic::place(would))
+            })
         }
     }
 }
@@ -117,7 +122,7 @@ fn done(ui: Ui, name: String, warnings: &[String], what: &str) -> Result<(), Com
 }
 
 fn list(networks: &[Network]) -> String {
-    let headings = ["NAME", "STATE", "AUTOSTART", "MODE", "BRIDGE", "ADDRESSES", "NICS", "TAGS"];
+    let headings = ["NAME", "STATE", "AUTOSTART", "MODE", "BRIDGE", "DEVICES", "ADDRESSES", "NICS", "TAGS"];
     let rows = networks.iter().map(|network| {
         vec![
             network.name.clone(),
@@ -130,12 +135,25 @@ fn list(networks: &[Network]) -> String {
             yes_no(network.autostart),
             network.mode.clone(),
             or_dash(network.bridge.as_ref()),
+            devices(network),
             network.addresses.join(" "),
             network.nics.to_string(),
             network.tags.join(" "),
         ]
     });
     table(&headings, rows)
+}
+
+/// A network's devices: their names, or how many there are, and how many nobody holds.
+fn devices(network: &Network) -> String {
+    let names = match &network.devices[..] {
+        few @ ([] | [_] | [_, _]) => few.join(" "),
+        many => many.len().to_string(),
+    };
+    match network.free_devices {
+        Some(free) => format!("{names} ({free} free)"),
+        None => names,
+    }
 }
 
 fn lease_list(leases: &[Lease], now: u64) -> String {

@@ -29,7 +29,7 @@ struct Done {
 /// Carries out a command.
 pub(crate) fn execute(command: NicCommand, daemon: &mut Daemon, ui: Ui) -> Result<(), CommandError> {
     match command {
-        NicCommand::Attach { guest, guest_uuid, pid, by_name, uid, file } => {
+        NicCommand::Attach { guest, guest_uuid, pid, by_name, uid, reservation, file } => {
             let document = Document::read(&file)?;
             let attach = AttachNIC {
                 guest,
@@ -40,6 +40,7 @@ pub(crate) fn execute(command: NicCommand, daemon: &mut Daemon, ui: Ui) -> Resul
                 uid,
                 fetch: Some(false),
                 mac_unknown: Some(false),
+                reservation,
             };
             let reply = daemon.submit(&attach, &document)?;
             ui.warnings(&reply.warnings);

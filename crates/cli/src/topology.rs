@@ -43,7 +43,7 @@ pub(crate) struct Bridge {
 
 /// Prints the topology, and draws it.
 pub(crate) fn execute(command: &TopologyCommand, daemon: &mut Daemon, ui: Ui) -> Result<(), CommandError> {
-    let networks = daemon.call(&ListNetworks {})?.networks;
+    let networks = daemon.call(&ListNetworks::default())?.networks;
     let topology = Topology::new(networks, daemon.call(&ListNICs { network: None })?.nics);
     if let Some(path) = &command.svg {
         std::fs::write(path, svg::draw(&topology))
@@ -147,6 +147,7 @@ pub(crate) mod tests {
             bridge: Some("virbr0".into()),
             addresses: vec!["192.0.2.0/24".into()],
             devices: Vec::new(),
+            free_devices: None,
             portgroups: Vec::new(),
             tags: Vec::new(),
             nics: 0,

@@ -21,6 +21,7 @@ fn help_is_what_it_was() {
     Commands:
       network      Define, start, change and show networks [alias: net]
       nic          Attach, change and show guests' NICs
+      device       Show the host's devices that networks share out
       run          Run a program with NICs that live as long as it does
       events       Show what there is, and with --follow what happens
       topology     Show what is plugged where
@@ -51,7 +52,7 @@ fn help_is_what_it_was() {
 
     Commands:
       define     Store a network's definition
-      list       List networks
+      list       List networks; with options, those that fit all of them
       show       Print a network's XML, or with --json what is known of it
       start      Start a network
       stop       Stop a network; its NICs stay and are plugged in again when it starts
@@ -98,6 +99,9 @@ fn help_is_what_it_was() {
 
           --uid <UID>
               Who may open it
+
+          --reservation <ID>
+              The reservation that it claims
 
       -h, --help
               Print help (see a summary with '-h')
@@ -160,8 +164,8 @@ fn a_network_from_its_definition_to_its_end() {
     assert_eq!(env.ok(&["net", "start", "lab"]), "network 'lab' is started\n");
     env.ok(&["network", "autostart", "lab"]);
     insta::assert_snapshot!(env.ok(&["network", "list"]), @r"
-    NAME  STATE   AUTOSTART  MODE      BRIDGE  ADDRESSES     NICS  TAGS
-    lab   active  yes        isolated  virbr7  192.0.2.1/24  0     blue
+    NAME  STATE   AUTOSTART  MODE      BRIDGE  DEVICES  ADDRESSES     NICS  TAGS
+    lab   active  yes        isolated  virbr7  -        192.0.2.1/24  0     blue
     ");
     let networks = env.json(&["network", "list"]);
     assert_eq!(networks[0]["name"], "lab");

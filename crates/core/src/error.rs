@@ -205,10 +205,10 @@ impl Reasons {
     pub fn or_value<T>(self, value: T) -> Result<T> {
         let mut all = self.0.into_iter();
         let Some(mut first) = all.next() else { return Ok(value) };
-        let others = all.map(|Error { field, cause, hint, .. }| {
+        let others = all.flat_map(|Error { field, cause, hint, also, .. }| {
             let field = field.map(|field| format!("{field}: ")).unwrap_or_default();
             let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
-            format!("{field}{cause}{hint}")
+            [format!("{field}{cause}{hint}")].into_iter().chain(also)
         });
         first.also.extend(others);
         Err(first)

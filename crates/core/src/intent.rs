@@ -118,6 +118,8 @@ pub struct Intent {
     by_mac: BTreeMap<MacAddr, BTreeSet<Uuid>>,
     by_owner: BTreeMap<Owner, BTreeSet<Uuid>>,
     pool: Pool,
+    /// What is held for NICs to come, and until when.
+    reserved: BTreeMap<Uuid, (NicIntent, u64)>,
     routed: Routed,
     /// Settings that we changed, with their values before.
     pub saved: BTreeMap<Sysctl, String>,
@@ -208,8 +210,39 @@ impl Intent {
         self.nics_of.get(&network).map_or(0, BTreeSet::len)
     }
 
-    /// Adds a NIC, or puts it in place of the one of that id.
+    /// Holds for a NIC that is to come what it would get, until that time (milliseconds on the engine's clock).
+    pub fn reserve(&mut self, nic: NicIntent, until: u64) {
+        if let Some(allocation) = &nic.allocation {
+            self.pool.hold(nic.id, &Device::Link(allocation.device.clone()), allocation.access);
+        }
+        self.reserved.insert(nic.id, (nic, until));
+    }
+
+    /// Gives that back.
+    pub fn unreserve(&mut self, id: Uuid) {
+        if self.reserved.remove(&id).is_some() {
+            self.pool.release(id);
+        }
+    }
+
+    /// The reservation of that id.
+    pub fn reserved(&self, id: Uuid) -> Option<&NicIntent> {
+        self.reserved.get(&id).map(|(nic, _)| nic)
+    }
+
+    /// All reservations.
+    pub fn reservations(&self) -> impl Iterator<Item = &NicIntent> {
+        self.reserved.values().map(|(nic, _)| nic)
+    }
+
+    /// Reservations whose time is over.
+    pub fn expired(&self, now: u64) -> impl Iterator<Item = Uuid> {
+        self.reserved.iter().filter(move |(_, (_, until))| *until <= now).map(|(id, _)| *id)
+    }
+
+    /// Adds a NIC, or puts it in place of the one, or of the reservation, of that id.
     pub fn set_nic(&mut self, nic: NicIntent) {
+        self.unreserve(nic.id);
         self.remove_nic(nic.id);
         if let Some(network) = nic.network {
             self.nics_of.entry(network).or_default().insert(nic.id);

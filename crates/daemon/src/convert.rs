@@ -1,11 +1,11 @@
 //! From the engine's views, events and errors to the native interface's types, and from its words to the engine's.
 
 use patchcord_api::error::Refusal;
-use patchcord_api::{Actual, Event, Lease, Network, Nic, Owner};
+use patchcord_api::{Actual, Device, DeviceHolder, DeviceNetwork, Event, Lease, Network, Nic, Owner};
 use patchcord_core::engine::{
-    DeviceEvent, Event as CoreEvent, LeaseEvent, LeaseView, NetworkEvent, NetworkView, NicEvent, NicView,
+    DeviceEvent, DeviceView, Event as CoreEvent, LeaseEvent, LeaseView, NetworkEvent, NetworkView, NicEvent, NicView,
 };
-use patchcord_core::model::{UpdateCommand, UpdateSection};
+use patchcord_core::model::{ForwardMode, UpdateCommand, UpdateSection};
 use patchcord_core::plan::Handover;
 use patchcord_core::{Error, ErrorKind};
 
@@ -56,6 +56,7 @@ pub fn network(view: NetworkView) -> Network {
         bridge: view.bridge,
         addresses: view.addresses,
         devices: view.devices,
+        free_devices: view.free_devices,
         portgroups: view.portgroups,
         tags: view.tags,
         nics: view.nics,
@@ -92,6 +93,30 @@ pub fn nic(view: NicView) -> Nic {
         }
         .to_owned(),
         uid: view.uid,
+    }
+}
+
+/// A device.
+pub fn device(view: DeviceView) -> Device {
+    let mode = |mode: ForwardMode| mode.as_str().unwrap_or("isolated").to_owned();
+    let networks = view.networks.into_iter().map(|(network, m)| DeviceNetwork { network, mode: mode(m) });
+    let holders = view.holders.into_iter().map(|holder| DeviceHolder {
+        id: holder.id.to_string(),
+        guest: holder.guest,
+        network: holder.network,
+        reserved: holder.reserved,
+    });
+    Device {
+        present: view.kind.is_some(),
+        name: view.name,
+        kind: view.kind,
+        carrier: view.carrier,
+        mtu: view.mtu,
+        networks: networks.collect(),
+        holders: holders.collect(),
+        exclusive: view.exclusive,
+        free: view.free.as_str().to_owned(),
+        unusable: view.unusable,
     }
 }
 

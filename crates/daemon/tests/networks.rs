@@ -64,7 +64,7 @@ fn an_isolated_network_is_a_bridge_with_its_settings_and_goes_without_a_trace() 
         assert_eq!(host.rules().contains("chain"), before.contains("chain"));
         assert!(!host.show("lab").active);
         host.call(&UndefineNetwork { name: "lab".into() });
-        assert!(host.call(&ListNetworks {}).networks.is_empty());
+        assert!(host.call(&ListNetworks::default()).networks.is_empty());
         assert!(!host.root.join("etc/patchcord/networks/lab.xml").exists());
     });
 }

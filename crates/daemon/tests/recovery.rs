@@ -109,7 +109,7 @@ fn a_transient_network_that_comes_back_takes_its_nics() {
         fixed(&mut guest, "10.5.0.2");
         Host::reaches(&mut guest, "10.5.0.1");
         host.stop_network("net");
-        assert!(host.call(&patchcord_api::methods::ListNetworks {}).networks.is_empty(), "it is forgotten");
+        assert!(host.call(&patchcord_api::methods::ListNetworks::default()).networks.is_empty(), "it is forgotten");
         assert_eq!(host.nic(&nic.id).state, "parked");
         let again = host.transient(STATIC);
         assert_ne!(again.uuid, created.uuid);
@@ -165,7 +165,7 @@ fn after_a_reboot_only_what_starts_by_itself_runs() {
         assert_eq!(host.sysctl("ipv4/ip_forward"), "1");
         assert!(!host.show("manual").active);
         let names: Vec<_> =
-            host.call(&patchcord_api::methods::ListNetworks {}).networks.into_iter().map(|n| n.name).collect();
+            host.call(&patchcord_api::methods::ListNetworks::default()).networks.into_iter().map(|n| n.name).collect();
         assert_eq!(names, ["manual", "net"]);
         assert!(host.nics().is_empty(), "NICs end with the boot");
         assert!(host.link(&tap(&nic)).is_none());

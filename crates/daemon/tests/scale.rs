@@ -50,7 +50,7 @@ fn a_hundred_and_fifty_networks_all_answer_and_survive_a_restart() {
         host.kill();
         host.start();
         assert_eq!(host.dnsmasqs(), before, "the same processes");
-        let networks = host.call(&ListNetworks {}).networks;
+        let networks = host.call(&ListNetworks::default()).networks;
         assert!(networks.len() == usize::from(MANY) && networks.iter().all(|n| n.active && n.dnsmasq.is_some()));
         all_answer();
         guest.ping(ip("10.40.149.1"), SOON).unwrap();

@@ -7,7 +7,7 @@ use crate::intent::{Allocation, NicIntent};
 use crate::merge::Precedence;
 use crate::model::{ActualType, DirectMode, LinkName, MacAddr, Network, Nic, NicSource};
 use crate::plan::{LinkKind, desired};
-use crate::pool::{Access, Device, Refusal, Unusable};
+use crate::pool::{Access, Device, Refusal};
 use crate::{Error, ErrorKind};
 use uuid::Uuid;
 
@@ -23,6 +23,8 @@ impl Engine {
         let mut reasons = Reasons::default();
         reasons.note(nic.validate());
         let network = reasons.note(self.named_network(&object, &nic));
+        let claimed = reasons.note(self.claimed(attach)).flatten();
+        nic.mac = nic.mac.or_else(|| claimed.as_ref()?.nic.mac);
         if nic.mac.is_none() && !attach.mac_unknown {
             nic.mac = Some(self.free_mac(random));
         }
@@ -40,6 +42,8 @@ impl Engine {
             reasons.note::<()>(Err(several.field("<driver queues>")));
         }
         let id = uuid::Builder::from_random_bytes(random.to_be_bytes()).into_uuid();
+        // What was promised is found under the reservation's id.
+        let id = claimed.as_ref().map_or(id, |reserved| reserved.id);
         let intent = NicIntent {
             id,
             guest: attach.guest.clone(),
@@ -47,7 +51,7 @@ impl Engine {
             given: attach.nic.clone(),
             nic,
             network: network.flatten(),
-            allocation: None,
+            allocation: claimed.and_then(|reserved| reserved.allocation),
             precedence: attach.precedence,
             owner: attach.owner,
             handover: attach.handover,
@@ -183,7 +187,8 @@ impl Engine {
             return Err(refuse("that is the address of the network's own bridge".into()));
         }
         let mut warnings = Vec::new();
-        for other in self.intent.nics_with(mac).filter(|other| other.id != nic.id) {
+        let reserved = self.intent.reservations().filter(|r| r.nic.mac == Some(mac));
+        for other in self.intent.nics_with(mac).chain(reserved).filter(|other| other.id != nic.id) {
             let same_network = other.network.is_some() && other.network == nic.network;
             // A guest's name is anybody's to give; whose it is, is not.
             let same_owner = (&other.guest, other.uid) == (&nic.guest, nic.uid);
@@ -231,11 +236,7 @@ impl Engine {
             Ok(Device::Pci(_)) => return Ok(None),
             Err(refusal) if nic.nic.optional && refusal.is_absence() => return Ok(None),
             Err(refusal) => {
-                let name = |holder| match self.intent.nic(holder) {
-                    Some(nic) => format!("guest '{}' (NIC {holder})", nic.guest),
-                    None => format!("NIC {holder}"),
-                };
-                return Err(refusal.into_error(object, name).field("<source>"));
+                return Err(refusal.into_error(object, |holder| self.holder_name(holder)).field("<source>"));
             }
         };
         let kept = nic.allocation.as_ref().filter(|a| a.device == device).map(|a| a.macvlan.clone());
@@ -244,31 +245,6 @@ impl Engine {
             None => self.free_macvlan()?,
         };
         Ok(Some(Allocation { device, access, macvlan }))
-    }
-
-    /// Whether a device can carry a macvlan in that mode, whoever of ours holds it.
-    fn usable(&self, device: &Device, access: Access, mode: DirectMode) -> Result<(), Unusable> {
-        let Device::Link(name) = device else { return Err(Unusable::Absent) };
-        let Some(link) = self.observed.link_named(name.as_str()).filter(|l| !l.is_doomed()) else {
-            return Err(Unusable::Absent);
-        };
-        if let Some(controller) = link.controller {
-            let name = self.observed.link(controller).map_or_else(|| "a controller".into(), |l| l.name.clone());
-            return Err(Unusable::PortOf(name));
-        }
-        if self.config.needs_carrier && !link.carrier {
-            return Err(Unusable::NoCarrier);
-        }
-        let foreign = || self.observed.macvlans_on(link.index).filter(|l| l.mark.is_none());
-        if let Some(taken) = foreign().find(|l| l.mode == Some(DirectMode::Passthrough)) {
-            return Err(Unusable::TakenBy(taken.name.clone()));
-        }
-        match foreign().next() {
-            Some(other) if access == Access::Exclusive || mode == DirectMode::Passthrough => {
-                Err(Unusable::Carries(other.name.clone()))
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Whether the bridge that the NIC would be plugged into is there and has room.

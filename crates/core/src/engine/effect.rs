@@ -1,5 +1,6 @@
 //! What the engine wants done, in order.
 
+use super::devices::DeviceView;
 use super::input::{Now, RequestId};
 use super::view::{LeaseView, NetworkView, NicView};
 use crate::intent::Owner;
@@ -115,6 +116,8 @@ pub enum Body {
     Nics(Vec<NicView>),
     /// Leases.
     Leases(Vec<LeaseView>),
+    /// Devices.
+    Devices(Vec<DeviceView>),
     /// A document.
     Xml(String),
 }

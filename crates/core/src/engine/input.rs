@@ -143,8 +143,10 @@ pub enum Command {
         /// As given.
         inactive: bool,
     },
-    /// Would this NIC attach, and what would it get?
-    Check(Box<Attach>),
+    /// Would this NIC attach, and what would it get? With a number of seconds, what it would get is held for so long.
+    Check(Box<Attach>, Option<u32>),
+    /// All devices that networks list or NICs hold.
+    ListDevices,
 }
 
 /// A NIC to be attached.
@@ -164,6 +166,8 @@ pub struct Attach {
     pub uid: u32,
     /// Whose values count where the NIC and its network both give some.
     pub precedence: Precedence,
+    /// The reservation that it claims.
+    pub reservation: Option<Uuid>,
     /// Leave out the MAC when none is given: the VMM chooses it and tells nobody (QEMU's helper).
     pub mac_unknown: bool,
 }

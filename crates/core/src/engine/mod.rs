@@ -9,14 +9,15 @@
 //! | `input`, `effect` | what comes in, what goes out |
 //! | `work` | each object's plan or job in flight, its operation, and what waits |
 //! | `reconcile` | from an object to its next plan or job, until it is settled |
-//! | `networks`, `nics`, `live`, `read` | requests |
+//! | `networks`, `nics`, `live`, `reserve`, `read` | requests |
 //! | `admit`, `admit_nic` | whether a network or NIC may be, and what its document leaves to us |
 //! | `observe` | which objects a change concerns |
 //! | `startup` | the first look after a start |
-//! | `view` | what users see |
+//! | `view`, `devices` | what users see |
 
 mod admit;
 mod admit_nic;
+mod devices;
 mod effect;
 mod input;
 mod journal;
@@ -26,14 +27,17 @@ mod nics;
 mod observe;
 mod read;
 mod reconcile;
+mod reserve;
 mod startup;
 mod view;
 mod work;
 
+pub use devices::{DeviceHolder, DeviceView, Free};
 pub use effect::{
     Answer, Body, DeviceEvent, Effect, Event, Job, JobId, LeaseEvent, NetworkEvent, NicEvent, PlanId, Record, RecordKey,
 };
 pub use input::{Attach, Command, Input, JobOutcome, Now, RequestId, Startup};
+pub use reserve::LONGEST_RESERVATION;
 pub use view::{LeaseView, NetworkView, NicState, NicView};
 
 use crate::intent::Intent;
@@ -193,7 +197,7 @@ impl Engine {
             NicSource::None => None,
         };
         let link = match command {
-            Command::Attach(attach) | Command::Check(attach) => of_nic(&attach.nic),
+            Command::Attach(attach) | Command::Check(attach, _) => of_nic(&attach.nic),
             Command::Modify(_, nic, _) => of_nic(nic),
             Command::Create(network) => on_host(network),
             Command::Start(name) => {
@@ -249,7 +253,7 @@ impl Engine {
             Command::Modify(nic, given, precedence) => self.modify(id, nic, *given, precedence),
             Command::Link(nic, up) => self.link(id, nic, up),
             Command::Own(nic, owner) => self.own(id, nic, owner),
-            Command::Check(attach) => self.check(id, &attach, random),
+            Command::Check(attach, reserve) => self.check(id, &attach, reserve, random),
             read => {
                 let answer = self.read(read)?;
                 self.out.push(Effect::Reply(id, Ok(answer)));
@@ -337,6 +341,7 @@ impl Engine {
                 _ => self.advance(object),
             }
         }
+        self.expire_reservations();
         self.write_again();
         if let Some(at) = self.alarms.keys().next() {
             self.out.push(Effect::Wake(*at));

@@ -240,7 +240,9 @@ impl Engine {
 
     pub(super) fn network_view(&self, uuid: Uuid) -> Option<view::NetworkView> {
         let of = self.intent.network(uuid)?;
-        Some(view::network(&self.intent, &self.observed, uuid, of, of.current()?))
+        let now = of.current()?;
+        let free_devices = of.active.as_ref().and_then(|active| self.free_devices(uuid, active));
+        Some(view::NetworkView { free_devices, ..view::network(&self.intent, &self.observed, uuid, of, now) })
     }
 }
 

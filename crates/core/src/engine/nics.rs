@@ -22,14 +22,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Says what would happen.
-    pub(super) fn check(&mut self, request: RequestId, attach: &Attach, random: u128) -> Result<(), Error> {
-        let (intent, warnings) = self.admit(attach, random)?;
-        let nic = NicView { state: NicState::Pending, ..self.nic_view(&intent) };
-        self.out.push(Effect::Reply(request, Ok(Answer { body: Body::Nic(Box::new(nic)), warnings })));
-        Ok(())
-    }
-
     fn begin_nic(
         &mut self,
         request: RequestId,

@@ -55,6 +55,7 @@ impl Engine {
                 };
                 Body::Nics(nics)
             }
+            Command::ListDevices => Body::Devices(self.devices()),
             Command::ShowNic(id) => Body::Nic(Box::new(self.nic_view(self.find_nic(id)?))),
             Command::NicXml { id, inactive } => Body::Xml(self.nic_xml(id, inactive)?),
             other => {

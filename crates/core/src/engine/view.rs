@@ -29,6 +29,8 @@ pub struct NetworkView {
     pub addresses: Vec<String>,
     /// Devices it forwards through.
     pub devices: Vec<String>,
+    /// How many of its devices nobody holds; none for a network that gives NICs no devices.
+    pub free_devices: Option<usize>,
     /// Names of its portgroups.
     pub portgroups: Vec<String>,
     /// Labels.
@@ -153,6 +155,7 @@ pub(super) fn network(
         bridge: now.bridge.name.as_ref().map(ToString::to_string),
         addresses: now.ips.iter().map(|ip| ip.network().to_string()).collect(),
         devices: now.forward.devices.iter().map(|d| d.dev.to_string()).collect(),
+        free_devices: None,
         portgroups: now.portgroups.iter().map(|p| p.name.to_string()).collect(),
         tags: now.tags.iter().map(ToString::to_string).collect(),
         nics: intent.nics_on(uuid),

@@ -219,6 +219,11 @@ impl Pool {
         self.devices.get(device).into_iter().flat_map(|state| &state.holders).copied()
     }
 
+    /// The devices of a list, in order.
+    pub fn listed(&self, list: Uuid) -> impl Iterator<Item = &Device> {
+        self.lists.get(&list).into_iter().flat_map(|list| &list.devices)
+    }
+
     /// The lists that a device is in.
     pub fn lists(&self, device: &Device) -> impl Iterator<Item = Uuid> {
         self.devices.get(device).into_iter().flat_map(|state| state.lists.keys()).copied()

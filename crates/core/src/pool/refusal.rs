@@ -3,7 +3,7 @@
 use super::{Device, Unusable};
 use crate::{Error, ErrorKind};
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use uuid::Uuid;
 
 /// Devices that a message speaks of at most; of the others it says how many they are.
@@ -11,6 +11,19 @@ const DEVICES: usize = 8;
 
 /// Holders of one device that a message names at most.
 const HOLDERS: usize = 4;
+
+impl fmt::Display for Unusable {
+    /// The rest of a sentence that begins with the device.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => f.write_str("is not there"),
+            Self::NoCarrier => f.write_str("has no carrier"),
+            Self::PortOf(controller) => write!(f, "is a port of {controller}, which takes all its frames"),
+            Self::Carries(macvlan) => write!(f, "carries {macvlan}, which is not ours, and is wanted exclusively"),
+            Self::TakenBy(macvlan) => write!(f, "is taken by {macvlan}, which is not ours, in passthrough mode"),
+        }
+    }
+}
 
 /// Why a device was not given out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,16 +87,8 @@ impl Refusal {
         for (device, reason) in &self.reasons {
             let _ = write!(cause, "{}{device} ", if cause.is_empty() { "" } else { "; " });
             match reason {
-                Reason::Unusable(Unusable::Absent) => cause += "is not there",
-                Reason::Unusable(Unusable::NoCarrier) => cause += "has no carrier",
-                Reason::Unusable(Unusable::PortOf(controller)) => {
-                    let _ = write!(cause, "is a port of {controller}, which takes all its frames");
-                }
-                Reason::Unusable(Unusable::Carries(macvlan)) => {
-                    let _ = write!(cause, "carries {macvlan}, which is not ours, and is wanted exclusively");
-                }
-                Reason::Unusable(Unusable::TakenBy(macvlan)) => {
-                    let _ = write!(cause, "is taken by {macvlan}, which is not ours, in passthrough mode");
+                Reason::Unusable(why) => {
+                    let _ = write!(cause, "{why}");
                 }
                 Reason::Held { holders, more, exclusive } => {
                     let mut names: Vec<_> = holders.iter().map(|holder| name(*holder)).collect();

@@ -283,3 +283,59 @@ fn a_refused_step_leaves_the_nic_where_it_was() {
     }
     panic!("a move has fewer than sixteen steps");
 }
+
+#[test]
+fn everything_that_is_in_the_way_is_said_at_once() {
+    let mut host = switchboard();
+    attached(&mut host, "holder", "pass0");
+    host.add_link("taken", LinkKind::Tap);
+    host.tell(Input::Observed(Change::Snapshot(Box::new(host.kernel.clone()))));
+    let text = "<interface type='network'><mac address='52:54:00:00:00:09'/><source network='bridge'/>
+        <target dev='taken'/><port isolated='yes'/></interface>";
+    let wanted = attach("web", xml::read_nic(text).unwrap());
+    let error = host.ask(wanted).unwrap_err().to_string();
+    for part in ["there is a link taken already", "eth0 is held exclusively by guest 'holder'", "isolation"] {
+        assert!(error.contains(part), "{error}");
+    }
+    at_rest(&mut host);
+}
+
+#[test]
+fn what_is_reserved_is_kept_for_its_guest_for_a_while() {
+    let mut host = switchboard();
+    let fixed = |guest: &str, mac: u8| {
+        let text = format!(
+            "<interface type='network'><mac address='52:54:00:00:00:{mac:02x}'/><source network='pass0'/></interface>"
+        );
+        let Command::Attach(mut attach) = attach(guest, xml::read_nic(&text).unwrap()) else { unreachable!() };
+        attach.guest_uuid = Some(uuid::Uuid::from_u128(7));
+        attach
+    };
+    let ask = |host: &mut Host, reserve| nic(host.ask(Command::Check(fixed("coming", 1), reserve)).unwrap().body);
+    // Asking alone holds nothing.
+    ask(&mut host, None);
+    let reserved = ask(&mut host, Some(30));
+    assert_eq!(reserved.dev.as_deref(), Some("eth0"));
+    let refused = host.ask(Command::Attach(fixed("other", 2))).unwrap_err().to_string();
+    assert!(refused.contains(&format!("guest 'coming' (reservation {})", reserved.id)), "{refused}");
+    let crate::engine::Body::Devices(devices) = host.ask(Command::ListDevices).unwrap().body else {
+        panic!("no devices")
+    };
+    let eth0 = devices.iter().find(|d| d.name == "eth0").unwrap();
+    assert!(eth0.exclusive && eth0.holders[0].reserved);
+    assert_eq!(eth0.networks.len(), 4, "{eth0:?}");
+    // The guest's UUID and MAC claim it, and the NIC has the id that was promised.
+    let got = nic(host.ask(Command::Attach(fixed("coming", 1))).unwrap().body);
+    assert_eq!((got.id, got.dev.as_deref(), got.state), (reserved.id, Some("eth0"), NicState::Plugged));
+    at_rest(&mut host);
+    host.ask(Command::Detach(got.id)).unwrap();
+    // By its id, and only while it lasts.
+    let again = ask(&mut host, Some(30));
+    host.settle_with_clock();
+    let mut late = fixed("coming", 1);
+    late.reservation = Some(again.id);
+    assert_eq!(host.ask(Command::Attach(late)).unwrap_err().kind, ErrorKind::NoNic);
+    nic(host.ask(Command::Attach(fixed("other", 2))).unwrap().body);
+    at_rest(&mut host);
+    assert_eq!(host.ask(Command::Check(fixed("coming", 1), Some(4000))).unwrap_err().kind, ErrorKind::InvalidArgument);
+}

@@ -54,6 +54,7 @@ pub(super) fn attach(guest: &str, nic: Nic) -> Command {
         handover: Handover::Name { uid: None },
         uid: 0,
         precedence: Default::default(),
+        reservation: None,
         mac_unknown: false,
     }))
 }

@@ -86,10 +86,12 @@ impl Session {
         let object = format!("NIC of guest '{}'", asked.guest);
         let wrong = |field: &str, cause: String| Error::new(ErrorKind::InvalidArgument, &object, cause).field(field);
         let guest = Name::new(asked.guest.as_str()).map_err(|cause| wrong("guest", cause))?;
-        let guest_uuid = match asked.guest_uuid.as_deref() {
-            Some(text) => Some(Uuid::try_parse(text).map_err(|_| wrong("guest_uuid", format!("'{text}' is no UUID")))?),
-            None => None,
+        let uuid = |field: &str, text: Option<&str>| {
+            let parse = |text| Uuid::try_parse(text).map_err(|_| wrong(field, format!("'{text}' is no UUID")));
+            text.map(parse).transpose()
         };
+        let guest_uuid = uuid("guest_uuid", asked.guest_uuid.as_deref())?;
+        let reservation = uuid("reservation", asked.reservation.as_deref())?;
         let mut nic = xml::read_nic(&asked.xml)?;
         let precedence = self.admit(&object, &mut nic).await?;
         let owner = asked.owner_pid.map(|pid| self.owner(&object, pid)).transpose()?;
@@ -115,7 +117,7 @@ impl Session {
         };
         let mac_unknown = asked.mac_unknown.unwrap_or(false);
         let uid = self.peer().uid;
-        let attach = Attach { guest, guest_uuid, nic, owner, handover, uid, precedence, mac_unknown };
+        let attach = Attach { guest, guest_uuid, nic, owner, handover, uid, precedence, reservation, mac_unknown };
         let Answer { body, warnings } = self.handle.call(Command::Attach(Box::new(attach))).await?;
         let warnings = self.warnings_for_peer(warnings);
         let Body::Nic(view) = body else { return Err(unexpected()) };
@@ -140,6 +142,8 @@ impl Session {
         let object = format!("NIC of guest '{}'", asked.guest);
         let wrong = |field: &str, cause: String| Error::new(ErrorKind::InvalidArgument, &object, cause).field(field);
         let guest = Name::new(asked.guest.as_str()).map_err(|cause| wrong("guest", cause))?;
+        let uuid = |text: &str| Uuid::try_parse(text).map_err(|_| wrong("guest_uuid", format!("'{text}' is no UUID")));
+        let guest_uuid = asked.guest_uuid.as_deref().map(uuid).transpose()?;
         let mut nic = xml::read_nic(&asked.xml)?;
         if let Some(network) = asked.network {
             let network = Name::new(self.network(&network).await?.name).map_err(|cause| wrong("network", cause))?;
@@ -152,15 +156,16 @@ impl Session {
         let precedence = self.admit(&object, &mut nic).await?;
         let attach = Attach {
             guest,
-            guest_uuid: None,
+            guest_uuid,
             nic,
             owner: None,
             handover: Handover::Descriptor,
             uid: self.peer().uid,
             precedence,
+            reservation: None,
             mac_unknown: false,
         };
-        self.changed_nic(Command::Check(Box::new(attach))).await
+        self.changed_nic(Command::Check(Box::new(attach), asked.reserve)).await
     }
 
     async fn changed_nic(&self, command: Command) -> Result<Outcome, Error> {

@@ -5,8 +5,10 @@ use crate::convert;
 use crate::handle::Handle;
 use patchcord_api::message::service::{self, GetInterfaceDescription, Info, InterfaceDescription};
 use patchcord_api::message::{Call, Reply};
-use patchcord_api::methods::{ChangedNetwork, Document, Done, Leases, Networks, OneNetwork, Request, UpdateNetwork};
-use patchcord_api::{DESCRIPTION, INTERFACE, Network};
+use patchcord_api::methods::{
+    ChangedNetwork, Devices, Document, Done, Leases, ListNetworks, Networks, OneNetwork, Request, UpdateNetwork,
+};
+use patchcord_api::{DESCRIPTION, Device, INTERFACE, Network};
 use patchcord_core::engine::{Answer, Body, Command, NetworkView};
 use patchcord_core::xml::{self, Mode};
 use patchcord_core::{Error, ErrorKind};
@@ -86,7 +88,11 @@ impl Session {
 
     async fn carry_out(&self, request: Request) -> Result<Outcome, Error> {
         match request {
-            Request::ListNetworks(_) => plain(&Networks { networks: self.networks().await? }),
+            Request::ListNetworks(asked) => {
+                let networks = self.networks().await?.into_iter().filter(|network| fits(&asked, network)).collect();
+                plain(&Networks { networks })
+            }
+            Request::ListDevices(_) => plain(&Devices { devices: self.devices().await? }),
             Request::ShowNetwork(asked) => {
                 plain(&OneNetwork { network: convert::network(self.network(&asked.name).await?) })
             }
@@ -149,6 +155,23 @@ impl Session {
         Ok(visible.map(convert::network).collect())
     }
 
+    /// The devices that networks list which the peer may see, with holders likewise.
+    async fn devices(&self) -> Result<Vec<Device>, Error> {
+        let Body::Devices(all) = self.handle.call(Command::ListDevices).await?.body else {
+            return Err(unexpected());
+        };
+        if self.peer.is_full() {
+            return Ok(all.into_iter().map(convert::device).collect());
+        }
+        let nics = self.nics(None).await?;
+        let visible = all.into_iter().map(convert::device).filter_map(|mut device| {
+            device.networks.retain(|n| self.access.shows_network(&self.peer, &n.network));
+            device.holders.retain(|holder| nics.iter().any(|nic| nic.id == holder.id));
+            (!device.networks.is_empty() || !device.holders.is_empty()).then_some(device)
+        });
+        Ok(visible.collect())
+    }
+
     /// A network, if the peer may see it.
     pub(super) async fn network(&self, name: &str) -> Result<NetworkView, Error> {
         let Body::Network(view) = self.handle.call(Command::ShowNetwork(name.to_owned())).await?.body else {
@@ -180,6 +203,15 @@ impl Session {
         Error::new(ErrorKind::Denied, object, format!("{} may not {what}", self.peer.describe()))
             .hint("root, the group patchcord and the access list of patchcord.toml decide who may")
     }
+}
+
+/// Whether a network fits everything that is asked for.
+fn fits(asked: &ListNetworks, network: &Network) -> bool {
+    asked.mode.as_ref().is_none_or(|mode| *mode == network.mode)
+        && asked.tags.iter().flatten().all(|tag| network.tags.contains(tag))
+        && asked.portgroup.as_ref().is_none_or(|portgroup| network.portgroups.contains(portgroup))
+        && asked.free_devices.is_none_or(|wanted| network.free_devices.unwrap_or(0) >= wanted)
+        && asked.active.is_none_or(|active| active == network.active)
 }
 
 fn update(asked: UpdateNetwork) -> Result<Command, Error> {

@@ -67,7 +67,7 @@ impl<'a> Host<'a> {
                 panic!("the daemon ended: {status}\n{}", self.log());
             }
             let mut client = Client::connect(&self.socket()).map_err(|e| e.to_string())?;
-            client.call(&ListNetworks {}).map_err(|e| e.to_string())
+            client.call(&ListNetworks::default()).map_err(|e| e.to_string())
         });
     }
 

@@ -52,7 +52,7 @@ fn a_client_that_breaks_the_rules_harms_only_itself() {
     raw.read_to_end(&mut answers).unwrap();
     assert_eq!(answers.iter().filter(|byte| **byte == 0).count(), 2);
 
-    well_behaved.call(&ListNetworks {}).unwrap();
+    well_behaved.call(&ListNetworks::default()).unwrap();
 }
 
 #[test]

@@ -68,7 +68,7 @@ impl Door {
 
     /// Whether others are still served.
     fn lives(&self) -> bool {
-        self.client().call(&ListNetworks {}).is_ok()
+        self.client().call(&ListNetworks::default()).is_ok()
     }
 }
 
@@ -151,7 +151,7 @@ fn networks_are_defined_started_shown_and_forgotten() {
     client.call(&SetAutostart { name: name.clone(), autostart: true }).unwrap();
     let shown = client.call(&ShowNetwork { name: defined.uuid.clone() }).unwrap().network;
     assert!(shown.active && shown.autostart && shown.bridge.is_some());
-    let names: Vec<_> = client.call(&ListNetworks {}).unwrap().networks.into_iter().map(|n| n.name).collect();
+    let names: Vec<_> = client.call(&ListNetworks::default()).unwrap().networks.into_iter().map(|n| n.name).collect();
     assert_eq!(names.len(), 2);
     let xml = client.call(&GetNetworkXML { name: name.clone(), inactive: Some(true) }).unwrap().xml;
     assert!(xml.contains("<name>lab2</name>"), "{xml}");
@@ -248,7 +248,7 @@ const ALICE: &str = "[[access]]\nusers = ['alice']\nnetworks = ['lab']\nportgrou
 #[test]
 fn others_do_what_the_list_grants_them() {
     let mut alice = Door::open(peer(1000, "alice"), ALICE).client();
-    assert_eq!(alice.call(&ListNetworks {}).unwrap().networks.len(), 1);
+    assert_eq!(alice.call(&ListNetworks::default()).unwrap().networks.len(), 1);
     // The default portgroup is another one.
     let (name, refusal) = refused(alice.call(&attach(NIC)));
     assert_eq!(name, "Denied");
@@ -288,7 +288,7 @@ fn others_do_what_the_list_grants_them() {
     assert_eq!(secret.cause, "user 'alice' may not attach to network 'secret'");
 
     let mut eve = Door::open(peer(1001, "eve"), ALICE).client();
-    assert!(eve.call(&ListNetworks {}).unwrap().networks.is_empty());
+    assert!(eve.call(&ListNetworks::default()).unwrap().networks.is_empty());
     assert_eq!(refused(eve.call(&ShowNetwork { name: "lab".into() })).0, "Denied");
     assert_eq!(refused(eve.call(&attach("<interface type='none'/>"))).0, "Denied");
 }
@@ -297,11 +297,11 @@ fn others_do_what_the_list_grants_them() {
 fn a_check_has_no_effect() {
     let mut client = Door::open(root(), "").client();
     let none = "<interface type='none'/>".to_owned();
-    let check = CheckNIC { network: Some("lab".into()), guest: "web".into(), xml: none.clone() };
+    let check = CheckNIC { network: Some("lab".into()), guest: "web".into(), xml: none.clone(), ..CheckNIC::default() };
     let would = client.call(&check).unwrap().nic;
     assert_eq!((would.network.as_deref(), would.portgroup.as_deref()), (Some("lab"), Some("staff")));
     assert!(client.call(&ListNICs { network: None }).unwrap().nics.is_empty());
-    let missing = CheckNIC { network: Some("nowhere".into()), guest: "web".into(), xml: none };
+    let missing = CheckNIC { network: Some("nowhere".into()), guest: "web".into(), xml: none, ..CheckNIC::default() };
     assert_eq!(refused(client.call(&missing)).0, "NotFound");
 }
 
