@@ -5,6 +5,7 @@
 //! with its namespaces, whatever happens to it.
 
 mod cast;
+mod devices;
 mod guest;
 mod host;
 mod machine;

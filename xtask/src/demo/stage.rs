@@ -97,6 +97,15 @@ impl<'a> Stage<'a> {
         Ok(output)
     }
 
+    /// The same for a command that must be refused; returns what it says about that.
+    pub(super) fn refused(&self, line: &str) -> Result<String> {
+        println!("$ patchcord {line}");
+        let output = self.patchcord(&words(line)).output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        print!("{said}");
+        if output.status.success() { Err(format!("patchcord {line}: it was done").into()) } else { Ok(said) }
+    }
+
     /// Prints a command of somebody else's, runs it, and returns what it says.
     pub(super) fn other(&self, line: &str) -> Result<String> {
         println!("$ {line}");

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::cast::Cast;
+use super::devices::{self, DEVICES};
 use super::stage::{Lines, SOON, Stage};
 use crate::Result;
 use crate::workspace::Workspace;
@@ -45,6 +46,9 @@ fn acts(stage: &mut Stage<'_>, machines: bool) -> Result<()> {
     networks(stage, &mut world)?;
     guests(stage, &mut world)?;
     talk(stage, &mut world)?;
+    if !world.machines {
+        world.networks.extend(devices::tell(stage, &mut world.cast)?);
+    }
     pictures(stage)?;
     crash(stage, &mut world)?;
     third_party(stage, &mut world)?;
@@ -284,7 +288,10 @@ fn end(stage: &mut Stage<'_>, mut world: World) -> Result<()> {
         let names = links.lines().filter_map(|line| line.split(": ").nth(1));
         let mut names: Vec<&str> = names.map(|name| name.split('@').next().unwrap_or(name)).collect();
         names.sort_unstable();
-        Ok(names == ["br0", "lo", "uplink0"])
+        let devices = DEVICES.iter().filter(|_| !world.machines).copied();
+        let mut host: Vec<&str> = ["br0", "lo", "uplink0"].into_iter().chain(devices).collect();
+        host.sort_unstable();
+        Ok(names == host)
     })?;
     stage.end_daemon("TERM")?;
     stage.check_soon("no process is left", |_| Ok(processes()?.is_empty()))?;
