@@ -1,13 +1,13 @@
 //! What one call of the engine changed, so that it can be put back when its records can't be written.
 
-use super::effect::{Effect, PlanId, RecordKey};
-use super::work::Goal;
+use super::effect::{Effect, Job, JobId, PlanId, Record, RecordKey};
+use super::work::{Flight, Goal};
 use super::{Engine, Object};
 use crate::intent::{NetworkIntent, NicIntent};
 use crate::model::{Name, Network};
 use crate::plan::{Outcome, StepFailure, Sysctl};
 use crate::{Error, ErrorKind, xml};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// The values before the call's changes, in the order of the changes.
@@ -17,6 +17,8 @@ pub(super) struct Journal {
     /// Whether a request is being carried out. What happens without one stays as it is, and only its record is
     /// written again later: nobody is there who could be told that it didn't happen.
     pub(super) open: bool,
+    /// The call's records, in the order in which they are written.
+    records: Vec<RecordKey>,
 }
 
 impl Journal {
@@ -62,21 +64,41 @@ impl Engine {
         self.journal.entries.push(Entry::Saved(before));
     }
 
-    /// A record of the last call couldn't be written. What that call changed is put back; its plans count as not
-    /// started, and whoever was to be told of success is told why there is none.
+    /// Has a record written, or removed without `content`.
+    pub(super) fn persist(&mut self, key: RecordKey, content: Option<String>) {
+        self.journal.records.push(key.clone());
+        self.out.push(Effect::Persist(Record { key, content }));
+    }
+
+    /// A record of the last call couldn't be written. What that call changed is put back, with the records that were
+    /// written before; its plans count as not started, and whoever was to be told of success is told why there is
+    /// none.
     pub(super) fn not_persisted(&mut self, key: RecordKey, cause: &str, dropped: Vec<Effect>, journal: Journal) {
         const AGAIN: super::Now = 2000;
-        let lost = dropped.iter().flat_map(|e| match e {
-            Effect::Persist(record) => vec![record.key.clone()],
-            Effect::Confirm(id) => vec![RecordKey::Nic(*id)],
-            _ => Vec::new(),
+        let object = match &key {
+            RecordKey::Definition(name) | RecordKey::Autostart(name) | RecordKey::Network(name) => {
+                format!("network '{name}'")
+            }
+            RecordKey::Nic(id) | RecordKey::PendingNic(id) => self.describe(Object::Nic(*id)),
+            RecordKey::Host => self.describe(Object::Host),
+        };
+        let error = || {
+            Error::new(ErrorKind::HostFailed, object.clone(), cause.to_owned())
+                .hint("nothing was changed; make room or make the directory writable, and try again")
+        };
+        let lost = dropped.iter().filter_map(|e| match e {
+            Effect::Persist(record) => Some(record.key.clone()),
+            Effect::Confirm(id) => Some(RecordKey::Nic(*id)),
+            _ => None,
         });
         // A pending record that could not become the NIC's is still there.
         let both = |key| match key {
             RecordKey::Nic(id) => vec![key, RecordKey::PendingNic(id)],
             key => vec![key],
         };
-        self.unwritten.extend(lost.chain([key]).flat_map(both));
+        let lost: BTreeSet<RecordKey> = lost.chain([key]).flat_map(both).collect();
+        let written: BTreeSet<RecordKey> = journal.records.into_iter().filter(|key| !lost.contains(key)).collect();
+        self.unwritten.extend(lost);
         self.wake(self.now + AGAIN, Object::Host);
         let nobody_asked = journal.entries.iter().all(|e| matches!(e, Entry::Saved(_)));
         let mut touched = Vec::new();
@@ -99,10 +121,7 @@ impl Engine {
                 Entry::Saved(saved) => self.intent.saved = saved,
             }
         }
-        let error = || {
-            Error::new(ErrorKind::HostFailed, "the run state", cause.to_owned())
-                .hint("nothing was changed; make room or make the directory writable, and try again")
-        };
+        self.write(written);
         for &object in &touched {
             // What was put back is what the operation would restore, so it has failed without a trace.
             if let Some(operation) = self.work.get_mut(&object).and_then(|w| w.operation.as_mut()) {
@@ -127,7 +146,9 @@ impl Engine {
         for effect in dropped {
             match effect {
                 Effect::Apply(id, _) => self.not_started(id, cause, &touched),
-                Effect::Start(id, _) => self.finished(id, super::JobOutcome::Failed(format!("not started: {cause}"))),
+                // Looking changes nothing, and a process whose end nobody waits for would count as gone.
+                Effect::Start(_, Job::WatchOwner(_) | Job::LookFor(_)) => self.out.push(effect),
+                Effect::Start(id, _) => self.job_not_started(id, cause, &touched),
                 Effect::Reply(id, Ok(_)) => self.out.push(Effect::refuse(id, error())),
                 Effect::Reply(id, Err(e)) => self.out.push(Effect::refuse(id, e)),
                 Effect::Wake(at) => self.out.push(Effect::Wake(at)),
@@ -157,9 +178,29 @@ impl Engine {
         self.serve_line();
     }
 
+    /// The same for a job, of which nothing is known but that it didn't begin.
+    fn job_not_started(&mut self, id: JobId, cause: &str, restored: &[Object]) {
+        let Some((object, _)) = self.jobs.remove(&id) else { return };
+        if restored.contains(&object) {
+            if let Some(work) = self.work.get_mut(&object) {
+                work.flight = None;
+            }
+            self.advance(object);
+        } else if self.work.get(&object).is_some_and(|w| w.flight == Some(Flight::Job(id))) {
+            let error = Error::new(ErrorKind::HostFailed, self.describe(object), format!("not started: {cause}"));
+            self.failed(object, error);
+        }
+    }
+
     /// Writes the records that couldn't be written, as they should be now.
     pub(super) fn write_again(&mut self) {
-        for key in std::mem::take(&mut self.unwritten) {
+        let unwritten = std::mem::take(&mut self.unwritten);
+        self.write(unwritten);
+    }
+
+    /// Writes records as they should be now.
+    fn write(&mut self, keys: BTreeSet<RecordKey>) {
+        for key in keys {
             let named = |name: &str| {
                 let uuid = Name::new(name).ok().and_then(|name| self.intent.named(&name))?;
                 self.intent.network(uuid)

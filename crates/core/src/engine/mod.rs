@@ -347,8 +347,4 @@ impl Engine {
             self.out.push(Effect::Wake(*at));
         }
     }
-
-    fn persist(&mut self, key: RecordKey, content: Option<String>) {
-        self.out.push(Effect::Persist(Record { key, content }));
-    }
 }

@@ -3,6 +3,7 @@
 use super::Host;
 use crate::engine::RecordKey;
 use crate::plan::{Link, MacvlanSpec, MarkKind, Plug, Sysctl, desired, diff, dnsmasq, nft, plug};
+use crate::xml;
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
@@ -26,13 +27,15 @@ impl Host {
             if served != kernel.services.contains_key(&uuid) {
                 wrong.push(format!("network {name}: dnsmasq runs: {}", !served));
             }
-            for (there, key) in [
-                (network.definition.is_some(), RecordKey::Definition(name.clone())),
-                (network.active.is_some(), RecordKey::Network(name.clone())),
-                (network.autostart, RecordKey::Autostart(name.clone())),
+            let state = |active| xml::write_network_state(&self.config.stamp, active);
+            for (content, key) in [
+                (network.definition.as_ref().map(xml::write_network), RecordKey::Definition(name.clone())),
+                (network.active.as_ref().map(state), RecordKey::Network(name.clone())),
+                (network.autostart.then(String::new), RecordKey::Autostart(name.clone())),
             ] {
-                if there != self.records.contains_key(&key) {
-                    wrong.push(format!("record {key:?} is there: {}", !there));
+                let there = self.records.get(&key);
+                if content.as_ref() != there {
+                    wrong.push(format!("record {key:?} is {there:?}"));
                 }
             }
         }

@@ -1,11 +1,11 @@
 //! Random histories: requests, meddling, refused steps and crashes between any two effects. Whatever happened, the
 //! host comes to rest as it should be.
 
-use super::Host;
 use super::tests::{attach, host, nat, nic_on, on_devices};
+use super::{Full, Host};
 use crate::engine::{Command, Input};
 use crate::intent::Owner;
-use crate::model::{LinkState, Network, Nic, NicSource};
+use crate::model::{LinkState, Network, Nic, NicSource, UpdateCommand, UpdateSection};
 use crate::plan::{Change, Handover, LinkKind, MarkKind, Sysctl};
 use crate::xml;
 use proptest::prelude::*;
@@ -19,6 +19,12 @@ enum Happening {
     Stop(u8),
     Undefine(u8),
     Autostart(u8, bool),
+    Update {
+        network: u8,
+        host: u8,
+        live: bool,
+        config: bool,
+    },
     Attach {
         network: u8,
         by_name: bool,
@@ -38,7 +44,7 @@ enum Happening {
     CordCut(u8),
     DnsmasqKilled(u8),
     RefuseStep(u8),
-    DiskFull(bool),
+    DiskFull(Full),
     /// Lets that many effects happen, and then the daemon dies.
     Crash(u8),
     Rest,
@@ -55,6 +61,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => network.clone().prop_map(Stop),
         1 => network.clone().prop_map(Undefine),
         1 => (network.clone(), any::<bool>()).prop_map(|(n, on)| Autostart(n, on)),
+        2 => (network.clone(), 2u8..9, any::<bool>(), any::<bool>())
+            .prop_map(|(network, host, live, config)| Update { network, host, live, config }),
         4 => (network.clone(), any::<bool>(), proptest::option::of(0u8..3))
             .prop_map(|(network, by_name, owner)| Attach { network, by_name, owner }),
         1 => nic.prop_map(Detach),
@@ -69,7 +77,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => nic.prop_map(CordCut),
         1 => network.prop_map(DnsmasqKilled),
         1 => (0u8..10).prop_map(RefuseStep),
-        1 => any::<bool>().prop_map(DiskFull),
+        1 => any::<[bool; 2]>().prop_map(|[definitions, run_state]| DiskFull(Full { definitions, run_state })),
         3 => (0u8..12).prop_map(Crash),
         4 => Just(Rest),
     ]
@@ -102,6 +110,19 @@ fn owner(n: u8) -> Owner {
     Owner { pid: 100 + u32::from(n), start_time: 5 }
 }
 
+/// A reservation more, of the address with that last octet.
+fn update(network: u8, last: u8, live: bool, config: bool) -> Command {
+    Command::Update {
+        network: name(network),
+        command: UpdateCommand::AddLast,
+        section: UpdateSection::IpDhcpHost,
+        parent: None,
+        xml: format!("<host mac='52:54:00:00:00:0{last}' ip='10.0.{network}.{last}'/>"),
+        live,
+        config,
+    }
+}
+
 fn happen(host: &mut Host, what: &Happening) {
     let request = |host: &mut Host, command| {
         host.request(command);
@@ -113,6 +134,9 @@ fn happen(host: &mut Host, what: &Happening) {
         Happening::Stop(n) => request(host, Command::Stop(name(*n))),
         Happening::Undefine(n) => request(host, Command::Undefine(name(*n))),
         Happening::Autostart(n, on) => request(host, Command::Autostart(name(*n), *on)),
+        Happening::Update { network, host: last, live, config } => {
+            request(host, update(*network, *last, *live, *config))
+        }
         Happening::Attach { network, by_name, owner: of } => {
             let Command::Attach(mut wanted) = attach("guest", nic_on(&name(*network))) else { unreachable!() };
             wanted.handover = if *by_name { Handover::Name { uid: None } } else { Handover::Descriptor };
@@ -185,7 +209,7 @@ fn happen(host: &mut Host, what: &Happening) {
             }
         }
         Happening::RefuseStep(n) => host.refuse_after = Some(usize::from(*n)),
-        Happening::DiskFull(full) => host.disk_full = *full,
+        Happening::DiskFull(full) => host.full = *full,
         Happening::Crash(effects) => {
             for _ in 0..*effects {
                 host.step();
@@ -216,7 +240,7 @@ proptest! {
         for what in &history {
             happen(&mut host, what);
         }
-        host.disk_full = false;
+        host.full = Full::default();
         host.refuse_after = None;
         host.settle();
         // What failed while steps were refused is tried again when its time has come.

@@ -52,8 +52,8 @@ pub struct Host {
     watching: BTreeMap<Owner, crate::engine::JobId>,
     /// How many steps may still be carried out before one fails; none fails when `None`.
     pub refuse_after: Option<usize>,
-    /// Whether files can be written.
-    pub disk_full: bool,
+    /// Which files can't be written.
+    pub full: Full,
     /// Effects yet to be carried out, in order.
     pub pending: VecDeque<Effect>,
     /// What is on its way to the engine.
@@ -63,6 +63,15 @@ pub struct Host {
     next_index: u32,
     next_request: u64,
     next_pid: u32,
+}
+
+/// The file systems on which there is no room.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Full {
+    /// That of definitions.
+    pub definitions: bool,
+    /// That of run state.
+    pub run_state: bool,
 }
 
 impl Host {
@@ -85,7 +94,7 @@ impl Host {
             zone_of: BTreeSet::new(),
             watching: BTreeMap::new(),
             refuse_after: None,
-            disk_full: false,
+            full: Full::default(),
             pending: VecDeque::new(),
             inputs: VecDeque::new(),
             wakes: BTreeSet::new(),
@@ -237,14 +246,14 @@ impl Host {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Persist(Record { key, .. }) if self.disk_full => self.not_persisted(key),
+            Effect::Persist(Record { key, .. }) if self.is_full(&key) => self.not_persisted(key),
             Effect::Persist(Record { key, content }) => {
                 match content {
                     Some(content) => self.records.insert(key, content),
                     None => self.records.remove(&key),
                 };
             }
-            Effect::Confirm(id) if self.disk_full => self.not_persisted(RecordKey::Nic(id)),
+            Effect::Confirm(id) if self.full.run_state => self.not_persisted(RecordKey::Nic(id)),
             Effect::Confirm(id) => {
                 if let Some(content) = self.records.remove(&RecordKey::PendingNic(id)) {
                     self.records.insert(RecordKey::Nic(id), content);
@@ -267,6 +276,16 @@ impl Host {
             Effect::Publish(event) => self.events.push(event),
             Effect::Wake(at) => {
                 self.wakes.insert(at);
+            }
+        }
+    }
+
+    /// Whether that record can't be written.
+    fn is_full(&self, key: &RecordKey) -> bool {
+        match key {
+            RecordKey::Definition(_) | RecordKey::Autostart(_) => self.full.definitions,
+            RecordKey::Network(_) | RecordKey::Nic(_) | RecordKey::PendingNic(_) | RecordKey::Host => {
+                self.full.run_state
             }
         }
     }

@@ -366,14 +366,16 @@ fn scrub(value: &mut Value) {
     }
 }
 
-/// Files below a directory with their content, the daemon's log left out.
+/// Files below a directory with their content; those that name or quote the daemon's process are left out.
 fn list(directory: &Path, into: &mut Vec<String>) {
     let mut entries: Vec<_> = fs::read_dir(directory).unwrap().flatten().map(|e| e.path()).collect();
     entries.sort();
     for path in entries {
         if path.is_dir() && !path.is_symlink() {
             list(&path, into);
-        } else if path.file_name().is_some_and(|n| n != "daemon.log") && path.extension().is_none_or(|e| e != "sock") {
+        } else if path.file_name().is_some_and(|n| n != "daemon.log" && n != "lock")
+            && path.extension().is_none_or(|e| e != "sock")
+        {
             into.push(format!("{}: {}", path.display(), fs::read_to_string(&path).unwrap_or_default()));
         }
     }
