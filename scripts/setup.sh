@@ -84,26 +84,36 @@ if [ -n "$missing" ]; then
     install || { $as_root apt-get update -qq && install; }
 fi
 
-# unpack NAME PACKAGE...: puts packages into target/packages/NAME that would start services, or change how the
-# machine gets its address, if they were installed.
+# unpack NAME PACKAGE...: puts packages that would change the machine if they were installed, and those they depend on
+# and it lacks, into target/packages/NAME, where all is below usr.
 unpack() {
     into=$target/packages/$1
     [ ! -d "$into" ] || return 0
     shift
     echo "setup: unpacking $*"
-    # A directory that appears only when complete; apt's sandbox user could not write there.
-    rm -rf "$into.new"
-    mkdir -p "$into.new/packages"
-    download() { (cd "$into.new/packages" && apt-get -qq -o APT::Sandbox::User=root download "$@"); }
+    # A directory that appears only when complete.
+    new=$into.new
+    rm -rf "$new"
+    mkdir -p "$new/packages/partial" "$new/usr"
     download "$@" || { $as_root apt-get update -qq && download "$@"; }
-    for package in "$into.new/packages"/*.deb; do
-        dpkg -x "$package" "$into.new"
+    for package in "$new/packages"/*.deb; do
+        dpkg -x "$package" "$new"
     done
-    rm -r "$into.new/packages"
-    mv "$into.new" "$into"
+    for directory in bin lib lib64 sbin; do
+        [ ! -d "$new/$directory" ] || cp -a "$new/$directory" "$new/usr/"
+        rm -rf "${new:?}/$directory"
+    done
+    rm -r "$new/packages"
+    mv "$new" "$into"
+}
+download() {
+    # apt's sandbox user could not write there, and nothing is changed that would need a lock.
+    set -- -qq -y -o APT::Sandbox::User=root -o Debug::NoLocking=true -o Dir::Cache::archives="$new/packages" "$@"
+    apt-get --no-install-recommends --download-only --reinstall install "$@" >/dev/null
 }
 if [ "$task" = test ]; then
     unpack dhclient isc-dhcp-client
+    unpack firewalld firewalld
 fi
 
 # The tools run for seconds and are built once: compile them quickly rather than well.

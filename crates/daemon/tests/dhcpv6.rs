@@ -25,6 +25,8 @@ const NET: &str = "<network><name>six</name><forward mode='nat'><nat ipv6='yes'/
      <host id='0:4:30:39:6b:b4:30:a6:48:d7:9b:a2:95:7d:27:3c:5c:1c' ip='fd00:5::45'/>\
      <host name='called' ip='fd00:5::46'/></dhcp></ip></network>";
 
+const DHCLIENT: &str = "usr/sbin/dhclient";
+
 /// What `dhclient` runs when something happens to its lease: it writes that down, and gives the link its address.
 const SCRIPT: &str = "#!/bin/sh\nPATH=/usr/sbin:/sbin:/usr/bin:/bin\n\
      [ \"$reason\" != BOUND6 ] || ip addr add \"$new_ip6_address/128\" dev \"$interface\"\n\
@@ -91,14 +93,6 @@ impl Machine {
     }
 }
 
-/// ISC's client, or nothing, and the test is skipped.
-fn dhclient() -> Option<PathBuf> {
-    let package = unpacked("dhclient")?;
-    // Debian moved it when it merged the directories.
-    let mut places = ["sbin", "usr/sbin"].map(|place| package.join(place).join("dhclient")).into_iter();
-    Some(places.find(|path| path.exists()).expect("the package has its program"))
-}
-
 fn lease_event(events: &mut Events, what: &str, address: Ipv6Addr) -> Lease {
     let address = address.to_string();
     let wanted = |e: &patchcord_api::Event| {
@@ -109,13 +103,13 @@ fn lease_event(events: &mut Events, what: &str, address: Ipv6Addr) -> Lease {
 
 #[test]
 fn a_guest_gets_an_ipv6_lease_from_a_range_and_gives_it_back() {
-    let Some(dhclient) = dhclient() else { return };
+    let Some(package) = unpacked("dhclient") else { return };
     in_namespace(|ns| {
         let host = Host::new(ns);
         let mut events = host.events();
         host.network(NET);
         let mac = "52:54:00:00:00:43";
-        let mut one = Machine::new(&host, &dhclient, "one", mac, None);
+        let mut one = Machine::new(&host, &package.join(DHCLIENT), "one", mac, None);
         let (address, server) = one.solicit();
         assert!((0x100..0x200).contains(&address.segments()[7]), "{address} is not from the range");
         assert_eq!(address.segments()[..7], [0xfd00, 5, 0, 0, 0, 0, 0]);
@@ -149,12 +143,12 @@ fn a_guest_gets_an_ipv6_lease_from_a_range_and_gives_it_back() {
 
 #[test]
 fn ipv6_reservations_by_duid_and_by_name_are_honoured() {
-    let Some(dhclient) = dhclient() else { return };
+    let Some(package) = unpacked("dhclient") else { return };
     in_namespace(|ns| {
         let host = Host::new(ns);
         let mut events = host.events();
         host.network(NET);
-        let machine = |name, mac, duid| Machine::new(&host, &dhclient, name, mac, duid);
+        let machine = |name, mac, duid| Machine::new(&host, &package.join(DHCLIENT), name, mac, duid);
 
         let mut kept = machine("whatever", "52:54:00:00:00:44", None);
         assert_eq!(kept.solicit().0.to_string(), "fd00:5::44");

@@ -135,7 +135,7 @@ fn read_only_run_state_refuses_and_changes_nothing() {
 
 /// What the daemon says of its networks.
 fn view(host: &Host<'_>) -> String {
-    let mut view = format!("{:#?}\n", host.call(&ListNetworks {}).networks);
+    let mut view = format!("{:#?}\n", host.call(&ListNetworks::default()).networks);
     for (name, inactive) in [("net", false), ("net", true), ("idle", true)] {
         view += &host.call(&GetNetworkXML { name: name.into(), inactive: Some(inactive) }).xml;
     }
@@ -205,7 +205,7 @@ fn a_full_disk_of_definitions_refuses_and_changes_nothing() {
         host.call(&UndefineNetwork { name: "idle".into() });
         host.kill();
         host.start();
-        let left: Vec<String> = host.call(&ListNetworks {}).networks.into_iter().map(|n| n.name).collect();
+        let left: Vec<String> = host.call(&ListNetworks::default()).networks.into_iter().map(|n| n.name).collect();
         assert_eq!(left, ["net"]);
     });
 }

@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use patchcord_core::engine::{JobId, PlanId};
-use patchcord_core::plan::nft::foreign::ForeignFirewall;
+use patchcord_core::plan::nft::foreign::Firewalls;
 use patchcord_core::plan::{Change, Index, Observed, Op, Outcome, Plan, Sysctl};
 use uuid::Uuid;
 
@@ -40,7 +40,7 @@ pub enum ExecutorRequest {
     Apply(PlanId, Arc<Plan>),
     /// Read everything; [`ExecutorReport::Snapshot`] follows.
     Snapshot,
-    /// Look for firewalls that would drop guests' traffic; [`ExecutorReport::Firewalls`] follows.
+    /// Look for other firewalls; [`ExecutorReport::Firewalls`] follows.
     Firewalls,
     /// Read the link of that name; [`ExecutorReport::LookedFor`] follows what it is.
     LookFor(JobId, String),
@@ -73,9 +73,8 @@ pub enum ExecutorReport {
     Snapshot(Box<Observed>),
     /// The link of that name was read, and reported before if it was news.
     LookedFor(JobId),
-    /// Firewalls that would drop guests' traffic: when asked for, and when others change the ruleset so that they
-    /// are different from before.
-    Firewalls(Vec<ForeignFirewall>),
+    /// Other firewalls: when asked for, and when others change the ruleset so that they are different from before.
+    Firewalls(Firewalls),
     /// Something went wrong without a plan failing; a phrase for the log.
     Trouble(String),
 }
@@ -189,7 +188,7 @@ struct Worker {
     sink: Box<dyn FnMut(ExecutorReport) + Send>,
     /// The last snapshot was taken while things changed: the next hint, which those changes bring, leads to another.
     stale: bool,
-    firewalls: Vec<ForeignFirewall>,
+    firewalls: Firewalls,
     /// Before that time nothing that changes often is read whole.
     rested: Instant,
 }
@@ -202,7 +201,7 @@ impl std::fmt::Debug for Worker {
 
 impl Worker {
     fn new(kernel: Kernel, hints: Arc<Hints>, sink: Box<dyn FnMut(ExecutorReport) + Send>) -> Self {
-        Self { kernel, hints, sink, stale: false, firewalls: Vec::new(), rested: Instant::now() }
+        Self { kernel, hints, sink, stale: false, firewalls: Firewalls::default(), rested: Instant::now() }
     }
 
     /// Looks at one object that the watcher heard of. When there is none, says how long to rest before what is read

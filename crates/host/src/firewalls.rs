@@ -1,4 +1,4 @@
-//! Reads what other firewalls have on the hooks that guests' traffic passes.
+//! Reads what other firewalls have on the hooks that guests' traffic passes, and whether firewalld is there.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,18 +8,20 @@ use patchcord_core::plan::nft::foreign::{ForeignChain, ForeignRules, Hook, Table
 use patchcord_netlink::Error;
 use patchcord_netlink::nft::{self, Family, Policy, Socket, Verdict};
 
-/// Base chains on forward and input in all tables but ours, and the names of iptables-legacy's tables.
+/// Base chains on forward and input in all tables but ours, the names of iptables-legacy's tables, and firewalld's table.
 ///
 /// # Errors
 /// The socket's.
 pub fn read(socket: &mut Socket) -> Result<ForeignRules, Error> {
+    let tables = socket.tables()?;
+    let firewalld = tables.iter().find(|t| t.family == Family::Inet && t.name == "firewalld");
     let mut rules = ForeignRules {
         chains: Vec::new(),
         legacy_v4: legacy("ip_tables_names"),
         legacy_v6: legacy("ip6_tables_names"),
+        firewalld: firewalld.map(|table| table.handle),
     };
-    let dormant: Vec<(Family, String)> =
-        socket.tables()?.into_iter().filter(|t| t.dormant).map(|t| (t.family, t.name)).collect();
+    let dormant: Vec<(Family, String)> = tables.into_iter().filter(|t| t.dormant).map(|t| (t.family, t.name)).collect();
     let mut chains: BTreeMap<(Family, String), Vec<nft::Chain>> = BTreeMap::new();
     for chain in socket.chains()? {
         chains.entry((chain.family, chain.table.clone())).or_default().push(chain);

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use patchcord_core::plan::nft::foreign::{ForeignFirewall, detect};
+use patchcord_core::plan::nft::foreign::{Firewalls, detect};
 use patchcord_core::plan::nft::{NftChange, NftOp, ObservedTable};
 use patchcord_core::plan::{
     Change, GROUP_LIVE, Index, Link, LinkKind, LinkRef, Observed, Op, Outcome, Plan, Step, StepFailure, Sysctl,
@@ -235,15 +235,14 @@ impl Kernel {
         }
     }
 
-    /// Firewalls that would drop guests' traffic.
+    /// Other firewalls.
     ///
     /// # Errors
     /// The socket's.
-    pub fn foreign_firewalls(&mut self) -> Result<Vec<ForeignFirewall>> {
-        match self.nft.as_mut() {
-            Some(socket) => Ok(detect(&firewalls::read(socket)?)),
-            None => Ok(Vec::new()),
-        }
+    pub fn foreign_firewalls(&mut self) -> Result<Firewalls> {
+        let Some(socket) = self.nft.as_mut() else { return Ok(Firewalls::default()) };
+        let rules = firewalls::read(socket)?;
+        Ok(Firewalls { dropping: detect(&rules), firewalld: rules.firewalld })
     }
 
     /// Takes on what was read and reported.

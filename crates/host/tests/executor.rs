@@ -202,7 +202,7 @@ fn rules_that_others_flush_are_reported_with_who_did_it() {
         )
         .unwrap();
         ns.run(&format!("nft -f {}", file.path().display()));
-        daemon.until(|r| matches!(r, ExecutorReport::Firewalls(found) if found.len() == 1));
+        daemon.until(|r| matches!(r, ExecutorReport::Firewalls(found) if found.dropping.len() == 1));
     });
 }
 

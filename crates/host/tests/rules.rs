@@ -6,7 +6,7 @@ mod common;
 use common::{INSTANCE, NETWORKS, active, apply, kernel, plan};
 use patchcord_core::intent::Intent;
 use patchcord_core::model::LinkName;
-use patchcord_core::plan::nft::foreign::Owner;
+use patchcord_core::plan::nft::foreign::{Firewalls, Owner};
 use patchcord_core::plan::nft::{self, NetworkRules, Scope};
 use patchcord_core::plan::{Op, desired};
 use patchcord_testkit::{Namespace, in_namespace, needs};
@@ -201,10 +201,10 @@ fn other_firewalls_are_seen() {
     }
     in_namespace(|ns| {
         let mut kernel = kernel();
-        assert_eq!(kernel.foreign_firewalls().unwrap(), []);
+        assert_eq!(kernel.foreign_firewalls().unwrap(), Firewalls::default());
         let change = nft::diff(&kernel.observed().nft, &rules(&[0]), Scope::Whole, INSTANCE).unwrap();
         apply(&mut kernel, &plan([Op::Nft(change)]));
-        assert_eq!(kernel.foreign_firewalls().unwrap(), []);
+        assert_eq!(kernel.foreign_firewalls().unwrap(), Firewalls::default());
         let file = tempfile::NamedTempFile::new().unwrap();
         let text = r#"
             table ip filter {
@@ -229,7 +229,12 @@ fn other_firewalls_are_seen() {
         "#;
         std::fs::write(file.path(), text).unwrap();
         ns.run(&format!("nft -f {}", file.path().display()));
-        let found = kernel.foreign_firewalls().unwrap();
+        let Firewalls { dropping: found, firewalld } = kernel.foreign_firewalls().unwrap();
+        let tables = ns.json("nft -j -a list tables");
+        let handle =
+            |t: &serde_json::Value| (t["table"]["name"] == "firewalld").then(|| t["table"]["handle"].as_u64())?;
+        assert_eq!(firewalld, tables["nftables"].as_array().unwrap().iter().find_map(handle));
+        assert!(firewalld.is_some(), "{tables}");
         let mut owners: Vec<_> = found.iter().map(|f| (f.owner.clone(), f.chain.as_str())).collect();
         owners.sort_by_key(|(_, chain)| (*chain).to_owned());
         let expected = [(Owner::Firewalld, "inet firewalld filter_FORWARD"), (Owner::Docker, "ip filter FORWARD")];

@@ -133,7 +133,7 @@ impl Engine {
                 }
                 self.subnets_free(uuid, network)?;
                 if !network.ips.is_empty() && network.forward.mode != ForwardMode::Open {
-                    warnings.extend(self.observed.firewalls.iter().map(ToString::to_string));
+                    warnings.extend(self.observed.firewalls.dropping.iter().map(ToString::to_string));
                 }
                 for device in &network.forward.devices {
                     if self.observed.link_named(device.dev.as_str()).is_none() {

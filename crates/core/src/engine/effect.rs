@@ -84,6 +84,9 @@ pub enum Job {
         zone: String,
         /// In, or out.
         present: bool,
+        /// firewalld's table when that was decided, see
+        /// [`Firewalls::firewalld`](crate::plan::nft::foreign::Firewalls::firewalld).
+        table: Option<u64>,
     },
     /// Read the link of that name, if there is one, and tell before this job ends: a client that has just made it may be
     /// faster than the kernel's announcement.

@@ -46,7 +46,12 @@ impl Engine {
             Change::Resolvers(_) => {
                 concerned.extend(self.observed.services.keys().map(|uuid| Object::Network(*uuid)));
             }
-            Change::Firewalls(found) => self.publish_firewalls(found),
+            Change::Firewalls(found) => {
+                self.publish_firewalls(&found.dropping);
+                if found.firewalld != self.observed.firewalls.firewalld {
+                    concerned.extend(self.observed.zones.keys().map(|uuid| Object::Network(*uuid)));
+                }
+            }
             Change::Snapshot(_) => {}
         }
         let everything = matches!(change, Change::Snapshot(_));
@@ -65,7 +70,7 @@ impl Engine {
         if self.intent.networks().all(|(_, n)| n.active.is_none()) {
             return;
         }
-        let new = found.iter().filter(|f| !self.observed.firewalls.contains(f));
+        let new = found.iter().filter(|f| !self.observed.firewalls.dropping.contains(f));
         let events: Vec<_> = new
             .map(|f| Event::Drift {
                 object: "the host's firewall".into(),

@@ -5,7 +5,7 @@ use super::input::JobOutcome;
 use super::work::{Flight, Goal, PLANS, Repairs, backoff};
 use super::{Engine, Object};
 use crate::intent::NetworkIntent;
-use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, Sysctl, desired, diff, dnsmasq, nft, plug};
+use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, Sysctl, Zone, desired, diff, dnsmasq, nft, plug};
 use crate::{Error, ErrorKind, xml};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -239,8 +239,12 @@ impl Engine {
                 self.observed.services.remove(&uuid);
                 self.advance(object);
             }
-            (Job::SetZone { bridge, zone, present: true, .. }, JobOutcome::Done) => {
-                self.observed.zones.insert(uuid, (bridge, zone));
+            (Job::SetZone { bridge, zone, present: true, table, .. }, JobOutcome::Done) => {
+                let what = format!("firewalld had forgotten that {bridge} is in zone '{zone}'");
+                let before = self.observed.zones.insert(uuid, Zone { bridge, zone, table });
+                if before.is_some_and(|before| before.table.is_some()) {
+                    self.drift(object, what, true);
+                }
                 self.advance(object);
             }
             // A bridge that is gone is in no zone, whatever firewalld still notes under its name.
@@ -279,13 +283,16 @@ impl Engine {
         let Object::Network(network) = object else { return None };
         let active = self.intent.network(network).and_then(|n| n.active.as_ref());
         let wanted = active.and_then(|n| Some((n.bridge.name.as_ref()?.to_string(), n.bridge.zone.clone()?)));
-        let there = self.observed.zones.get(&network);
+        // While firewalld is not there nothing can be told to it; and what it was told before it came is forgotten.
+        let table = self.observed.firewalls.firewalld;
+        let there = self.observed.zones.get(&network).filter(|z| table.is_none() || z.table == table);
+        let there = there.map(|z| (z.bridge.clone(), z.zone.clone()));
         let ((bridge, zone), present) = match (wanted, there) {
-            (wanted, Some(there)) if wanted.as_ref() != Some(there) => (there.clone(), false),
+            (wanted, Some(there)) if wanted.as_ref() != Some(&there) => (there, false),
             (Some(wanted), None) => (wanted, true),
             _ => return None,
         };
-        Some(Job::SetZone { network, bridge, zone, present })
+        Some(Job::SetZone { network, bridge, zone, present, table })
     }
 
     /// The job that a network's dnsmasq needs.

@@ -23,7 +23,7 @@ pub mod subnet;
 
 pub use desired::{Plug, Unplugged};
 pub use mark::{ADDRESS_PROTOCOL, GROUP_DOOMED, GROUP_LIVE, Mark, MarkKind, ROUTE_PROTOCOL};
-pub use observed::{BridgeState, Change, Index, Link, LinkKind, Observed, PortFlags, Route, Service, Sysctl};
+pub use observed::{BridgeState, Change, Index, Link, LinkKind, Observed, PortFlags, Route, Service, Sysctl, Zone};
 pub use step::{
     BridgeSpec, Handover, LinkChange, LinkRef, MacvlanSpec, Op, Outcome, Plan, RouteSpec, Step, StepFailure, TapSpec,
 };

@@ -2,7 +2,7 @@
 
 use super::dnsmasq::Lease;
 use super::mark::{GROUP_DOOMED, Mark, MarkKind};
-use super::nft::{ObservedTable, foreign::ForeignFirewall};
+use super::nft::{ObservedTable, foreign::Firewalls};
 use crate::model::{DirectMode, MacAddr};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -190,10 +190,21 @@ pub struct Observed {
     pub leases: BTreeMap<Uuid, Vec<Lease>>,
     /// The host's own name servers, in order.
     pub resolvers: Vec<IpAddr>,
-    /// Other people's firewalls that would drop guests' traffic.
-    pub firewalls: Vec<ForeignFirewall>,
-    /// The firewalld zone that each network's bridge was put into: bridge and zone.
-    pub zones: BTreeMap<Uuid, (String, String)>,
+    /// Other people's firewalls.
+    pub firewalls: Firewalls,
+    /// The firewalld zone that each network's bridge was put into.
+    pub zones: BTreeMap<Uuid, Zone>,
+}
+
+/// What firewalld was told about a network's bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Zone {
+    /// The bridge.
+    pub bridge: String,
+    /// The zone it is in.
+    pub zone: String,
+    /// firewalld's table at that time, see [`Firewalls::firewalld`].
+    pub table: Option<u64>,
 }
 
 impl Observed {
@@ -361,7 +372,7 @@ pub enum Change {
     /// The host's name servers were read again.
     Resolvers(Vec<IpAddr>),
     /// Other people's firewalls are different.
-    Firewalls(Vec<ForeignFirewall>),
+    Firewalls(Firewalls),
     /// Everything was read again, because messages were lost.
     Snapshot(Box<Observed>),
 }

@@ -321,7 +321,7 @@ impl Host {
                 }
                 JobOutcome::Done
             }
-            Job::SetZone { network, bridge, zone, present } => {
+            Job::SetZone { network, bridge, zone, present, .. } => {
                 self.zone_of.retain(|(n, ..)| *n != network);
                 if present {
                     self.zone_of.insert((network, bridge, zone));

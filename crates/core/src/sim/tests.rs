@@ -1,9 +1,10 @@
 //! What users do, on the simulated host, step by step.
 
 use super::{Full, Host};
-use crate::engine::{Attach, Body, Command, Config, Input, NicState, RecordKey};
+use crate::engine::{Attach, Body, Command, Config, Event, Input, NicState, RecordKey};
 use crate::intent::Owner;
 use crate::model::{Name, Network, Nic, UpdateCommand, UpdateSection};
+use crate::plan::nft::foreign::Firewalls;
 use crate::plan::{Change, Handover, MarkKind, Sysctl, dnsmasq};
 use crate::{ErrorKind, xml};
 use uuid::Uuid;
@@ -316,6 +317,26 @@ fn a_bridge_is_in_its_firewalld_zone_while_the_network_runs() {
     assert_eq!(zones(&host), ["virbr9 work"]);
     host.crash();
     at_rest(&mut host);
+    assert_eq!(zones(&host), ["virbr9 work"]);
+    // A reload: firewalld's table is another one, and it has forgotten the bridge.
+    let forgets = |host: &mut Host, table| {
+        host.zone_of.clear();
+        let firewalls = Firewalls { firewalld: table, ..Firewalls::default() };
+        host.tell(Input::Observed(Change::Firewalls(firewalls)));
+        host.settle();
+    };
+    forgets(&mut host, Some(3));
+    host.events.clear();
+    forgets(&mut host, Some(7));
+    assert_eq!(zones(&host), ["virbr9 work"]);
+    let told = |e: &Event| matches!(e, Event::Drift { what, repaired: true, .. } if what.contains("zone 'work'"));
+    assert!(matches!(&host.events[..], [event] if told(event)), "{:?}", host.events);
+    // A stop of it: nobody is there who could be told.
+    forgets(&mut host, None);
+    assert_eq!(zones(&host), [""; 0]);
+    forgets(&mut host, Some(7));
+    assert_eq!(zones(&host), [""; 0], "it was there all the time");
+    forgets(&mut host, Some(9));
     assert_eq!(zones(&host), ["virbr9 work"]);
     host.ask(Command::Stop("z".into())).unwrap();
     assert_eq!(zones(&host), [""; 0]);

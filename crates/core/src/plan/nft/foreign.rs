@@ -66,6 +66,18 @@ pub struct ForeignRules {
     pub legacy_v4: Vec<String>,
     /// The lines of `/proc/net/ip6_tables_names`.
     pub legacy_v6: Vec<String>,
+    /// See [`Firewalls::firewalld`].
+    pub firewalld: Option<u64>,
+}
+
+/// Other firewalls on the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Firewalls {
+    /// Those that would drop guests' traffic.
+    pub dropping: Vec<ForeignFirewall>,
+    /// The handle of firewalld's table: another one after a reload or restart, by which firewalld forgets what it was
+    /// told of interfaces. None while there is no such table.
+    pub firewalld: Option<u64>,
 }
 
 /// Whose a firewall is.
