@@ -114,6 +114,7 @@ download() {
 if [ "$task" = test ]; then
     unpack dhclient isc-dhcp-client
     unpack firewalld firewalld
+    unpack openvswitch openvswitch-switch openvswitch-common
 fi
 
 # The tools run for seconds and are built once: compile them quickly rather than well.
