@@ -52,7 +52,7 @@ impl From<Error> for Cause {
     fn from(error: Error) -> Self {
         let errno = match &error {
             // What stands for an error number is the error's kind.
-            Error::TapExists { .. } => Some(Errno::EXIST.raw_os_error()),
+            Error::TapExists { .. } | Error::OvsForeign { .. } => Some(Errno::EXIST.raw_os_error()),
             Error::TapBusy { .. } => Some(Errno::BUSY.raw_os_error()),
             other => other.errno().map(Errno::raw_os_error),
         };

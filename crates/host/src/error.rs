@@ -192,6 +192,59 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// Open vSwitch's database can't be reached, or ends an answer before its end.
+    #[error("cannot {op} Open vSwitch's database at {}{}", socket.display(), ovs_hint(source))]
+    OvsSocket {
+        /// What was attempted.
+        op: &'static str,
+        /// ovsdb-server's socket.
+        socket: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Open vSwitch's database answers what RFC 7047 and the schema don't have.
+    #[error("Open vSwitch's database at {}: {problem}", socket.display())]
+    OvsAnswer {
+        /// ovsdb-server's socket.
+        socket: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// There is no such bridge.
+    #[error("Open vSwitch at {} has no bridge {bridge}: {}; make it with 'ovs-vsctl add-br {bridge}' or name another",
+        socket.display(), bridges(known))]
+    OvsNoBridge {
+        /// ovsdb-server's socket.
+        socket: PathBuf,
+        /// The bridge's name.
+        bridge: String,
+        /// Those that are there.
+        known: Vec<String>,
+    },
+    /// A port has the name of ours, and is not.
+    #[error("Open vSwitch at {}: port {port} is {whose} and stays; choose another name for the tap, or remove the port \
+        with 'ovs-vsctl del-port {port}'", socket.display())]
+    OvsForeign {
+        /// ovsdb-server's socket.
+        socket: PathBuf,
+        /// The port's name.
+        port: String,
+        /// "somebody else's".
+        whose: &'static str,
+    },
+    /// ovsdb-server refused a port, or ovs-vswitchd can't use it.
+    #[error("Open vSwitch at {}: port {port}{}: {problem}", socket.display(), on_bridge(bridge.as_deref()))]
+    OvsPort {
+        /// ovsdb-server's socket.
+        socket: PathBuf,
+        /// The port's name.
+        port: String,
+        /// Its bridge, where that is known.
+        bridge: Option<String>,
+        /// What is wrong, in their words.
+        problem: String,
+    },
 }
 
 /// "process 12", or "another process".
@@ -214,6 +267,31 @@ fn permission_hint(source: &io::Error) -> &'static str {
         Some(Errno::PERM) => "; CAP_NET_ADMIN, or being the tap's owner, is needed",
         _ => "",
     }
+}
+
+/// What helps when ovsdb-server can't be reached.
+fn ovs_hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            "; is Open vSwitch (Debian's package openvswitch-switch) installed and running?"
+        }
+        io::ErrorKind::TimedOut => "; is ovsdb-server stuck?",
+        _ => "",
+    }
+}
+
+/// The bridges that are there, at most ten of them.
+fn bridges(known: &[String]) -> String {
+    let named = known[..known.len().min(10)].join(", ");
+    match known.len() {
+        0 => "it has none".to_owned(),
+        1..=10 => format!("it has {named}"),
+        _ => format!("it has {named} and more"),
+    }
+}
+
+fn on_bridge(bridge: Option<&str>) -> String {
+    bridge.map_or_else(String::new, |bridge| format!(" on bridge {bridge}"))
 }
 
 impl Error {
@@ -239,5 +317,11 @@ impl Error {
     pub(crate) fn file<E: Into<io::Error>>(op: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(E) -> Self {
         let path = path.into();
         move |source| Self::File { op, path, source: source.into() }
+    }
+
+    /// For `map_err` on what is done with Open vSwitch's socket.
+    pub(crate) fn ovs_socket(op: &'static str, socket: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let socket = socket.into();
+        move |source| Self::OvsSocket { op, socket, source }
     }
 }

@@ -20,6 +20,7 @@ pub mod lock;
 pub mod nft;
 pub mod observe;
 mod ops;
+pub mod ovs;
 pub mod process;
 mod reaper;
 pub mod reclaim;
