@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use patchcord_core::model::{Bandwidth, MacAddr, NativeMode, Rate, Vlan, VlanTag};
 use patchcord_host::Error;
 use patchcord_host::ovs::{Ovs, PortSpec, PortState, Settings};
-use patchcord_testkit::{Namespace, needs};
+use patchcord_testkit::{Namespace, needs, skip, test_name};
 use uuid::Uuid;
 
 use bed::{Bed, GUEST, INSTANCE, NIC, SOON, Tap, name, plain, with_bed};
@@ -383,6 +383,45 @@ fn a_tap_that_is_made_anew_gets_a_port_that_takes_its_frames() {
         other.wait(1);
         other.send(2);
         tap.wait(2);
+    });
+}
+
+#[test]
+fn the_kernels_datapath_takes_a_tap_and_lets_go_of_it() {
+    with_bed(|bed| {
+        // Type system is the default.
+        bed.vsctl("--no-wait add-br br2");
+        bed.vsctl("set Open_vSwitch . external_ids:made=true");
+        if bed.get("Bridge", "br2", "datapath_id") == "[]" {
+            return skip(&test_name(), "kernel has no Open vSwitch datapath");
+        }
+        let ovs = bed.ovs();
+        let br2 = name("br2");
+        let set = |port: &str, id| ovs.set_port(&br2, &PortSpec { vlan: access(id), ..plain(port) }).unwrap();
+        let (first, near, far) = (bed.tap("pct0"), bed.tap("pct1"), bed.tap("pct2"));
+        set("pct0", 5);
+        set("pct1", 5);
+        set("pct2", 6);
+        let controller = || bed.ns.json("ip -d -j link show dev pct0")[0]["linkinfo"]["info_slave_kind"].clone();
+        assert_eq!(controller(), "openvswitch");
+        first.send(1);
+        near.wait(1);
+        // Another link of the same name, which ovs-vswitchd may or may not have noticed.
+        drop(first);
+        let second = bed.tap("pct0");
+        set("pct0", 5);
+        assert_eq!(controller(), "openvswitch");
+        second.send(2);
+        near.wait(2);
+        set("pct0", 6);
+        second.send(3);
+        assert_eq!(far.wait(3), [(3, None)]);
+        assert_eq!(near.received(), [(1, None), (2, None)]);
+
+        ovs.remove_port(&name("pct0")).unwrap();
+        // No waiting: another bridge can have it.
+        bed.ns.run("ip link add br3 type bridge");
+        bed.ns.run("ip link set pct0 master br3");
     });
 }
 
