@@ -1,8 +1,9 @@
 //! rtnetlink, nfnetlink and kernel events over blocking sockets.
 //!
-//! [`Socket`] speaks rtnetlink: links, addresses, routes, forwarding-database entries and traffic control ([`tc`]),
-//! each as a plain struct and a handful of verbs. [`nft::Socket`] speaks nfnetlink: nftables transactions and what is needed to read them
-//! back. [`Monitor`] and [`nft::Monitor`] receive the kernel's announcements as [`Hint`]s that say what to read again.
+//! [`Socket`] speaks rtnetlink: links, virtual functions, addresses, routes, forwarding-database entries and
+//! traffic control ([`tc`]), each as a plain struct and a handful of verbs. [`nft::Socket`] speaks
+//! nfnetlink: nftables transactions and what is needed to read them back. [`Monitor`] and [`nft::Monitor`] receive the
+//! kernel's announcements as [`Hint`]s that say what to read again.
 //!
 //! The packet crates' types end at this crate's edge: they encode our requests. What the kernel sends is read attribute
 //! by attribute by readers of our own, because one surprising attribute (an alias that is not UTF-8, a number of
@@ -25,6 +26,7 @@ pub mod nft;
 mod route;
 mod socket;
 pub mod tc;
+mod vf;
 
 pub use addr::{Address, AddressFilter, NewAddress};
 pub use error::{Error, KernelError};
@@ -36,6 +38,7 @@ pub use monitor::{Hint, LINK_GROUPS, Monitor, MonitorGroups};
 pub use neigh::{FdbChange, FdbEntry};
 pub use route::{NewRoute, Route, RouteFilter, TABLE_LOCAL, TABLE_MAIN};
 pub use socket::{Dump, Request, Socket};
+pub use vf::{VfChange, VfLinkState, VfVlan, VirtualFunction};
 
 /// Feeds bytes to every reader of kernel messages in this crate; for fuzzing, which looks for panics.
 #[doc(hidden)]
@@ -57,6 +60,7 @@ fn fuzz_payload(bytes: &[u8]) {
     let _ = extack::read_error(bytes, 0);
     let _ = extack::read_error(bytes, u16::MAX);
     let _ = extack::read_done(bytes);
+    let _ = vf::read(bytes);
     nft::fuzz_payload(bytes);
     tc::fuzz_payload(bytes);
 }

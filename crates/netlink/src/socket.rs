@@ -21,9 +21,9 @@ const DUMP_ATTEMPTS: u32 = 5;
 #[derive(Clone, Debug)]
 pub struct Request {
     pub(crate) name: &'static str,
-    kind: u16,
+    pub(crate) kind: u16,
     pub(crate) flags: u16,
-    body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
     fixed_header: usize,
 }
 
