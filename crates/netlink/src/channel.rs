@@ -2,8 +2,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use netlink_sys::SocketAddr;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use crate::error::Error;
 use crate::extack;
@@ -28,12 +31,21 @@ const RECEIVE_BUFFER: usize = 64 * 1024;
 /// Room in the kernel for answers that we have not read yet: acknowledgements of a batch cost about 1 KiB each.
 const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 const MSG_TRUNC: i32 = rustix::net::RecvFlags::TRUNC.bits() as i32;
+pub(crate) const MSG_DONTWAIT: i32 = rustix::net::RecvFlags::DONTWAIT.bits() as i32;
 
-/// A netlink socket for requests, connected to the kernel.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
+
+/// The port of the kernel itself.
+pub(crate) const KERNEL: u32 = 0;
+
+/// A netlink socket for requests, connected to the kernel or to the one process that has a port.
 #[derive(Debug)]
 pub(crate) struct Channel {
     socket: netlink_sys::Socket,
     port: u32,
+    peer: u32,
+    /// Until when answers are waited for. The kernel always answers, a process may not.
+    deadline: Option<Instant>,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -58,14 +70,31 @@ impl Channel {
     /// Opens a socket of this netlink protocol with extended and capped acknowledgements, and strict checking of dump
     /// requests (without it the kernel ignores their filters).
     pub(crate) fn open(protocol: isize) -> Result<Self, Error> {
+        let channel = Self::open_to(protocol, KERNEL)?;
+        channel.socket.set_ext_ack(true).map_err(Error::Open)?;
+        channel.socket.set_cap_ack(true).map_err(Error::Open)?;
+        channel.socket.set_netlink_get_strict_chk(true).map_err(Error::Open)?;
+        enlarge(&channel.socket, SOCKET_BUFFER);
+        Ok(channel)
+    }
+
+    /// Opens a socket of this netlink protocol that exchanges messages with this port and with no other.
+    pub(crate) fn open_to(protocol: isize, peer: u32) -> Result<Self, Error> {
         let mut socket = netlink_sys::Socket::new(protocol).map_err(Error::Open)?;
         let port = socket.bind_auto().map_err(Error::Open)?.port_number();
-        socket.connect(&SocketAddr::new(0, 0)).map_err(Error::Open)?;
-        socket.set_ext_ack(true).map_err(Error::Open)?;
-        socket.set_cap_ack(true).map_err(Error::Open)?;
-        socket.set_netlink_get_strict_chk(true).map_err(Error::Open)?;
-        enlarge(&socket, SOCKET_BUFFER);
-        Ok(Channel { socket, port, sequence: 0, buffer: vec![0; RECEIVE_BUFFER] })
+        socket.connect(&SocketAddr::new(peer, 0)).map_err(Error::Open)?;
+        Ok(Channel { socket, port, peer, deadline: None, sequence: 0, buffer: vec![0; RECEIVE_BUFFER] })
+    }
+
+    /// Waits until then, and no longer, for room in the peer's receive buffer and for its answers. What comes later is an
+    /// error of the kind `TimedOut`.
+    pub(crate) fn set_deadline(&mut self, deadline: Instant) -> Result<(), Error> {
+        use rustix::net::sockopt::{Timeout, set_socket_timeout};
+        // No time at all would mean no limit.
+        let left = deadline.saturating_duration_since(Instant::now()).max(SHORTEST_WAIT);
+        set_socket_timeout(&self.socket, Timeout::Send, Some(left)).map_err(|error| Error::Open(error.into()))?;
+        self.deadline = Some(deadline);
+        Ok(())
     }
 
     /// The socket's port, unique in its namespace while it is open.
@@ -83,27 +112,44 @@ impl Channel {
         first
     }
 
-    /// Hands whole messages to the kernel in one call.
+    /// Hands whole messages to the peer in one call.
     pub(crate) fn send(&self, request: &'static str, bytes: &[u8]) -> Result<(), Error> {
-        let sent = retry(|| self.socket.send(bytes, 0)).map_err(|source| Error::Send { request, source })?;
+        let sent = retry(|| self.socket.send(bytes, 0)).map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => Error::Send { request, source: io::ErrorKind::TimedOut.into() },
+            _ => Error::Send { request, source },
+        })?;
         if sent == bytes.len() {
             return Ok(());
         }
         Err(Error::Send { request, source: io::ErrorKind::WriteZero.into() })
     }
 
-    /// Waits for the next datagram from the kernel and gives its messages to `each`, until `each` says that it has all
+    /// Waits for the next datagram from the peer and gives its messages to `each`, until `each` says that it has all
     /// it waited for.
     pub(crate) fn receive(
         &mut self,
         request: &'static str,
         mut each: impl FnMut(&Frame<'_>) -> Result<bool, Error>,
     ) -> Result<(), Error> {
+        let flags = if self.deadline.is_some() { MSG_DONTWAIT } else { 0 };
+        let mut late = false;
         loop {
-            let length = receive_datagram(&self.socket, &mut self.buffer, 0).map_err(|error| match error {
-                ReceiveError::Io(source) => Error::Receive { request, source },
-                ReceiveError::Truncated => Error::Answer { request, what: "longer than the receive buffer" },
-            })?;
+            if let Some(deadline) = self.deadline {
+                let there = wait(&self.socket, deadline.into()).map_err(|source| Error::Receive { request, source })?;
+                if !there || late {
+                    return Err(Error::Receive { request, source: io::ErrorKind::TimedOut.into() });
+                }
+                // What has come by now is looked at; what else may come is not waited for.
+                late = Instant::now() >= deadline;
+            }
+            let length = match receive_datagram(&self.socket, self.peer, &mut self.buffer, flags) {
+                Ok(length) => length,
+                Err(ReceiveError::Io(source)) if source.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(ReceiveError::Io(source)) => return Err(Error::Receive { request, source }),
+                Err(ReceiveError::Truncated) => {
+                    return Err(Error::Answer { request, what: "longer than the receive buffer" });
+                }
+            };
             for frame in Frames::new(&self.buffer[..length]) {
                 let frame = frame.map_err(|_| Error::Answer { request, what: "not a netlink message" })?;
                 if frame.kind == NLMSG_OVERRUN {
@@ -169,17 +215,31 @@ pub(crate) fn enlarge(socket: &netlink_sys::Socket, bytes: usize) {
     }
 }
 
-/// Reads one datagram sent by the kernel into the buffer and returns its length. Datagrams of other processes, which may
-/// address our port, are passed over.
+/// Waits until a datagram is there, at most until the deadline (`None`: as long as it takes); false when it has passed.
+pub(crate) fn wait(socket: &netlink_sys::Socket, deadline: Option<Instant>) -> io::Result<bool> {
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(&mut [PollFd::new(socket, PollFlags::IN)], left.as_ref()) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Reads one datagram sent by this port into the buffer and returns its length. Datagrams of others, who may address
+/// our port, are passed over.
 pub(crate) fn receive_datagram(
     socket: &netlink_sys::Socket,
+    from: u32,
     buffer: &mut [u8],
     flags: i32,
 ) -> Result<usize, ReceiveError> {
     loop {
         let mut room = &mut *buffer;
         let (length, sender) = retry(|| socket.recv_from(&mut room, MSG_TRUNC | flags)).map_err(ReceiveError::Io)?;
-        if sender.port_number() != 0 {
+        if sender.port_number() != from {
             continue;
         }
         if length > buffer.len() {

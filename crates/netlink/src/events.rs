@@ -4,9 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
-use crate::channel::{NLMSG_OVERRUN, ReceiveError, enlarge, receive_datagram};
+use crate::channel::{KERNEL, MSG_DONTWAIT, NLMSG_OVERRUN, ReceiveError, enlarge, receive_datagram, wait};
 use crate::error::Error;
 use crate::frame::{Frame, Frames};
 
@@ -15,7 +13,6 @@ const RECEIVE_BUFFER: usize = 64 * 1024;
 const SOCKET_BUFFER: usize = 32 * 1024 * 1024;
 /// Datagrams read in one go, so that a flood does not keep the caller from its other work.
 const DATAGRAMS: usize = 256;
-const DONTWAIT: i32 = rustix::net::RecvFlags::DONTWAIT.bits() as i32;
 const WHAT: &str = "listen to the kernel";
 
 /// A listening socket.
@@ -44,11 +41,12 @@ impl Events {
         timeout: Option<Duration>,
         mut each: impl FnMut(Result<&Frame<'_>, &'static str>),
     ) -> Result<(), Error> {
-        if !self.wait(timeout)? {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        if !wait(&self.socket, deadline).map_err(|source| Error::Receive { request: WHAT, source })? {
             return Ok(());
         }
         for _ in 0..DATAGRAMS {
-            match receive_datagram(&self.socket, &mut self.buffer, DONTWAIT) {
+            match receive_datagram(&self.socket, KERNEL, &mut self.buffer, MSG_DONTWAIT) {
                 Ok(length) => {
                     for frame in Frames::new(&self.buffer[..length]) {
                         match frame {
@@ -69,20 +67,6 @@ impl Events {
             }
         }
         Ok(())
-    }
-
-    fn wait(&self, timeout: Option<Duration>) -> Result<bool, Error> {
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        loop {
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let left = left.and_then(|left| Timespec::try_from(left).ok());
-            let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
-            match poll(&mut fds, left.as_ref()) {
-                Ok(ready) => return Ok(ready > 0),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(Error::Receive { request: WHAT, source: error.into() }),
-            }
-        }
     }
 }
 

@@ -64,15 +64,20 @@ impl<'a> Iterator for Frames<'a> {
     }
 }
 
-/// Appends one message to a buffer, padded to four bytes.
+/// Appends one message to the kernel to a buffer, padded to four bytes.
 pub(crate) fn append(buffer: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, payload: &[u8]) {
+    append_from(buffer, kind, flags, sequence, 0, payload);
+}
+
+/// The same with the sender's port, which the kernel knows by itself and a process may ask for.
+pub(crate) fn append_from(buffer: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, port: u32, payload: &[u8]) {
     // A request is bounded by the socket's send buffer, far below 4 GiB.
     let length = (HEADER + payload.len()) as u32;
     buffer.extend_from_slice(&length.to_ne_bytes());
     buffer.extend_from_slice(&kind.to_ne_bytes());
     buffer.extend_from_slice(&flags.to_ne_bytes());
     buffer.extend_from_slice(&sequence.to_ne_bytes());
-    buffer.extend_from_slice(&[0; 4]);
+    buffer.extend_from_slice(&port.to_ne_bytes());
     buffer.extend_from_slice(payload);
     buffer.resize(align(buffer.len()), 0);
 }

@@ -1,7 +1,7 @@
 //! rtnetlink, nfnetlink and kernel events over blocking sockets.
 //!
-//! [`Socket`] speaks rtnetlink: links, virtual functions, addresses, routes, forwarding-database entries and
-//! traffic control ([`tc`]), each as a plain struct and a handful of verbs. [`nft::Socket`] speaks
+//! [`Socket`] speaks rtnetlink: links, virtual functions, addresses, routes, forwarding-database entries, traffic control
+//! ([`tc`]) and port profiles ([`portprofile`]), each as a plain struct and a handful of verbs. [`nft::Socket`] speaks
 //! nfnetlink: nftables transactions and what is needed to read them back. [`Monitor`] and [`nft::Monitor`] receive the
 //! kernel's announcements as [`Hint`]s that say what to read again.
 //!
@@ -23,6 +23,7 @@ mod link;
 mod monitor;
 mod neigh;
 pub mod nft;
+pub mod portprofile;
 mod route;
 mod socket;
 pub mod tc;
@@ -61,6 +62,9 @@ fn fuzz_payload(bytes: &[u8]) {
     let _ = extack::read_error(bytes, u16::MAX);
     let _ = extack::read_done(bytes);
     let _ = vf::read(bytes);
+    let _ = portprofile::read_lldpad(bytes, &[0; 16]);
+    let _ = portprofile::read_kernel(bytes, None);
+    let _ = portprofile::read_kernel(bytes, Some(0));
     nft::fuzz_payload(bytes);
     tc::fuzz_payload(bytes);
 }

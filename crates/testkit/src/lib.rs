@@ -19,6 +19,7 @@
 mod guest;
 mod namespace;
 mod packages;
+mod peer;
 mod process;
 mod skip;
 mod sys;
@@ -30,6 +31,7 @@ pub use guest::{
 };
 pub use namespace::{Namespace, in_namespace};
 pub use packages::unpacked;
+pub use peer::NetlinkPeer;
 pub use process::Process;
 pub use skip::{has_bond, has_bridge_vlan_filtering, has_dummy, has_vlan, needs, probe, require_root, skip, test_name};
 pub use wait::wait_until;
