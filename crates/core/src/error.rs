@@ -37,6 +37,8 @@ pub enum ErrorKind {
     Unsupported,
     /// The kernel, a file or a helper program refused; nothing was changed.
     HostFailed,
+    /// A hook of the administrator's refused, or failed; nothing was changed.
+    HookFailed,
     /// Something failed and could not be put back entirely; the cause says what is left.
     PartlyRolledBack,
     /// Too much is waiting for this object or this client.
@@ -65,6 +67,7 @@ impl ErrorKind {
     pub const fn codes(self) -> Codes {
         const NETWORK: u32 = 19;
         const NETWORK_PORT: u32 = 70;
+        const HOOK: u32 = 34;
         const fn row(
             libvirt_code: u32,
             libvirt_domain: u32,
@@ -91,6 +94,7 @@ impl ErrorKind {
             Self::Denied => row(29, NETWORK, "operation forbidden", "Denied", 1),
             Self::Unsupported => row(84, NETWORK, "Operation not supported", "Unsupported", 1),
             Self::HostFailed => row(38, NETWORK, "", "HostFailed", 1),
+            Self::HookFailed => row(70, HOOK, "Hook script execution failed", "HostFailed", 1),
             Self::PartlyRolledBack => row(9, NETWORK, "operation failed", "PartlyRolledBack", 5),
             Self::Busy => row(9, NETWORK, "operation failed", "Busy", 4),
             Self::Internal => row(1, NETWORK, "internal error", "Internal", 1),

@@ -16,6 +16,8 @@ pub struct Config {
     pub dnsmasq: PathBuf,
     /// `[devices]`: how NICs get devices of the host's.
     pub devices: Devices,
+    /// `[hooks]`: programs that are called when networks and NICs come, change and go.
+    pub hooks: Hooks,
     /// `[[access]]`: who else than root and the group `patchcord` may do what.
     pub access: Vec<Entry>,
 }
@@ -26,6 +28,21 @@ pub struct Config {
 pub struct Devices {
     /// `carrier`: devices without one are passed over.
     pub carrier: bool,
+}
+
+/// How hooks are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Hooks {
+    /// `timeout`: how many seconds each may take, 1 to 300.
+    #[serde(deserialize_with = "timeout")]
+    pub timeout: u16,
+}
+
+impl Default for Hooks {
+    fn default() -> Self {
+        Self { timeout: 30 }
+    }
 }
 
 /// How much is logged.
@@ -87,6 +104,7 @@ impl Default for Config {
             log: LogLevel::default(),
             dnsmasq: "/usr/sbin/dnsmasq".into(),
             devices: Devices::default(),
+            hooks: Hooks::default(),
             access: Vec::new(),
         }
     }
@@ -128,6 +146,14 @@ fn absolute<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<PathBuf
     }
 }
 
+fn timeout<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
+    let seconds = i64::deserialize(deserializer)?;
+    u16::try_from(seconds)
+        .ok()
+        .filter(|seconds| (1..=300).contains(seconds))
+        .ok_or_else(|| serde::de::Error::custom(format!("{seconds} seconds are not between 1 and 300")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,6 +170,7 @@ mod tests {
     fn keys() {
         let config = Config::parse("log = 'debug'\ndnsmasq = '/opt/dnsmasq'").unwrap();
         assert_eq!((config.log.as_str(), config.dnsmasq), ("debug", PathBuf::from("/opt/dnsmasq")));
+        assert_eq!((config.hooks.timeout, Config::parse("[hooks]\ntimeout = 300").unwrap().hooks.timeout), (30, 300));
     }
 
     #[test]
@@ -155,6 +182,8 @@ mod tests {
             ("log = 'loud'", 1, "unknown variant `loud`"),
             ("\n\ndnsmasq = 'dnsmasq'", 3, "not an absolute path"),
             ("log = ", 1, ""),
+            ("[hooks]\ntimeout = 0", 2, "not between 1 and 300"),
+            ("[hooks]\ntimeout = 301", 2, "not between 1 and 300"),
             ("\n[[access]]\nnetworks = ['*']\nallow = ['show']", 2, "needs users or groups"),
             ("[[access]]\nusers = ['a']\nallow = ['show']", 1, "missing field `networks`"),
             ("[[access]]\nusers = ['a']\nnetworks = ['*']\nallow = ['all']", 4, "unknown variant `all`"),

@@ -11,6 +11,7 @@
 //! there are plans and jobs under way, plus one for each link that changed.
 
 use crate::handle::{Ask, Numbered};
+use crate::hooks::HookDirectory;
 use crate::jobs::{End, Jobs, phrase};
 use crate::pollable::Pollable;
 use crate::records::Records;
@@ -51,6 +52,7 @@ pub struct EngineLoop {
     begun: Instant,
     next_request: u64,
     resolv_conf: PathBuf,
+    hooks: HookDirectory,
 }
 
 /// What the loop listens to.
@@ -61,7 +63,7 @@ pub struct Sources {
     pub reports: mpsc::UnboundedReceiver<ExecutorReport>,
     /// How jobs end.
     pub ends: mpsc::UnboundedReceiver<End>,
-    /// Lease files and the host's resolv.conf.
+    /// Lease files, hooks and the host's resolv.conf.
     pub files: AsyncFd<Pollable<Files>>,
 }
 
@@ -79,6 +81,8 @@ pub struct Parts {
     pub events: broadcast::Sender<Numbered>,
     /// The host's resolv.conf.
     pub resolv_conf: PathBuf,
+    /// Where hooks are.
+    pub hooks: HookDirectory,
     /// Descriptors of taps that were there before.
     pub taps: HashMap<Uuid, Vec<OwnedFd>>,
 }
@@ -101,6 +105,7 @@ impl EngineLoop {
             begun: Instant::now(),
             next_request: 0,
             resolv_conf: parts.resolv_conf,
+            hooks: parts.hooks,
         }
     }
 
@@ -148,7 +153,7 @@ impl EngineLoop {
                     self.wakes.retain(|at| *at > now);
                     self.tell(Input::Tick);
                 }
-                changed = changed_files(&mut sources.files) => self.files_changed(changed),
+                changed = changed_files(&mut sources.files) => self.files_changed(changed, &mut sources.files.get_mut().0),
                 Some(ask) = sources.asks.recv() => self.asked(ask),
                 () = std::future::ready(()), if !self.later.is_empty() => self.catch_up(),
             }
@@ -218,10 +223,15 @@ impl EngineLoop {
         observed.resolvers.clone_from(&known.resolvers);
         observed.firewalls.clone_from(&known.firewalls);
         observed.zones.clone_from(&known.zones);
+        observed.hooks.clone_from(&known.hooks);
         observed
     }
 
-    fn files_changed(&mut self, changed: BTreeSet<PathBuf>) {
+    fn files_changed(&mut self, changed: BTreeSet<PathBuf>, files: &mut Files) {
+        if changed.iter().any(|path| self.hooks.is_concerned(path)) {
+            let hooks = self.hooks.look(files);
+            self.tell(Input::Observed(Change::Hooks(hooks)));
+        }
         for path in changed {
             if path == self.resolv_conf {
                 match patchcord_host::resolv::name_servers(&path) {

@@ -1,5 +1,6 @@
-//! Slow work: dnsmasq's starts and ends on threads of their own, and waiting for processes to end.
+//! Slow work: dnsmasq's starts and ends and hooks on threads of their own, and waiting for processes to end.
 
+use crate::hooks::HookCaller;
 use crate::pollable::readable;
 use patchcord_core::engine::{Input, Job, JobId, JobOutcome};
 use patchcord_core::intent::Owner;
@@ -22,6 +23,7 @@ const LEASES: usize = 32 << 20;
 pub struct Jobs {
     dnsmasq: Dnsmasq,
     spawner: Spawner,
+    hooks: HookCaller,
     ends: mpsc::UnboundedSender<End>,
     /// Which process serves each network now: the end of another one means nothing.
     serving: HashMap<Uuid, u32>,
@@ -39,8 +41,8 @@ pub enum End {
 
 impl Jobs {
     /// Jobs whose ends go to `ends`.
-    pub fn new(dnsmasq: Dnsmasq, spawner: Spawner, ends: mpsc::UnboundedSender<End>) -> Self {
-        Self { dnsmasq, spawner, ends, serving: HashMap::new(), leases: HashMap::new() }
+    pub fn new(dnsmasq: Dnsmasq, spawner: Spawner, hooks: HookCaller, ends: mpsc::UnboundedSender<End>) -> Self {
+        Self { dnsmasq, spawner, hooks, ends, serving: HashMap::new(), leases: HashMap::new() }
     }
 
     /// What runs already, for the engine's start.
@@ -99,6 +101,9 @@ impl Jobs {
                 // The executor's, which knows what was reported before.
                 let _ = ends.send(End::Job(id, JobOutcome::Done));
             }
+            Job::Hook(call) => self.hooks.call(*call, move |outcome| {
+                let _ = ends.send(End::Job(id, outcome));
+            }),
             Job::WatchOwner(owner) => {
                 tokio::task::spawn_local(async move {
                     owner_gone(owner).await;

@@ -18,6 +18,7 @@ pub mod confine;
 pub mod convert;
 pub mod engine_loop;
 pub mod handle;
+pub mod hooks;
 pub mod jobs;
 pub mod native;
 pub mod pollable;

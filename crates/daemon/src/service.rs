@@ -3,6 +3,7 @@
 use crate::config::Config as Settings;
 use crate::engine_loop::{EngineLoop, Parts, Sources};
 use crate::handle::Handle;
+use crate::hooks::{HookCaller, HookDirectory};
 use crate::jobs::{FIREWALL_CMD, Jobs, phrase};
 use crate::pollable::{Pollable, readable};
 use crate::records::Records;
@@ -27,6 +28,7 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{broadcast, mpsc};
 use tracing::{info, warn};
@@ -67,8 +69,8 @@ pub struct Service {
 ///
 /// # Errors
 /// When it can't be started.
-pub fn start_spawner(executable: &Path, dnsmasq: &Path) -> Result<Spawner, patchcord_host::Error> {
-    let allow = AllowList { programs: vec![dnsmasq.to_owned(), FIREWALL_CMD.into()], directories: Vec::new() };
+pub fn start_spawner(executable: &Path, dnsmasq: &Path, hooks: PathBuf) -> Result<Spawner, patchcord_host::Error> {
+    let allow = AllowList { programs: vec![dnsmasq.to_owned(), FIREWALL_CMD.into()], directories: vec![hooks] };
     Spawner::start(executable, &[OsStr::new(SPAWNER)], &allow)
 }
 
@@ -121,14 +123,17 @@ impl Service {
         let (ends_in, ends) = mpsc::unbounded_channel();
         let services = Dnsmasq::new(spawner.clone(), config.dnsmasq.clone(), root.dnsmasq(), root.run_dnsmasq());
         warn_of_closed_directories(&root.dnsmasq());
-        let mut jobs = Jobs::new(services, spawner, ends_in);
+        let caller = HookCaller::new(spawner.clone(), Duration::from_secs(config.hooks.timeout.into()));
+        let mut jobs = Jobs::new(services, spawner, caller, ends_in);
         let running = jobs.running()?;
-        let files = watched(root, &resolv_conf)?;
+        let mut files = watched(root, &resolv_conf)?;
+        let mut hooks = HookDirectory::new(root.hooks());
 
         startup.observed = *snapshot(&mut reports).await?;
         if let Err(error) = patchcord_host::resolv::name_servers(&resolv_conf) {
             warn!(error = phrase(&error), "the host's name servers are unknown, and guests get none");
         }
+        startup.observed.hooks = hooks.look(&mut files.get_mut().0);
         startup.observed.services = running;
         startup.owners = living_owners(&startup);
         startup.held = held(&startup);
@@ -157,7 +162,7 @@ impl Service {
         let (asks_in, asks) = mpsc::channel(ASKS);
         let (events, _) = broadcast::channel(EVENTS);
         let handle = Handle::new(asks_in, events.clone());
-        let parts = Parts { engine, records, jobs, executor: hands, events, resolv_conf, taps: reclaimed };
+        let parts = Parts { engine, records, jobs, executor: hands, events, resolv_conf, hooks, taps: reclaimed };
         Ok(Self {
             engine_loop: EngineLoop::new(parts),
             sources: Sources { asks, reports, ends, files },

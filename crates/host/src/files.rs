@@ -196,7 +196,9 @@ impl Files {
     }
 
     fn add(&self, directory: &Path) -> rustix::io::Result<i32> {
-        let events = WatchFlags::CREATE
+        // With ATTRIB, since a program becomes one by its mode.
+        let events = WatchFlags::ATTRIB
+            | WatchFlags::CREATE
             | WatchFlags::DELETE
             | WatchFlags::DELETE_SELF
             | WatchFlags::MODIFY

@@ -14,6 +14,7 @@ pub mod executor;
 pub mod files;
 pub mod firewalls;
 mod hints;
+pub mod hooks;
 pub mod ident;
 pub mod kernel;
 pub mod lock;

@@ -1,6 +1,7 @@
 //! What the engine wants done, in order.
 
 use super::devices::DeviceView;
+use super::hook_call::HookCall;
 use super::input::{Now, RequestId};
 use super::view::{LeaseView, NetworkView, NicView};
 use crate::intent::Owner;
@@ -93,6 +94,8 @@ pub enum Job {
     LookFor(String),
     /// Say when that process is gone.
     WatchOwner(Owner),
+    /// Call the hooks about an object.
+    Hook(Box<HookCall>),
 }
 
 /// The answer to a request.

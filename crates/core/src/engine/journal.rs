@@ -39,14 +39,17 @@ enum Entry {
 impl Engine {
     /// Changes a network's intent, and remembers what it was.
     pub(super) fn set_network(&mut self, uuid: Uuid, network: Option<NetworkIntent>) {
+        let told = self.to_be_told(Object::Network(uuid));
         let before = self.intent.network(uuid);
         self.journal.note(|| Entry::Network(uuid, before.cloned().map(Box::new)));
         let none = NetworkIntent { definition: None, autostart: false, active: None };
         self.intent.set_network(uuid, network.unwrap_or(none));
+        self.untold(Object::Network(uuid), told);
     }
 
     /// Changes a NIC's intent, and remembers what it was.
     pub(super) fn set_nic(&mut self, id: Uuid, nic: Option<NicIntent>) {
+        let told = self.to_be_told(Object::Nic(id));
         let before = self.intent.nic(id);
         self.journal.note(|| Entry::Nic(id, before.cloned().map(Box::new)));
         match nic {
@@ -55,6 +58,7 @@ impl Engine {
                 self.intent.remove_nic(id);
             }
         }
+        self.untold(Object::Nic(id), told);
     }
 
     /// Changes what is known of the host's settings before us.
@@ -148,6 +152,7 @@ impl Engine {
                 Effect::Apply(id, _) => self.not_started(id, cause, &touched),
                 // Looking changes nothing, and a process whose end nobody waits for would count as gone.
                 Effect::Start(_, Job::WatchOwner(_) | Job::LookFor(_)) => self.out.push(effect),
+                Effect::Start(id, Job::Hook(_)) => self.hooks_not_called(id),
                 Effect::Start(id, _) => self.job_not_started(id, cause, &touched),
                 Effect::Reply(id, Ok(_)) => self.out.push(Effect::refuse(id, error())),
                 Effect::Reply(id, Err(e)) => self.out.push(Effect::refuse(id, e)),

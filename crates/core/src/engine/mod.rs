@@ -11,6 +11,7 @@
 //! | `reconcile` | from an object to its next plan or job, until it is settled |
 //! | `networks`, `nics`, `live`, `reserve`, `read` | requests |
 //! | `admit`, `admit_nic` | whether a network or NIC may be, and what its document leaves to us |
+//! | `hooks`, `hook_call` | when hooks are called, and with what |
 //! | `observe` | which objects a change concerns |
 //! | `startup` | the first look after a start |
 //! | `view`, `devices` | what users see |
@@ -19,6 +20,8 @@ mod admit;
 mod admit_nic;
 mod devices;
 mod effect;
+mod hook_call;
+mod hooks;
 mod input;
 mod journal;
 mod live;
@@ -36,6 +39,7 @@ pub use devices::{DeviceHolder, DeviceView, Free};
 pub use effect::{
     Answer, Body, DeviceEvent, Effect, Event, Job, JobId, LeaseEvent, NetworkEvent, NicEvent, PlanId, Record, RecordKey,
 };
+pub use hook_call::{HookCall, HookOperation};
 pub use input::{Attach, Command, Input, JobOutcome, Now, RequestId, Startup};
 pub use reserve::LONGEST_RESERVATION;
 pub use view::{LeaseView, NetworkView, NicState, NicView};
@@ -105,6 +109,8 @@ pub struct Engine {
     start_by_itself: BTreeSet<Uuid>,
     /// Objects whose run state can't be read. They are left alone, and so is what belongs to them.
     damaged: startup::Damaged,
+    /// Objects of which hooks don't know yet what is intended.
+    untold: HashMap<Object, hooks::Untold>,
     /// Who changed our packet rules last, while their repair is being planned.
     culprit: Option<String>,
 }
@@ -135,6 +141,7 @@ impl Engine {
             waiting_for_uplink: BTreeMap::new(),
             start_by_itself: BTreeSet::new(),
             damaged: startup::Damaged::default(),
+            untold: HashMap::new(),
             culprit: None,
         }
     }

@@ -120,7 +120,8 @@ impl Engine {
         let Some(nic) = self.intent.nic(id).cloned() else {
             if let Some(previous) = previous {
                 let nic = Box::new(self.nic_view(&previous));
-                self.out.push(Effect::answer(request, Body::Done));
+                let answer = Answer { body: Body::Done, warnings: operation.warnings };
+                self.out.push(Effect::Reply(request, Ok(answer)));
                 self.out.push(Effect::Publish(Event::Nic { nic, what: event }));
             }
             return;
@@ -153,9 +154,11 @@ impl Engine {
     /// A NIC's document: as given, or live with what it resolved to.
     pub(super) fn nic_xml(&self, id: Uuid, inactive: bool) -> Result<String, Error> {
         let nic = self.find_nic(id)?;
-        if inactive {
-            return Ok(xml::write_nic(&nic.given));
-        }
+        Ok(if inactive { xml::write_nic(&nic.given) } else { self.live_nic_xml(nic) })
+    }
+
+    /// A NIC's live document, also of one that was just there.
+    pub(super) fn live_nic_xml(&self, nic: &NicIntent) -> String {
         let view = self.nic_view(nic);
         let mut live = nic.nic.clone();
         live.tags = view.tags.iter().filter_map(|t| crate::model::Name::new(t.as_str()).ok()).collect();
@@ -175,9 +178,9 @@ impl Engine {
             Resolved::HostBridge(bridge, _) => xml::LiveSource { bridge: Some(bridge), ..source(NicType::Bridge) },
             Resolved::Device(dev, mode, _) => xml::LiveSource { dev, mode: Some(mode), ..source(NicType::Direct) },
             // Parked: it is what it will be again.
-            Resolved::Stopped => return Ok(xml::write_nic(&live)),
+            Resolved::Stopped => return xml::write_nic(&live),
             Resolved::None => source(NicType::None),
         };
-        Ok(xml::write_nic_live(&live, &source))
+        xml::write_nic_live(&live, &source)
     }
 }

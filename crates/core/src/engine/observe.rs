@@ -52,6 +52,7 @@ impl Engine {
                     concerned.extend(self.observed.zones.keys().map(|uuid| Object::Network(*uuid)));
                 }
             }
+            Change::Hooks(hooks) => self.hooks_changed(hooks),
             Change::Snapshot(_) => {}
         }
         let everything = matches!(change, Change::Snapshot(_));

@@ -3,8 +3,10 @@
 use super::effect::{Answer, Body};
 use super::input::Command;
 use super::{Engine, Object, view};
+use crate::model::Network;
 use crate::plan::plug;
 use crate::{Error, ErrorKind, xml};
+use uuid::Uuid;
 
 impl Engine {
     /// Answers what only reads.
@@ -28,14 +30,12 @@ impl Engine {
                     Error::new(ErrorKind::InvalidState, object, "it is transient: it has no definition")
                 })?;
                 let live = of.is_some_and(|n| n.active.is_some()) && !inactive;
-                let plugged = || self.intent.nics_of(uuid).filter(|n| plug::is_plugged(&self.observed, n.id)).count();
-                let connections = xml::Connections {
-                    network: if live { u32::try_from(plugged()).unwrap_or(u32::MAX) } else { 0 },
-                    ..xml::Connections::default()
-                };
-                let connections = live.then_some(&connections);
-                let options = xml::WriteOptions { inactive, connections, ..xml::WriteOptions::default() };
-                Body::Xml(xml::write_network_with(wanted, &options))
+                let options = xml::WriteOptions { inactive, ..xml::WriteOptions::default() };
+                Body::Xml(if live {
+                    self.live_network_xml(uuid, wanted)
+                } else {
+                    xml::write_network_with(wanted, &options)
+                })
             }
             Command::Leases(name) => {
                 let uuid = self.find(&name)?;
@@ -64,5 +64,14 @@ impl Engine {
             }
         };
         Ok(body.into())
+    }
+
+    /// An active network's document, with the number of NICs that are plugged in.
+    pub(super) fn live_network_xml(&self, uuid: Uuid, network: &Network) -> String {
+        let plugged = self.intent.nics_of(uuid).filter(|n| plug::is_plugged(&self.observed, n.id)).count();
+        let connections =
+            xml::Connections { network: u32::try_from(plugged).unwrap_or(u32::MAX), ..xml::Connections::default() };
+        let options = xml::WriteOptions { connections: Some(&connections), ..xml::WriteOptions::default() };
+        xml::write_network_with(network, &options)
     }
 }

@@ -1,6 +1,7 @@
 //! From an object to its next plan or job, again and again until nothing differs: then it is settled.
 
 use super::effect::{Effect, Event, Job, JobId, PlanId, RecordKey};
+use super::hooks::Moment;
 use super::input::JobOutcome;
 use super::work::{Flight, Goal, PLANS, Repairs, backoff};
 use super::{Engine, Object};
@@ -27,6 +28,9 @@ impl Engine {
             let cause = format!("it did not settle after {PLANS} plans, the last one for: {why}");
             return self.failed(object, Error::new(ErrorKind::HostFailed, self.describe(object), cause));
         }
+        if let Some(job) = self.hook_job(object, Moment::Before) {
+            return self.start_job(object, job);
+        }
         match self.plan(object) {
             Err(error) => self.failed(object, error),
             Ok(plan) if !plan.is_empty() => {
@@ -36,15 +40,20 @@ impl Engine {
             }
             Ok(_) => match self.zone_job(object).map_or_else(|| self.service_job(object), |job| Ok(Some(job))) {
                 Err(error) => self.failed(object, error),
-                Ok(Some(job)) => {
-                    let id = JobId(self.fresh());
-                    self.jobs.insert(id, (object, job.clone()));
-                    self.work.entry(object).or_default().flight = Some(Flight::Job(id));
-                    self.out.push(Effect::Start(id, job));
-                }
-                Ok(None) => self.settled(object),
+                Ok(Some(job)) => self.start_job(object, job),
+                Ok(None) => match self.hook_job(object, Moment::After) {
+                    Some(job) => self.start_job(object, job),
+                    None => self.settled(object),
+                },
             },
         }
+    }
+
+    fn start_job(&mut self, object: Object, job: Job) {
+        let id = JobId(self.fresh());
+        self.jobs.insert(id, (object, job.clone()));
+        self.work.entry(object).or_default().flight = Some(Flight::Job(id));
+        self.out.push(Effect::Start(id, job));
     }
 
     /// What an object's kernel objects need.
@@ -226,6 +235,7 @@ impl Engine {
         match job {
             Job::WatchOwner(owner) => return self.owner_gone(owner),
             Job::LookFor(_) => return self.looked(id),
+            Job::Hook(call) => return self.hooks_called(object, *call, outcome),
             _ => {}
         }
         let Object::Network(uuid) = object else { return };

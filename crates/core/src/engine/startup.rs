@@ -80,6 +80,7 @@ impl Engine {
         let macvlans = macvlans.filter_map(|a| a.macvlan.as_str().strip_prefix("pcm")?.parse().ok());
         self.next_macvlan = macvlans.max().map_or(0, |n: u32| n.wrapping_add(1));
         self.look_at_everything();
+        self.look_at_untold();
         self.started = true;
         self.autostart_all();
     }
@@ -185,7 +186,7 @@ impl Engine {
         let answered = nic.confirmed || in_hand;
         if !owner_lives || !answered {
             self.persist(if nic.confirmed { RecordKey::Nic(id) } else { RecordKey::PendingNic(id) }, None);
-            return;
+            return self.ended_meanwhile(nic);
         }
         if !nic.confirmed {
             self.out.push(Effect::Confirm(id));

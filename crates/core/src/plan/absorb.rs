@@ -163,6 +163,7 @@ impl Observed {
             }
             Change::Resolvers(resolvers) => self.resolvers = resolvers,
             Change::Firewalls(firewalls) => self.firewalls = firewalls,
+            Change::Hooks(hooks) => self.hooks = hooks,
             Change::Snapshot(observed) => *self = *observed,
         }
     }

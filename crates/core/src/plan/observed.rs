@@ -194,6 +194,8 @@ pub struct Observed {
     pub firewalls: Firewalls,
     /// The firewalld zone that each network's bridge was put into.
     pub zones: BTreeMap<Uuid, Zone>,
+    /// Programs to call when networks and NICs come, change and go: absolute paths, in order.
+    pub hooks: Vec<String>,
 }
 
 /// What firewalld was told about a network's bridge.
@@ -373,6 +375,8 @@ pub enum Change {
     Resolvers(Vec<IpAddr>),
     /// Other people's firewalls are different.
     Firewalls(Firewalls),
+    /// Other hooks are installed than before.
+    Hooks(Vec<String>),
     /// Everything was read again, because messages were lost.
     Snapshot(Box<Observed>),
 }

@@ -45,6 +45,10 @@ enum Happening {
     DnsmasqKilled(u8),
     RefuseStep(u8),
     DiskFull(Full),
+    /// A hook is installed, or removed.
+    Hook(bool),
+    /// It fails at what the bits say.
+    HookFails(u8),
     /// Lets that many effects happen, and then the daemon dies.
     Crash(u8),
     Rest,
@@ -78,6 +82,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => network.prop_map(DnsmasqKilled),
         1 => (0u8..10).prop_map(RefuseStep),
         1 => any::<[bool; 2]>().prop_map(|[definitions, run_state]| DiskFull(Full { definitions, run_state })),
+        1 => any::<bool>().prop_map(Hook),
+        1 => any::<u8>().prop_map(HookFails),
         3 => (0u8..12).prop_map(Crash),
         4 => Just(Rest),
     ]
@@ -210,6 +216,13 @@ fn happen(host: &mut Host, what: &Happening) {
         }
         Happening::RefuseStep(n) => host.refuse_after = Some(usize::from(*n)),
         Happening::DiskFull(full) => host.full = *full,
+        Happening::Hook(installed) => host.install_hook(*installed),
+        Happening::HookFails(bits) => {
+            use crate::engine::HookOperation::*;
+            let all = [Start, Started, Updated, Stopped, PortCreated, PortUpdated, PortDeleted];
+            let fails = all.into_iter().enumerate().filter(|(n, _)| bits & (1 << n) != 0);
+            host.hook.fails_at = fails.map(|(_, operation)| operation).collect();
+        }
         Happening::Crash(effects) => {
             for _ in 0..*effects {
                 host.step();
@@ -237,10 +250,12 @@ proptest! {
             host.request(attach("guest", nic_on(&name(n))));
         }
         host.settle();
+        host.install_hook(running & 0x20 != 0);
         for what in &history {
             happen(&mut host, what);
         }
         host.full = Full::default();
+        host.hook.fails_at.clear();
         host.refuse_after = None;
         host.settle();
         // What failed while steps were refused is tried again when its time has come.
@@ -249,11 +264,13 @@ proptest! {
         host.settle_with_clock();
         host.reap();
         prop_assert_eq!(host.check(), Vec::<String>::new());
+        prop_assert_eq!(host.check_hook(), Vec::<String>::new());
         // Nothing is planned for a host that is at rest, and a daemon that starts anew agrees.
         host.crash();
         host.settle();
         host.reap();
         prop_assert_eq!(host.check(), Vec::<String>::new());
+        prop_assert_eq!(host.check_hook(), Vec::<String>::new());
         // When all is stopped, nothing is left and the host's settings are as they were.
         for n in 0..5 {
             let _ = host.ask(Command::Stop(name(n)));
@@ -263,6 +280,7 @@ proptest! {
             prop_assert!(host.ask(Command::Detach(id)).is_ok());
         }
         host.reap();
+        prop_assert_eq!(host.check_hook(), Vec::<String>::new());
         let left: Vec<_> = host.kernel.links().filter(|l| !l.name.starts_with("eth")).collect();
         prop_assert!(left.is_empty(), "{:?}", left);
         prop_assert!(host.kernel.redirects.is_empty());

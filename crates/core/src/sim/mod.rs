@@ -8,6 +8,9 @@ mod check;
 mod devices;
 #[cfg(test)]
 mod histories;
+#[cfg(test)]
+mod hook_tests;
+mod hooks;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -48,6 +51,8 @@ pub struct Host {
     pub held: BTreeSet<Uuid>,
     /// What firewalld was told: network, bridge and zone.
     pub zone_of: BTreeSet<(Uuid, String, String)>,
+    /// The hook that may be installed: what it does, and what it was told.
+    pub hook: hooks::Hook,
     /// Who waits for which process to end.
     watching: BTreeMap<Owner, crate::engine::JobId>,
     /// How many steps may still be carried out before one fails; none fails when `None`.
@@ -92,6 +97,7 @@ impl Host {
             processes: BTreeSet::new(),
             held: BTreeSet::new(),
             zone_of: BTreeSet::new(),
+            hook: hooks::Hook::default(),
             watching: BTreeMap::new(),
             refuse_after: None,
             full: Full::default(),
@@ -218,7 +224,12 @@ impl Host {
         }
         let Some(input) = self.inputs.pop_front() else { return false };
         self.now += 1;
+        let first = self.engine.observed().hooks.is_empty() && matches!(input, Input::Observed(Change::Hooks(_)));
+        let others_are_told = first || matches!(input, Input::Start(_));
         self.pending.extend(self.engine.handle(self.now, input));
+        if others_are_told {
+            self.hook.count_as_told(self.engine.intent());
+        }
         true
     }
 
@@ -334,6 +345,10 @@ impl Host {
                 return;
             }
             Job::WatchOwner(_) => JobOutcome::Done,
+            Job::Hook(call) => match self.hook.call(id, *call) {
+                Some(outcome) => outcome,
+                None => return,
+            },
         };
         self.inputs.push_back(Input::Finished(id, outcome));
     }
