@@ -18,6 +18,8 @@ pub struct Config {
     pub devices: Devices,
     /// `[hooks]`: programs that are called when networks and NICs come, change and go.
     pub hooks: Hooks,
+    /// `[openvswitch]`: where Open vSwitch is.
+    pub openvswitch: OpenVSwitch,
     /// `[[access]]`: who else than root and the group `patchcord` may do what.
     pub access: Vec<Entry>,
 }
@@ -28,6 +30,15 @@ pub struct Config {
 pub struct Devices {
     /// `carrier`: devices without one are passed over.
     pub carrier: bool,
+}
+
+/// Where Open vSwitch is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OpenVSwitch {
+    /// `socket`: that of ovsdb-server, by absolute path; without it, run/openvswitch/db.sock below the root.
+    #[serde(deserialize_with = "some_absolute")]
+    pub socket: Option<PathBuf>,
 }
 
 /// How hooks are called.
@@ -105,6 +116,7 @@ impl Default for Config {
             dnsmasq: "/usr/sbin/dnsmasq".into(),
             devices: Devices::default(),
             hooks: Hooks::default(),
+            openvswitch: OpenVSwitch::default(),
             access: Vec::new(),
         }
     }
@@ -144,6 +156,10 @@ fn absolute<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<PathBuf
     } else {
         Err(serde::de::Error::custom(format!("'{}' is not an absolute path", path.display())))
     }
+}
+
+fn some_absolute<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    absolute(deserializer).map(Some)
 }
 
 fn timeout<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {

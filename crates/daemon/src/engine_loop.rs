@@ -224,6 +224,7 @@ impl EngineLoop {
         observed.firewalls.clone_from(&known.firewalls);
         observed.zones.clone_from(&known.zones);
         observed.hooks.clone_from(&known.hooks);
+        observed.ovs.clone_from(&known.ovs);
         observed
     }
 

@@ -1,4 +1,4 @@
-//! Slow work: dnsmasq's starts and ends and hooks on threads of their own, and waiting for processes to end.
+//! Slow work: dnsmasq's starts and ends, ports of Open vSwitch and hooks on threads of their own, and waiting for processes to end.
 
 use crate::hooks::HookCaller;
 use crate::pollable::readable;
@@ -7,6 +7,7 @@ use patchcord_core::intent::Owner;
 use patchcord_core::plan::dnsmasq::{Config, parse_leases};
 use patchcord_core::plan::{Change, Service};
 use patchcord_host::dnsmasq::Dnsmasq;
+use patchcord_host::ovs::Ovs;
 use patchcord_host::process::{Process, ProcessId};
 use patchcord_host::spawner::{self, Request, Spawner};
 use std::collections::{BTreeMap, HashMap};
@@ -24,6 +25,7 @@ pub struct Jobs {
     dnsmasq: Dnsmasq,
     spawner: Spawner,
     hooks: HookCaller,
+    ovs: Ovs,
     ends: mpsc::UnboundedSender<End>,
     /// Which process serves each network now: the end of another one means nothing.
     serving: HashMap<Uuid, u32>,
@@ -41,8 +43,14 @@ pub enum End {
 
 impl Jobs {
     /// Jobs whose ends go to `ends`.
-    pub fn new(dnsmasq: Dnsmasq, spawner: Spawner, hooks: HookCaller, ends: mpsc::UnboundedSender<End>) -> Self {
-        Self { dnsmasq, spawner, hooks, ends, serving: HashMap::new(), leases: HashMap::new() }
+    pub fn new(
+        dnsmasq: Dnsmasq,
+        spawner: Spawner,
+        hooks: HookCaller,
+        ovs: Ovs,
+        ends: mpsc::UnboundedSender<End>,
+    ) -> Self {
+        Self { dnsmasq, spawner, hooks, ovs, ends, serving: HashMap::new(), leases: HashMap::new() }
     }
 
     /// What runs already, for the engine's start.
@@ -104,6 +112,21 @@ impl Jobs {
             Job::Hook(call) => self.hooks.call(*call, move |outcome| {
                 let _ = ends.send(End::Job(id, outcome));
             }),
+            Job::SetOvsPort(set) => {
+                let ovs = self.ovs.clone();
+                spawn(ends, id, move || {
+                    let (bridge, port) = &*set;
+                    ovs.set_port(bridge, port).map_err(|e| phrase(&e))?;
+                    Ok(JobOutcome::Done)
+                });
+            }
+            Job::RemoveOvsPort(_, name) => {
+                let ovs = self.ovs.clone();
+                spawn(ends, id, move || {
+                    ovs.remove_port(&name).map_err(|e| phrase(&e))?;
+                    Ok(JobOutcome::Done)
+                });
+            }
             Job::WatchOwner(owner) => {
                 tokio::task::spawn_local(async move {
                     owner_gone(owner).await;

@@ -10,7 +10,8 @@ use crate::records::Records;
 use crate::systemd;
 use patchcord_core::engine::{Config, Engine, Startup};
 use patchcord_core::intent::Owner;
-use patchcord_core::plan::{MarkKind, Observed, dnsmasq};
+use patchcord_core::model::LinkName;
+use patchcord_core::plan::{MarkKind, Observed, OvsKnown, dnsmasq};
 use patchcord_core::xml;
 use patchcord_host::dnsmasq::Dnsmasq;
 use patchcord_host::executor::{Executor, ExecutorReport, ExecutorRequest};
@@ -18,12 +19,13 @@ use patchcord_host::files::Files;
 use patchcord_host::ident;
 use patchcord_host::kernel::KernelOptions;
 use patchcord_host::lock::{NamespaceClaim, NamespaceLock, RootLock};
+use patchcord_host::ovs::Ovs;
 use patchcord_host::process::{Process, ProcessId};
 use patchcord_host::reclaim::tap_descriptors;
 use patchcord_host::root::Root;
 use patchcord_host::spawner::{AllowList, Spawner};
 use patchcord_host::store::{Directory, FileMode};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
@@ -41,6 +43,9 @@ pub const SPAWNER: &str = "--run-as-spawner";
 const ASKS: usize = 1024;
 /// Events that a slow watcher may be behind before it misses some.
 const EVENTS: usize = 4096;
+
+/// How long Open vSwitch has for one port.
+const OVS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why the daemon can't start.
 #[derive(Debug, thiserror::Error)]
@@ -124,7 +129,10 @@ impl Service {
         let services = Dnsmasq::new(spawner.clone(), config.dnsmasq.clone(), root.dnsmasq(), root.run_dnsmasq());
         warn_of_closed_directories(&root.dnsmasq());
         let caller = HookCaller::new(spawner.clone(), Duration::from_secs(config.hooks.timeout.into()));
-        let mut jobs = Jobs::new(services, spawner, caller, ends_in);
+        let socket = config.openvswitch.socket.clone().unwrap_or_else(|| root.open_vswitch());
+        let ovs = Ovs::new(&socket, instance.id, OVS_TIMEOUT);
+        let ports = ports_of(&ovs, &socket);
+        let mut jobs = Jobs::new(services, spawner, caller, ovs, ends_in);
         let running = jobs.running()?;
         let mut files = watched(root, &resolv_conf)?;
         let mut hooks = HookDirectory::new(root.hooks());
@@ -134,6 +142,7 @@ impl Service {
             warn!(error = phrase(&error), "the host's name servers are unknown, and guests get none");
         }
         startup.observed.hooks = hooks.look(&mut files.get_mut().0);
+        startup.observed.ovs = ports;
         startup.observed.services = running;
         startup.owners = living_owners(&startup);
         startup.held = held(&startup);
@@ -187,6 +196,22 @@ impl Service {
         self.engine_loop.run(self.sources, stop).await;
         info!("stopping; networks and NICs stay as they are");
     }
+}
+
+/// Our ports on bridges of Open vSwitch, by their NICs. What they are like is not looked at: what they should be is
+/// written anyway.
+fn ports_of(ovs: &Ovs, socket: &Path) -> BTreeMap<Uuid, OvsKnown> {
+    if !socket.exists() {
+        return BTreeMap::new();
+    }
+    let ports = ovs.ports().unwrap_or_else(|error| {
+        warn!(error = phrase(&error), "the ports of Open vSwitch are unknown: none that is left over is removed");
+        Vec::new()
+    });
+    let known = ports
+        .into_iter()
+        .filter_map(|port| Some((port.settings.nic()?, OvsKnown { name: LinkName::new(port.name).ok()?, port: None })));
+    known.collect()
 }
 
 /// dnsmasq reads its files again under a user of its own. A directory on the way that this user can't enter costs the

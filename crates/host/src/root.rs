@@ -57,6 +57,8 @@ impl Root {
         run_nics = "run/patchcord/nics";
         /// dnsmasq's configuration and process ids.
         run_dnsmasq = "run/patchcord/dnsmasq";
+        /// The socket of Open vSwitch's database server.
+        open_vswitch = "run/openvswitch/db.sock";
         /// Directory of libvirt's sockets.
         libvirt_run = "run/libvirt";
         /// A monolithic libvirtd's socket.

@@ -411,7 +411,7 @@ fn guests_are_announced_through_the_tap_or_its_bridge() {
         let alone = make(&mut kernel, Op::MakeTap(tap("pct2", 4, Handover::Name { uid: None })));
         let applied = kernel.apply(&plan([Op::Announce(LinkRef::Index(alone), held)]));
         assert_eq!(applied.outcome.failed, None);
-        assert!(applied.notes[0].contains("it is in no bridge"), "{:?}", applied.notes);
+        assert!(applied.notes[0].contains("it is plugged into nothing"), "{:?}", applied.notes);
     });
 }
 

@@ -18,6 +18,7 @@
 
 mod guest;
 mod namespace;
+mod openvswitch;
 mod packages;
 mod peer;
 mod process;
@@ -30,6 +31,7 @@ pub use guest::{
     Background, Continuity, Guest, GuestError, Lease, Prefix, RouterAdvertisement, create_tap, keep_tap, open_tap,
 };
 pub use namespace::{Namespace, in_namespace};
+pub use openvswitch::OpenVSwitch;
 pub use packages::unpacked;
 pub use peer::NetlinkPeer;
 pub use process::Process;

@@ -2,7 +2,7 @@
 
 use super::Engine;
 use crate::intent::NetworkIntent;
-use crate::model::{ForwardMode, LinkName, MacAddr, Network};
+use crate::model::{ForwardMode, LinkName, MacAddr, Network, VirtualPortType};
 use crate::plan::{MarkKind, subnet};
 use crate::{Error, ErrorKind};
 use uuid::Uuid;
@@ -143,10 +143,11 @@ impl Engine {
             }
             ForwardMode::Bridge if network.forward.devices.is_empty() => {
                 let Some(bridge) = &network.bridge.name else {
-                    return Err(refuse(ErrorKind::Unsupported, "Open vSwitch is not supported yet".into())
-                        .field("<virtualport>"));
+                    return Err(refuse(ErrorKind::InvalidXml, "it names neither a bridge nor a device".into())
+                        .field("<bridge name>")
+                        .hint("name the host's bridge, or the one of Open vSwitch"));
                 };
-                if self.observed.link_named(bridge.as_str()).is_none() {
+                if self.observed.link_named(bridge.as_str()).is_none() && !may_be_ovs(network) {
                     return Err(refuse(ErrorKind::NoDevice, format!("there is no bridge {bridge} on this host"))
                         .field("<bridge name>")
                         .hint("make it first, or leave <forward> out to get a bridge of the network's own"));
@@ -192,6 +193,12 @@ impl Engine {
             }
         }
     }
+}
+
+/// Whether the bridge of a network, or of one of its portgroups, is one of Open vSwitch, which need not be a link.
+fn may_be_ovs(network: &Network) -> bool {
+    let all = network.virtualport.iter().chain(network.portgroups.iter().filter_map(|p| p.virtualport.as_ref()));
+    all.into_iter().any(|v| v.kind == Some(VirtualPortType::OpenVSwitch))
 }
 
 fn bridges(network: &NetworkIntent) -> impl Iterator<Item = &LinkName> {

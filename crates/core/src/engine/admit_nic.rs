@@ -5,7 +5,7 @@ use super::input::Attach;
 use crate::error::Reasons;
 use crate::intent::{Allocation, NicIntent};
 use crate::merge::Precedence;
-use crate::model::{ActualType, DirectMode, LinkName, MacAddr, Network, Nic, NicSource};
+use crate::model::{ActualType, DirectMode, LinkName, MacAddr, Network, Nic, NicSource, VirtualPortType};
 use crate::plan::{LinkKind, desired};
 use crate::pool::{Access, Device, Refusal};
 use crate::{Error, ErrorKind};
@@ -100,10 +100,12 @@ impl Engine {
         let warnings = reasons.note(self.mac_is_free(object, &nic)).unwrap_or_default();
         let merged = desired::merged(&self.intent, &nic).map_err(|error| Error { object: object.into(), ..error });
         let merged = reasons.note(merged).unwrap_or_default();
+        let kind = merged.virtualport.as_ref().and_then(|v| v.kind);
+        let ovs = kind == Some(VirtualPortType::OpenVSwitch);
         let unsupported = [
-            ("<vlan>", "a VLAN", merged.vlan.is_some()),
-            ("<virtualport>", "a virtual port profile", merged.virtualport.is_some()),
-            ("<bandwidth>", "bandwidth", merged.bandwidth.is_some()),
+            ("<vlan>", "a VLAN", merged.vlan.is_some() && !ovs),
+            ("<virtualport>", "a virtual port profile", kind.is_some() && !ovs),
+            ("<bandwidth>", "bandwidth", merged.bandwidth.is_some() && !ovs),
         ];
         for (field, what, _) in unsupported.iter().filter(|(.., asked)| *asked) {
             let cause = format!("{what} is not supported yet");
@@ -112,12 +114,13 @@ impl Engine {
         let network = self.intent.active_network_of(&nic);
         let actual = ActualType::of_nic(&nic.nic, network);
         nic.allocation = match actual {
+            // Whether it has that bridge, Open vSwitch itself says.
+            ActualType::Bridge if ovs => None,
             ActualType::Network | ActualType::Bridge => {
                 reasons.note(self.bridge_has_room(object, &nic, network));
                 None
             }
             ActualType::Direct(mode) => {
-                let kind = merged.virtualport.as_ref().and_then(|v| v.kind);
                 let access = if actual.is_exclusive(kind) { Access::Exclusive } else { Access::Shared };
                 reasons.note(self.allocate(object, &nic, mode, access)).flatten()
             }
@@ -263,9 +266,11 @@ impl Engine {
                 .hint("make it first; with startupPolicy='optional' on <source> the NIC waits for it"));
         };
         if link.kind != LinkKind::Bridge {
-            return Err(
-                Error::new(ErrorKind::InvalidArgument, object, format!("{bridge} is no bridge")).field("<source>")
-            );
+            let error =
+                Error::new(ErrorKind::InvalidArgument, object, format!("{bridge} is no bridge of the kernel's"));
+            return Err(error.field("<source>").hint(
+                "if it is one of Open vSwitch, add <virtualport type='openvswitch'/> to the NIC or its network",
+            ));
         }
         let mtu = nic.nic.mtu.or_else(|| network.and_then(|n| n.mtu));
         if link.mark.is_none()

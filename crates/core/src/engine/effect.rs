@@ -5,7 +5,8 @@ use super::hook_call::HookCall;
 use super::input::{Now, RequestId};
 use super::view::{LeaseView, NetworkView, NicView};
 use crate::intent::Owner;
-use crate::plan::{Plan, dnsmasq};
+use crate::model::LinkName;
+use crate::plan::{OvsPort, Plan, dnsmasq};
 use crate::{Error, Result};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -89,6 +90,10 @@ pub enum Job {
         /// [`Firewalls::firewalld`](crate::plan::nft::foreign::Firewalls::firewalld).
         table: Option<u64>,
     },
+    /// Make a NIC's port on a bridge of Open vSwitch, or change it.
+    SetOvsPort(Box<(LinkName, OvsPort)>),
+    /// Remove a NIC's port of that name from Open vSwitch.
+    RemoveOvsPort(Uuid, LinkName),
     /// Read the link of that name, if there is one, and tell before this job ends: a client that has just made it may be
     /// faster than the kernel's announcement.
     LookFor(String),

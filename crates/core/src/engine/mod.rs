@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `input`, `effect` | what comes in, what goes out |
 //! | `work` | each object's plan or job in flight, its operation, and what waits |
+//! | `ovs` | ports of Open vSwitch bridges |
 //! | `reconcile` | from an object to its next plan or job, until it is settled |
 //! | `networks`, `nics`, `live`, `reserve`, `read` | requests |
 //! | `admit`, `admit_nic` | whether a network or NIC may be, and what its document leaves to us |
@@ -28,6 +29,7 @@ mod live;
 mod networks;
 mod nics;
 mod observe;
+mod ovs;
 mod read;
 mod reconcile;
 mod reserve;

@@ -28,7 +28,7 @@ impl Engine {
             let cause = format!("it did not settle after {PLANS} plans, the last one for: {why}");
             return self.failed(object, Error::new(ErrorKind::HostFailed, self.describe(object), cause));
         }
-        if let Some(job) = self.hook_job(object, Moment::Before) {
+        if let Some(job) = self.hook_job(object, Moment::Before).or_else(|| self.ovs_job(object, Moment::Before)) {
             return self.start_job(object, job);
         }
         match self.plan(object) {
@@ -41,10 +41,12 @@ impl Engine {
             Ok(_) => match self.zone_job(object).map_or_else(|| self.service_job(object), |job| Ok(Some(job))) {
                 Err(error) => self.failed(object, error),
                 Ok(Some(job)) => self.start_job(object, job),
-                Ok(None) => match self.hook_job(object, Moment::After) {
-                    Some(job) => self.start_job(object, job),
-                    None => self.settled(object),
-                },
+                Ok(None) => {
+                    match self.ovs_job(object, Moment::After).or_else(|| self.hook_job(object, Moment::After)) {
+                        Some(job) => self.start_job(object, job),
+                        None => self.settled(object),
+                    }
+                }
             },
         }
     }
@@ -104,7 +106,7 @@ impl Engine {
         (!rules.is_empty()).then_some((bridge, rules))
     }
 
-    fn launch(&mut self, object: Object, plan: Plan) {
+    pub(super) fn launch(&mut self, object: Object, plan: Plan) {
         let now = self.now;
         let work = self.work.entry(object).or_default();
         work.plans += 1;
@@ -235,6 +237,7 @@ impl Engine {
         match job {
             Job::WatchOwner(owner) => return self.owner_gone(owner),
             Job::LookFor(_) => return self.looked(id),
+            Job::SetOvsPort(_) | Job::RemoveOvsPort(..) => return self.ovs_done(object, job, outcome),
             Job::Hook(call) => return self.hooks_called(object, *call, outcome),
             _ => {}
         }

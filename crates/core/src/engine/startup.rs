@@ -80,9 +80,19 @@ impl Engine {
         let macvlans = macvlans.filter_map(|a| a.macvlan.as_str().strip_prefix("pcm")?.parse().ok());
         self.next_macvlan = macvlans.max().map_or(0, |n: u32| n.wrapping_add(1));
         self.look_at_everything();
+        self.look_at_leftover_ports();
         self.look_at_untold();
         self.started = true;
         self.autostart_all();
+    }
+
+    /// Ports of Open vSwitch whose NIC is gone go as well.
+    fn look_at_leftover_ports(&mut self) {
+        let ours = |id: &&Uuid| self.intent.nic(**id).is_none() && !self.damaged.nics.contains(id);
+        let leftover: Vec<Uuid> = self.observed.ovs.keys().filter(ours).copied().collect();
+        for id in leftover {
+            self.advance(Object::Nic(id));
+        }
     }
 
     fn load_networks(&mut self, startup: &Startup, broken: &mut Vec<(String, String)>) {

@@ -2,7 +2,7 @@
 
 use crate::intent::{Intent, NetworkIntent, NicIntent, Owner};
 use crate::merge::Merged;
-use crate::model::{DirectMode, ForwardMode, MacAddr, Network};
+use crate::model::{DirectMode, ForwardMode, LinkName, MacAddr, Network};
 use crate::plan::desired::{self, Plug, Resolved, Unplugged};
 use crate::plan::{Handover, Index, MarkKind, Observed, dnsmasq};
 use std::net::IpAddr;
@@ -175,7 +175,8 @@ pub(super) fn nic(intent: &Intent, observed: &Observed, nic: &NicIntent) -> NicV
             NicState::Plugged
         }
         Some(Plug::Cord(spec)) if is_joined(observed, nic.id, spec.lower) => NicState::Plugged,
-        Some(Plug::Bridge { .. } | Plug::Cord(_)) | None => NicState::Pending,
+        Some(Plug::Ovs(bridge)) if is_on_ovs(observed, nic.id, bridge) => NicState::Plugged,
+        Some(Plug::Bridge { .. } | Plug::Cord(_) | Plug::Ovs(_)) | None => NicState::Pending,
         Some(Plug::Nothing(Unplugged::Wanted)) => NicState::Unplugged,
         Some(Plug::Nothing(Unplugged::Parked)) => NicState::Parked,
         Some(Plug::Nothing(Unplugged::Waiting)) => NicState::Waiting,
@@ -221,6 +222,12 @@ fn is_joined(observed: &Observed, nic: Uuid, lower: Index) -> bool {
     let end = observed.links_marked(MarkKind::Macvlan, nic).find(|l| l.lower == Some(lower));
     let tap = observed.link_marked(MarkKind::Tap, nic);
     tap.zip(end).is_some_and(|(tap, end)| observed.redirects.get(&tap.index) == Some(&Some(end.index)))
+}
+
+/// Whether a NIC has its port on that bridge of Open vSwitch.
+fn is_on_ovs(observed: &Observed, nic: Uuid, bridge: &LinkName) -> bool {
+    let port = observed.ovs.get(&nic).and_then(|known| known.port.as_ref());
+    port.is_some_and(|(on, _)| on == bridge)
 }
 
 /// What users see of a lease.

@@ -7,7 +7,7 @@ use super::step::{BridgeSpec, MacvlanSpec, RouteSpec, TapSpec};
 use crate::intent::{Intent, NetworkIntent, NicIntent};
 use crate::merge::{self, Merged};
 use crate::model::{ActualType, DirectMode, Family, Ip, LinkName, LinkState, MacAddr, MacTableManager};
-use crate::model::{Network, NicSource, Route};
+use crate::model::{Network, NicSource, Route, VirtualPortType};
 use ipnet::{IpNet, Ipv6Net};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
@@ -63,6 +63,8 @@ pub enum Plug {
     },
     /// A macvlan on a device that is there, joined to the tap by a cord.
     Cord(MacvlanSpec),
+    /// A bridge of Open vSwitch, which a job sees to.
+    Ovs(LinkName),
     /// Nothing, and why.
     Nothing(Unplugged),
 }
@@ -247,6 +249,7 @@ pub fn nic_as(intent: &Intent, observed: &Observed, nic: &NicIntent) -> Option<D
         _ if nic.nic.link == Some(LinkState::Down) => Plug::Nothing(Unplugged::Wanted),
         (Resolved::None, _) => Plug::Nothing(Unplugged::Wanted),
         (Resolved::Stopped, _) => Plug::Nothing(Unplugged::Parked),
+        (Resolved::HostBridge(bridge, _), _) if is_ovs(intent, nic) => Plug::Ovs((*bridge).clone()),
         (_, None) => Plug::Nothing(Unplugged::Waiting),
         (Resolved::Device(_, mode, _), Some(device)) => cord(intent, nic, *mode, device, mtu),
         (_, Some(bridge)) => bridge_port(intent, nic, network, bridge),
@@ -263,6 +266,12 @@ pub fn nic_as(intent: &Intent, observed: &Observed, nic: &NicIntent) -> Option<D
         plug,
         announce: nic.nic.mac,
     })
+}
+
+/// Whether a NIC's bridge is one of Open vSwitch.
+fn is_ovs(intent: &Intent, nic: &NicIntent) -> bool {
+    let kind = |merged: Merged| merged.virtualport.and_then(|v| v.kind);
+    merged(intent, nic).ok().and_then(kind) == Some(VirtualPortType::OpenVSwitch)
 }
 
 /// A tap in a bridge. A NIC whose configuration contradicts its network's, changed meanwhile, is in none: better out than

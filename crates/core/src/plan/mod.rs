@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `observed` | what is |
-//! | `desired` | what should be, of one network or NIC |
+//! | `desired`, `ovs` | what should be, of one network or NIC |
 //! | `diff`, `plug` | the steps from one to the other; `plug` for a NIC |
 //! | `step` | steps, plans and how they went |
 //! | `absorb` | what a step changes about what is |
@@ -17,6 +17,7 @@ pub mod dnsmasq;
 mod mark;
 pub mod nft;
 mod observed;
+mod ovs;
 pub mod plug;
 mod step;
 pub mod subnet;
@@ -24,6 +25,7 @@ pub mod subnet;
 pub use desired::{Plug, Unplugged};
 pub use mark::{ADDRESS_PROTOCOL, GROUP_DOOMED, GROUP_LIVE, Mark, MarkKind, ROUTE_PROTOCOL};
 pub use observed::{BridgeState, Change, Index, Link, LinkKind, Observed, PortFlags, Route, Service, Sysctl, Zone};
+pub use ovs::{OvsKnown, OvsPort};
 pub use step::{
     BridgeSpec, Handover, LinkChange, LinkRef, MacvlanSpec, Op, Outcome, Plan, RouteSpec, Step, StepFailure, TapSpec,
 };

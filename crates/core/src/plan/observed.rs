@@ -3,6 +3,7 @@
 use super::dnsmasq::Lease;
 use super::mark::{GROUP_DOOMED, Mark, MarkKind};
 use super::nft::{ObservedTable, foreign::Firewalls};
+use super::ovs::OvsKnown;
 use crate::model::{DirectMode, MacAddr};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -194,6 +195,8 @@ pub struct Observed {
     pub firewalls: Firewalls,
     /// The firewalld zone that each network's bridge was put into.
     pub zones: BTreeMap<Uuid, Zone>,
+    /// Ports of Open vSwitch bridges that we made, by NIC.
+    pub ovs: BTreeMap<Uuid, OvsKnown>,
     /// Programs to call when networks and NICs come, change and go: absolute paths, in order.
     pub hooks: Vec<String>,
 }

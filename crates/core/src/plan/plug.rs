@@ -5,7 +5,7 @@
 
 use super::desired::{DesiredNic, Plug};
 use super::mark::MarkKind;
-use super::observed::{Index, Link, Observed, PortFlags};
+use super::observed::{Index, Link, LinkKind, Observed, PortFlags};
 use super::step::{LinkChange, LinkRef, MacvlanSpec, Op, Plan};
 use crate::model::DirectMode;
 use uuid::Uuid;
@@ -27,7 +27,7 @@ pub fn nic(plan: &mut Plan, id: Uuid, desired: Option<&DesiredNic>, observed: &O
     let now = index.and_then(|i| observed.link(i));
     let end = match &desired.plug {
         Plug::Cord(spec) => Some(far_end(plan, tap, id, spec, observed)),
-        Plug::Bridge { .. } | Plug::Nothing(_) => None,
+        Plug::Bridge { .. } | Plug::Ovs(_) | Plug::Nothing(_) => None,
     };
     let redirected = end.is_some_and(|end| redirect(plan, (tap, index), end, observed));
     let plugged = set_tap(plan, tap, now, desired, observed);
@@ -62,8 +62,11 @@ pub fn nic(plan: &mut Plan, id: Uuid, desired: Option<&DesiredNic>, observed: &O
 /// What differs about the tap itself; says whether it joins a bridge.
 fn set_tap(plan: &mut Plan, tap: LinkRef, now: Option<&Link>, desired: &DesiredNic, observed: &Observed) -> bool {
     let controller = now.and_then(|l| l.controller);
+    let is_bridge = |c: &Index| observed.link(*c).is_none_or(|l| l.kind == LinkKind::Bridge);
     let wanted = match &desired.plug {
         Plug::Bridge { controller, .. } => Some(*controller),
+        // Open vSwitch's datapath takes control of its ports' links by itself.
+        Plug::Ovs(_) => controller.filter(|c| !is_bridge(c)),
         Plug::Cord(_) | Plug::Nothing(_) => None,
     };
     let (mut change, mut undo) = (LinkChange::default(), LinkChange::default());
@@ -85,7 +88,7 @@ fn set_tap(plan: &mut Plan, tap: LinkRef, now: Option<&Link>, desired: &DesiredN
     let plugged = change.controller.is_some() && wanted.is_some();
     let why = match desired.plug {
         Plug::Nothing(_) => "the NIC is plugged into nothing",
-        Plug::Bridge { .. } | Plug::Cord(_) => "the NIC is plugged in",
+        Plug::Bridge { .. } | Plug::Cord(_) | Plug::Ovs(_) => "the NIC is plugged in",
     };
     let undo = now.map(|_| Op::SetLink(tap, undo));
     plan.push(Op::SetLink(tap, change), undo, why);
@@ -176,6 +179,9 @@ fn port(plan: &mut Plan, link: LinkRef, now: Option<PortFlags>, wanted: PortFlag
 /// Whether a NIC is plugged in: its tap is in some bridge that lives, or joined to a macvlan.
 pub fn is_plugged(observed: &Observed, nic: Uuid) -> bool {
     let Some(tap) = observed.link_marked(MarkKind::Tap, nic) else { return false };
+    if observed.ovs.get(&nic).is_some_and(|known| known.port.is_some()) {
+        return true;
+    }
     let in_bridge = tap.controller.and_then(|c| observed.link(c)).is_some_and(|l| !l.is_doomed());
     in_bridge || observed.redirects.get(&tap.index).is_some_and(Option::is_some)
 }

@@ -16,6 +16,12 @@ pub enum LinkRef {
     MadeBy(usize),
 }
 
+impl From<Index> for LinkRef {
+    fn from(index: Index) -> Self {
+        Self::Index(index)
+    }
+}
+
 /// How a tap is handed to whoever runs the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handover {

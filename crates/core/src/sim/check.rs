@@ -39,6 +39,7 @@ impl Host {
                 }
             }
         }
+        let mut on_ovs = BTreeSet::new();
         for nic in intent.nics() {
             expected.insert((MarkKind::Tap, nic.id));
             let desired = desired::nic(intent, kernel, nic.id);
@@ -56,6 +57,13 @@ impl Host {
                 Some(Plug::Cord(spec)) => {
                     expected.insert((MarkKind::Macvlan, nic.id));
                     wrong.extend(self.check_cord(nic.id, tap, &spec));
+                }
+                Some(Plug::Ovs(bridge)) => {
+                    let port = kernel.ovs.get(&nic.id).and_then(|known| known.port.as_ref());
+                    if port.is_none_or(|(on, port)| *on != bridge || Some(port.link) != tap.map(|t| t.index)) {
+                        wrong.push(format!("NIC {} is not on {bridge}: {port:?}", nic.id));
+                    }
+                    on_ovs.insert(nic.id);
                 }
                 Some(Plug::Nothing(_)) | None => {}
             }
@@ -83,6 +91,9 @@ impl Host {
             if let Some(mark) = link.mark.filter(|m| !expected.contains(&(m.kind, m.id))) {
                 wrong.push(format!("link {} belongs to nothing: {mark}", link.name));
             }
+        }
+        for known in kernel.ovs.iter().filter(|(id, _)| !on_ovs.contains(*id)).map(|(_, known)| known) {
+            wrong.push(format!("port {} belongs to nothing", known.name));
         }
         for (uuid, service) in &kernel.services {
             if intent.network(*uuid).is_none_or(|n| n.active.is_none()) {

@@ -1,7 +1,7 @@
 //! NICs on devices: who gets which, and how a tap moves between them, bridges and nothing.
 
 use super::Host;
-use super::tests::{at_rest, attach, host, nat, network, nic, nic_on, on_devices};
+use super::tests::{at_rest, attach, host, nat, network, nic, nic_on, on_devices, on_open_vswitch};
 use crate::ErrorKind;
 use crate::engine::{Command, DeviceEvent, Event, NicState, NicView};
 use crate::model::{DirectMode, Nic, NicSource};
@@ -30,6 +30,7 @@ fn switchboard() -> Host {
     ] {
         host.ask(Command::Create(on_devices(name, mode, devices))).unwrap();
     }
+    host.ask(Command::Create(on_open_vswitch("ovs"))).unwrap();
     host
 }
 
@@ -98,7 +99,7 @@ fn exclusive_devices_run_out_and_the_refusal_names_their_holders() {
 /// Every backend that a tap can be plugged into, and the way between each two of them.
 #[test]
 fn a_nic_moves_from_anything_to_anything() {
-    let places = ["vepa", "private", "bridge", "pass", "pass0", "nat", "outside", ""];
+    let places = ["vepa", "private", "bridge", "pass", "pass0", "nat", "outside", "ovs", ""];
     let to = |place: &str| if place.is_empty() { Nic::new(NicSource::None) } else { nic_on(place) };
     for from in places {
         for next in places {

@@ -1,7 +1,7 @@
 //! Random histories: requests, meddling, refused steps and crashes between any two effects. Whatever happened, the
 //! host comes to rest as it should be.
 
-use super::tests::{attach, host, nat, nic_on, on_devices};
+use super::tests::{attach, host, nat, nic_on, on_devices, on_open_vswitch};
 use super::{Full, Host};
 use crate::engine::{Command, Input};
 use crate::intent::Owner;
@@ -45,6 +45,8 @@ enum Happening {
     DnsmasqKilled(u8),
     RefuseStep(u8),
     DiskFull(Full),
+    /// Open vSwitch takes no ports, or takes them again.
+    SwitchRefuses(bool),
     /// A hook is installed, or removed.
     Hook(bool),
     /// It fails at what the bits say.
@@ -56,7 +58,7 @@ enum Happening {
 
 fn happening() -> impl Strategy<Value = Happening> {
     use Happening::*;
-    let network = 0u8..5;
+    let network = 0u8..6;
     let nic = any::<u8>();
     prop_oneof![
         1 => network.clone().prop_map(Define),
@@ -82,6 +84,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => network.prop_map(DnsmasqKilled),
         1 => (0u8..10).prop_map(RefuseStep),
         1 => any::<[bool; 2]>().prop_map(|[definitions, run_state]| DiskFull(Full { definitions, run_state })),
+        1 => any::<bool>().prop_map(SwitchRefuses),
         1 => any::<bool>().prop_map(Hook),
         1 => any::<u8>().prop_map(HookFails),
         3 => (0u8..12).prop_map(Crash),
@@ -93,11 +96,13 @@ fn name(network: u8) -> String {
     format!("net{network}")
 }
 
-/// Networks with a bridge, one on shared devices, and one that needs devices for itself; those share a device.
+/// Networks with a bridge, one on shared devices, one that needs devices for itself (those share a device), and one on a
+/// bridge of Open vSwitch.
 fn network(n: u8) -> Box<Network> {
     match n {
         3 => on_devices(&name(n), "vepa", &["eth0", "eth1", "eth2"]),
         4 => on_devices(&name(n), "passthrough", &["eth2", "eth3"]),
+        5 => on_open_vswitch(&name(n)),
         n => nat(&name(n), n),
     }
 }
@@ -216,6 +221,7 @@ fn happen(host: &mut Host, what: &Happening) {
         }
         Happening::RefuseStep(n) => host.refuse_after = Some(usize::from(*n)),
         Happening::DiskFull(full) => host.full = *full,
+        Happening::SwitchRefuses(yes) => host.ovs_refuses = yes.then(|| "no room".to_owned()),
         Happening::Hook(installed) => host.install_hook(*installed),
         Happening::HookFails(bits) => {
             use crate::engine::HookOperation::*;
@@ -237,7 +243,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_history_converges(running in any::<u8>(), history in proptest::collection::vec(happening(), 1..40)) {
+    fn every_history_converges(running in any::<u8>(), hooked in any::<bool>(), history in proptest::collection::vec(happening(), 1..40)) {
         let mut host = host();
         for n in 0..4 {
             host.add_link(&format!("eth{n}"), device());
@@ -245,18 +251,19 @@ proptest! {
         host.see_everything();
         host.processes.extend((0..3).map(owner));
         // Most histories begin on a host that is in use.
-        for n in (0..5u8).filter(|n| running & (1 << n) != 0) {
+        for n in (0..6u8).filter(|n| running & (1 << n) != 0) {
             host.request(Command::Create(network(n)));
             host.request(attach("guest", nic_on(&name(n))));
         }
         host.settle();
-        host.install_hook(running & 0x20 != 0);
+        host.install_hook(hooked);
         for what in &history {
             happen(&mut host, what);
         }
         host.full = Full::default();
         host.hook.fails_at.clear();
         host.refuse_after = None;
+        host.ovs_refuses = None;
         host.settle();
         // What failed while steps were refused is tried again when its time has come.
         host.settle_with_clock();
@@ -272,7 +279,7 @@ proptest! {
         prop_assert_eq!(host.check(), Vec::<String>::new());
         prop_assert_eq!(host.check_hook(), Vec::<String>::new());
         // When all is stopped, nothing is left and the host's settings are as they were.
-        for n in 0..5 {
+        for n in 0..6 {
             let _ = host.ask(Command::Stop(name(n)));
         }
         let nics: Vec<_> = host.engine.intent().nics().map(|n| n.id).collect();
@@ -284,6 +291,7 @@ proptest! {
         let left: Vec<_> = host.kernel.links().filter(|l| !l.name.starts_with("eth")).collect();
         prop_assert!(left.is_empty(), "{:?}", left);
         prop_assert!(host.kernel.redirects.is_empty());
+        prop_assert!(host.kernel.ovs.is_empty());
         prop_assert_eq!(host.engine.intent().pool().usage().count(), 0);
         prop_assert_eq!(&host.kernel.nft, &Default::default());
         prop_assert!(host.kernel.services.is_empty());

@@ -13,6 +13,8 @@ mod hook_tests;
 mod hooks;
 mod rules;
 #[cfg(test)]
+mod switches;
+#[cfg(test)]
 mod tests;
 
 use crate::engine::{
@@ -22,8 +24,8 @@ use crate::intent::Owner;
 use crate::model::DirectMode;
 use crate::plan::nft;
 use crate::plan::{
-    Change, Handover, Index, Link, LinkKind, LinkRef, MacvlanSpec, MarkKind, Observed, Op, Outcome, Plan, Service,
-    StepFailure, Sysctl,
+    Change, Handover, Index, Link, LinkKind, LinkRef, MacvlanSpec, MarkKind, Observed, Op, Outcome, OvsKnown, Plan,
+    Service, StepFailure, Sysctl,
 };
 use crate::{Error, Result, engine::Answer, engine::Command};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -55,6 +57,8 @@ pub struct Host {
     pub hook: hooks::Hook,
     /// Who waits for which process to end.
     watching: BTreeMap<Owner, crate::engine::JobId>,
+    /// What Open vSwitch says to every port, if it takes none.
+    pub ovs_refuses: Option<String>,
     /// How many steps may still be carried out before one fails; none fails when `None`.
     pub refuse_after: Option<usize>,
     /// Which files can't be written.
@@ -99,6 +103,7 @@ impl Host {
             zone_of: BTreeSet::new(),
             hook: hooks::Hook::default(),
             watching: BTreeMap::new(),
+            ovs_refuses: None,
             refuse_after: None,
             full: Full::default(),
             pending: VecDeque::new(),
@@ -162,6 +167,8 @@ impl Host {
 
     fn startup(&self) -> Startup {
         let mut startup = Startup { observed: self.kernel.clone(), ..Startup::default() };
+        // Of the ports a daemon that starts reads no more than whose they are.
+        startup.observed.ovs.values_mut().for_each(|known| known.port = None);
         for (key, content) in &self.records {
             match key {
                 RecordKey::Definition(name) => {
@@ -222,7 +229,11 @@ impl Host {
             self.perform(effect);
             return true;
         }
-        let Some(input) = self.inputs.pop_front() else { return false };
+        let Some(mut input) = self.inputs.pop_front() else { return false };
+        if let Input::Observed(Change::Snapshot(seen)) = &mut input {
+            // Ports of Open vSwitch are known from the jobs that make them.
+            seen.ovs.clone_from(&self.engine.observed().ovs);
+        }
         self.now += 1;
         let first = self.engine.observed().hooks.is_empty() && matches!(input, Input::Observed(Change::Hooks(_)));
         let others_are_told = first || matches!(input, Input::Start(_));
@@ -325,6 +336,18 @@ impl Host {
                 JobOutcome::Done
             }
             Job::ForgetService(_) => JobOutcome::Done,
+            Job::SetOvsPort(set) => match &self.ovs_refuses {
+                Some(cause) => JobOutcome::Failed(cause.clone()),
+                None => {
+                    let (name, nic) = (set.1.name.clone(), set.1.nic);
+                    self.kernel.ovs.insert(nic, OvsKnown { name, port: Some(*set) });
+                    JobOutcome::Done
+                }
+            },
+            Job::RemoveOvsPort(nic, _) => {
+                self.kernel.ovs.remove(&nic);
+                JobOutcome::Done
+            }
             Job::LookFor(name) => {
                 if let Some(link) = self.kernel.link_named(&name) {
                     let change = Change::Link(link.index, Some(link.clone()));

@@ -42,6 +42,13 @@ pub(super) fn on_devices(name: &str, mode: &str, devices: &[&str]) -> Box<Networ
     network(&format!("<network><name>{name}</name><forward mode='{mode}'>{devices}</forward></network>"))
 }
 
+pub(super) fn on_open_vswitch(name: &str) -> Box<Network> {
+    network(&format!(
+        "<network><name>{name}</name><forward mode='bridge'/><bridge name='ovsbr0'/>\
+         <virtualport type='openvswitch'/></network>"
+    ))
+}
+
 pub(super) fn nic_on(name: &str) -> Nic {
     xml::read_nic(&format!("<interface type='network'><source network='{name}'/></interface>")).unwrap()
 }

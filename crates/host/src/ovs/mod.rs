@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use patchcord_core::model::LinkName;
+use patchcord_core::plan::OvsPort;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -27,10 +28,7 @@ use change::Change;
 use connection::{Answer, Connection};
 pub use rows::PortState;
 use rows::{Found, Reading};
-pub use settings::{Limit, Policing, PortSpec, Settings, Shaping, VlanColumns};
-
-/// Where ovsdb-server listens, as Debian and most others have it.
-pub const SOCKET: &str = "/var/run/openvswitch/db.sock";
+pub use settings::{Limit, Policing, Settings, Shaping, VlanColumns};
 
 /// The database (its schema is in ovs-vswitchd.conf.db(5)).
 const DATABASE: &str = "Open_vSwitch";
@@ -47,7 +45,7 @@ pub struct Ovs {
 }
 
 impl Ovs {
-    /// `socket` is ovsdb-server's, see [`SOCKET`]; `instance` is this installation's id, which all that we make is marked
+    /// `socket` is ovsdb-server's; `instance` is this installation's id, which all that we make is marked
     /// with. `timeout` is for each call, and includes ovs-vswitchd's work; what takes a failed change back may take as
     /// much again.
     pub fn new(socket: impl Into<PathBuf>, instance: Uuid, timeout: Duration) -> Self {
@@ -85,7 +83,7 @@ impl Ovs {
     /// # Errors
     /// [`Error::OvsNoBridge`]; [`Error::OvsForeign`] when a port of that name is not ours; [`Error::OvsPort`] with
     /// the words of ovsdb-server or ovs-vswitchd; and as [`Ovs::bridges`].
-    pub fn set_port(&self, bridge: &LinkName, port: &PortSpec) -> Result<()> {
+    pub fn set_port(&self, bridge: &LinkName, port: &OvsPort) -> Result<()> {
         let wanted = Settings::of(port, self.instance);
         let mut connection = self.connect()?;
         let mut written = self.put(&mut connection, bridge.as_str(), &port.name, &wanted)?;

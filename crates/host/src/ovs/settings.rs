@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use patchcord_core::model::{Bandwidth, LinkName, MacAddr, NativeMode, Rate, Vlan};
-use patchcord_core::plan::Index;
+use patchcord_core::model::{NativeMode, Rate, Vlan};
+use patchcord_core::plan::{Index, OvsPort};
 use uuid::Uuid;
 
 use super::value::{Problem, Row};
@@ -26,31 +26,6 @@ const HTB: &str = "linux-htb";
 /// The most bits, and bits a second, that it takes, some 34 Gbit/s: before version 3.2, Open vSwitch counts the bytes in 32
 /// bits, and makes a small limit of a greater one.
 const HTB_MOST: u64 = u32::MAX as u64 * 8;
-
-/// A port, as it is to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortSpec {
-    /// The tap's name; Port and Interface have it, too.
-    pub name: LinkName,
-    /// The tap's index. Open vSwitch may never notice that a link is gone and another one has its name; then it takes no
-    /// frames from it. So a port that was made for another link is made anew.
-    pub link: Index,
-    /// The NIC that it is for.
-    pub nic: Uuid,
-    /// The virtualport's `interfaceid`, by which a controller of Open vSwitch knows the interface (`iface-id`).
-    pub interface_id: Uuid,
-    /// The virtualport's `profileid` (`port-profile`).
-    pub profile_id: Option<String>,
-    /// The guest's MAC (`attached-mac`).
-    pub mac: Option<MacAddr>,
-    /// The guest's UUID (`vm-id`).
-    pub guest: Option<Uuid>,
-    /// VLANs; with none the port is a trunk of all.
-    pub vlan: Option<Vlan>,
-    /// Limits, of which a port of Open vSwitch holds `average` and `burst`: either direction has one bucket, so that a
-    /// burst goes as fast as the link does, whatever `peak` says. `floor` is no limit, and not for host bridges.
-    pub bandwidth: Option<Bandwidth>,
-}
 
 /// The columns of a port that are ours to set. What else there is, others' keys of external_ids included, stays as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,7 +85,7 @@ pub struct Limit {
 
 impl Settings {
     /// What `port` comes down to, for that installation.
-    pub fn of(port: &PortSpec, instance: Uuid) -> Self {
+    pub fn of(port: &OvsPort, instance: Uuid) -> Self {
         let ids = |ids: &[(&str, Option<String>)]| {
             ids.iter().filter_map(|(key, value)| Some(((*key).to_owned(), value.clone()?))).collect()
         };

@@ -1,16 +1,15 @@
-//! Open vSwitch in a namespace of its own, its bridges of the userspace datapath, which needs no kernel module; and taps.
+//! Open vSwitch in a namespace of its own, and taps.
 
 use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use patchcord_core::model::LinkName;
 use patchcord_core::plan::Index;
-use patchcord_host::ovs::{Ovs, PortSpec};
-use patchcord_testkit::{Namespace, Process, create_tap, in_namespace, unpacked, wait_until};
-use serde_json::Value;
+use patchcord_core::plan::OvsPort;
+use patchcord_host::ovs::Ovs;
+use patchcord_testkit::{Namespace, OpenVSwitch, create_tap, in_namespace, wait_until};
 use uuid::Uuid;
 
 pub(crate) const INSTANCE: Uuid = Uuid::from_u128(0xa1);
@@ -18,53 +17,30 @@ pub(crate) const NIC: Uuid = Uuid::from_u128(0x1234);
 pub(crate) const GUEST: Uuid = Uuid::from_u128(0x9000);
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
-/// Open vSwitch in a namespace: two bridges, `br0` and `br1`.
+/// Open vSwitch in a namespace, with bridges `br0` and `br1`.
 pub(crate) struct Bed<'a> {
     pub(crate) ns: &'a Namespace,
-    package: PathBuf,
-    dir: tempfile::TempDir,
-    /// ovs-vswitchd ends first.
-    pub(crate) switch: Option<Process>,
-    _database: Process,
+    started: OpenVSwitch,
+    _dir: tempfile::TempDir,
+}
+
+impl Deref for Bed<'_> {
+    type Target = OpenVSwitch;
+
+    fn deref(&self) -> &OpenVSwitch {
+        &self.started
+    }
+}
+
+impl DerefMut for Bed<'_> {
+    fn deref_mut(&mut self) -> &mut OpenVSwitch {
+        &mut self.started
+    }
 }
 
 impl Bed<'_> {
-    /// A program of the package, which lives below the temporary directory alone.
-    fn command(&self, program: &str, arguments: &[&str]) -> Command {
-        command(self.dir.path(), &self.package, program, arguments)
-    }
-
-    pub(crate) fn socket(&self) -> PathBuf {
-        self.dir.path().join("db.sock")
-    }
-
     pub(crate) fn ovs(&self) -> Ovs {
         Ovs::new(self.socket(), INSTANCE, SOON)
-    }
-
-    /// What `ovs-vsctl` prints; its words are separated by white space.
-    pub(crate) fn vsctl(&self, words: &str) -> String {
-        self.try_vsctl(words).unwrap_or_else(|error| panic!("ovs-vsctl {words}: {error}"))
-    }
-
-    pub(crate) fn try_vsctl(&self, words: &str) -> Result<String, String> {
-        let database = format!("--db=unix:{}", self.socket().display());
-        let mut arguments = vec![database.as_str(), "--timeout=60"];
-        arguments.extend(words.split_whitespace());
-        let output = self.command("ovs-vsctl", &arguments).output().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
-    }
-
-    /// A column, as `ovs-vsctl` prints it.
-    pub(crate) fn get(&self, table: &str, record: &str, column: &str) -> String {
-        self.vsctl(&format!("get {table} {record} {column}"))
-    }
-
-    /// The rows of a table.
-    pub(crate) fn rows(&self, table: &str) -> Vec<Value> {
-        let printed: Value = serde_json::from_str(&self.vsctl(&format!("--format=json list {table}"))).unwrap();
-        printed["data"].as_array().unwrap().clone()
     }
 
     /// How many QoS and queues there are.
@@ -92,58 +68,17 @@ impl Bed<'_> {
         Tap { fd, seen: RefCell::default() }
     }
 
-    pub(crate) fn start_switch(&mut self) {
-        let database = format!("unix:{}", self.socket().display());
-        let arguments = [database.as_str(), "-vsyslog:off", "-vconsole:err"];
-        self.switch = Some(Process::start(self.command("ovs-vswitchd", &arguments)));
-    }
-
     pub(crate) fn signal(&self, signal: &str) {
         self.ns.run(&format!("kill -{signal} {}", self.switch.as_ref().unwrap().id()));
     }
 }
 
-fn command(dir: &Path, package: &Path, program: &str, arguments: &[&str]) -> Command {
-    let places = ["usr/bin", "usr/sbin", "usr/lib/openvswitch-switch"];
-    let program = places.iter().map(|place| package.join(place).join(program)).find(|path| path.exists());
-    let mut command = Command::new(program.expect("the packages have their programs"));
-    for variable in ["OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR", "OVS_SYSCONFDIR"] {
-        command.env(variable, dir);
-    }
-    // Libraries that the machine lacks were unpacked, too.
-    let libraries =
-        ["usr/lib", "lib"].map(|lib| package.join(lib).join(format!("{}-linux-gnu", std::env::consts::ARCH)));
-    command.env("LD_LIBRARY_PATH", libraries.map(|path| path.display().to_string()).join(":"));
-    command.current_dir(dir).args(arguments);
-    command
-}
-
 /// Runs a test with its bed, or skips it aloud.
 pub(crate) fn with_bed(test: impl FnOnce(&mut Bed<'_>) + Send) {
-    let Some(package) = unpacked("openvswitch") else { return };
     in_namespace(|ns| {
         let dir = tempfile::tempdir().unwrap();
-        let run = |program: &str, arguments: &[&str]| command(dir.path(), &package, program, arguments);
-        let schema = package.join("usr/share/openvswitch/vswitch.ovsschema");
-        let created = run("ovsdb-tool", &["create", "conf.db", schema.to_str().unwrap()]).output().unwrap();
-        assert!(created.status.success(), "{created:?}");
-        let start = Instant::now();
-        let database = Process::start(run("ovsdb-server", &["conf.db", "--remote=punix:db.sock", "-vsyslog:off"]));
-        wait_until(
-            "ovsdb-server",
-            SOON,
-            || if dir.path().join("db.sock").exists() { Ok(()) } else { Err("no socket") },
-        );
-        let listening = start.elapsed();
-        let mut bed = Bed { ns, package, dir, switch: None, _database: database };
-        // The first row, as Open vSwitch's own start script makes it.
-        bed.vsctl("--no-wait init");
-        let start = Instant::now();
-        bed.start_switch();
-        bed.vsctl("add-br br0 -- set bridge br0 datapath_type=netdev");
-        println!("ovsdb-server listens after {listening:?}, ovs-vswitchd works after {:?}", start.elapsed());
-        bed.vsctl("add-br br1 -- set bridge br1 datapath_type=netdev");
-        test(&mut bed);
+        let Some(started) = OpenVSwitch::start(dir.path()) else { return };
+        test(&mut Bed { ns, started, _dir: dir });
     });
 }
 
@@ -152,10 +87,10 @@ pub(crate) fn name(name: &str) -> LinkName {
 }
 
 /// A port with nothing but what it must have.
-pub(crate) fn plain(port: &str) -> PortSpec {
+pub(crate) fn plain(port: &str) -> OvsPort {
     // The test's own namespace is mounted there.
     let index = std::fs::read_to_string(format!("/sys/class/net/{port}/ifindex")).unwrap_or_default();
-    PortSpec {
+    OvsPort {
         name: name(port),
         link: Index(index.trim().parse().unwrap_or_default()),
         nic: NIC,

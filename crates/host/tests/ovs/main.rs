@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use patchcord_core::model::{Bandwidth, MacAddr, NativeMode, Rate, Vlan, VlanTag};
+use patchcord_core::plan::OvsPort;
 use patchcord_host::Error;
-use patchcord_host::ovs::{Ovs, PortSpec, PortState, Settings};
+use patchcord_host::ovs::{Ovs, PortState, Settings};
 use patchcord_testkit::{Namespace, needs, skip, test_name};
 use uuid::Uuid;
 
@@ -38,7 +39,7 @@ fn a_port_is_made_with_what_describes_it_and_removed() {
         assert!(ovs.has_bridge(&name("br1")).unwrap());
         assert!(!ovs.has_bridge(&name("br2")).unwrap());
         let _tap = bed.tap("pct0");
-        let port = PortSpec {
+        let port = OvsPort {
             profile_id: Some("web \"front\"".to_owned()),
             mac: Some(MacAddr([0x52, 0x54, 0, 0, 0, 1])),
             guest: Some(GUEST),
@@ -93,10 +94,10 @@ fn frames_stay_in_their_vlans_and_carry_tags_as_the_port_says() {
             ("pct7", None, tagged),
         ];
         let sender = bed.tap("pct0");
-        ovs.set_port(&name("br0"), &PortSpec { vlan: access(5), ..plain("pct0") }).unwrap();
+        ovs.set_port(&name("br0"), &OvsPort { vlan: access(5), ..plain("pct0") }).unwrap();
         let taps: Vec<Tap> = ports.iter().map(|(port, ..)| bed.tap(port)).collect();
         for (port, vlan, _) in &ports {
-            ovs.set_port(&name("br0"), &PortSpec { vlan: vlan.clone(), ..plain(port) }).unwrap();
+            ovs.set_port(&name("br0"), &OvsPort { vlan: vlan.clone(), ..plain(port) }).unwrap();
         }
         sender.send(1);
         taps[0].wait(1);
@@ -120,7 +121,7 @@ fn what_differs_is_changed_and_what_others_set_stays() {
     with_bed(|bed| {
         let ovs = bed.ovs();
         let _tap = bed.tap("pct0");
-        let full = PortSpec {
+        let full = OvsPort {
             profile_id: Some("web".to_owned()),
             mac: Some(MacAddr([0x52, 0x54, 0, 0, 0, 1])),
             guest: Some(GUEST),
@@ -133,7 +134,7 @@ fn what_differs_is_changed_and_what_others_set_stays() {
         bed.vsctl("set Port pct0 external_ids:note=hello other_config:priority-tags=always");
         let ids = (bed.get("Interface", "pct0", "_uuid"), bed.get("Interface", "pct0", "ofport"));
 
-        ovs.set_port(&name("br0"), &PortSpec { nic: Uuid::from_u128(2), ..plain("pct0") }).unwrap();
+        ovs.set_port(&name("br0"), &OvsPort { nic: Uuid::from_u128(2), ..plain("pct0") }).unwrap();
         assert_eq!(bed.vsctl("get Port pct0 tag vlan_mode trunks"), "[]\n[]\n[]");
         let shown = bed.get("Interface", "pct0", "external_ids");
         for gone in ["attached-mac", "vm-id", "port-profile"] {
@@ -169,10 +170,8 @@ fn bandwidth_comes_changes_and_goes_and_nothing_of_it_is_left() {
     with_bed(|bed| {
         let ovs = bed.ovs();
         let _taps = [bed.tap("pct0"), bed.tap("pct1")];
-        let limited = |port: &str, inbound, outbound| PortSpec {
-            bandwidth: Some(Bandwidth { inbound, outbound }),
-            ..plain(port)
-        };
+        let limited =
+            |port: &str, inbound, outbound| OvsPort { bandwidth: Some(Bandwidth { inbound, outbound }), ..plain(port) };
         let br0 = name("br0");
         let policing = |bed: &Bed<'_>| bed.vsctl("get Interface pct0 ingress_policing_rate ingress_policing_burst");
         ovs.set_port(&br0, &limited("pct0", rate(1000, Some(256)), rate(2000, Some(100)))).unwrap();
@@ -247,7 +246,7 @@ fn what_a_guest_sends_beyond_its_rate_is_dropped_by_a_policer() {
     with_bed(|bed| {
         let _tap = bed.tap("pct0");
         let bandwidth = Some(Bandwidth { inbound: None, outbound: rate(1000, Some(100)) });
-        bed.ovs().set_port(&name("br0"), &PortSpec { bandwidth, ..plain("pct0") }).unwrap();
+        bed.ovs().set_port(&name("br0"), &OvsPort { bandwidth, ..plain("pct0") }).unwrap();
         let filters = bed.ns.run("tc filter show dev pct0 ingress");
         assert!(filters.contains("police") && filters.contains("8192Kbit"), "{filters}");
     });
@@ -264,7 +263,7 @@ fn a_port_moves_between_bridges_with_its_interface() {
         moving.send(1);
         first.wait(1);
         let id = bed.get("Port", "pct0", "_uuid");
-        ovs.set_port(&name("br1"), &PortSpec { guest: Some(GUEST), ..plain("pct0") }).unwrap();
+        ovs.set_port(&name("br1"), &OvsPort { guest: Some(GUEST), ..plain("pct0") }).unwrap();
         assert_eq!((bed.vsctl("port-to-br pct0"), bed.get("Port", "pct0", "_uuid")), ("br1".to_owned(), id));
         assert_eq!(bed.vsctl("list-ports br0"), "pct1");
         moving.send(2);
@@ -287,7 +286,7 @@ fn what_does_not_carry_our_mark_is_left_alone() {
         bed.vsctl("add-port br0 pct0 tag=9");
         bed.vsctl("add-bond br0 bond0 pct1 pct2");
         let others = Ovs::new(bed.socket(), Uuid::from_u128(0xb2), SOON);
-        others.set_port(&name("br0"), &PortSpec { bandwidth: None, ..plain("pct3") }).unwrap();
+        others.set_port(&name("br0"), &OvsPort { bandwidth: None, ..plain("pct3") }).unwrap();
         let before = bed.everything();
         let socket = bed.socket().display().to_string();
         for (port, whose) in [
@@ -298,7 +297,7 @@ fn what_does_not_carry_our_mark_is_left_alone() {
             ("pct1", "another port's interface"),
             ("pct3", "another installation's of Patchcord"),
         ] {
-            let set = ovs.set_port(&name("br1"), &PortSpec { vlan: access(5), ..plain(port) }).unwrap_err();
+            let set = ovs.set_port(&name("br1"), &OvsPort { vlan: access(5), ..plain(port) }).unwrap_err();
             let removed = ovs.remove_port(&name(port)).unwrap_err();
             for error in [set, removed] {
                 assert!(matches!(error, Error::OvsForeign { .. }), "{error}");
@@ -322,7 +321,7 @@ fn what_ovs_vswitchd_can_not_do_is_taken_back_and_its_words_are_told() {
     with_bed(|bed| {
         let ovs = bed.ovs();
         let bandwidth = Some(Bandwidth { inbound: rate(100, None), outbound: None });
-        let port = PortSpec { vlan: access(5), bandwidth, ..plain("pct0") };
+        let port = OvsPort { vlan: access(5), bandwidth, ..plain("pct0") };
         let socket = bed.socket().display().to_string();
         let told = |error: Error, bridge: &str, problem: &str| {
             let text = format!("Open vSwitch at {socket}: port pct0 on bridge {bridge}: {problem}");
@@ -332,12 +331,12 @@ fn what_ovs_vswitchd_can_not_do_is_taken_back_and_its_words_are_told() {
         told(error, "br0", "could not open network device pct0 (No such device)");
         assert_eq!((bed.vsctl("list-ports br0"), bed.shaping()), (String::new(), (0, 0)));
         let tap = bed.tap("pct0");
-        let port = PortSpec { link: plain("pct0").link, ..port };
+        let port = OvsPort { link: plain("pct0").link, ..port };
         ovs.set_port(&name("br0"), &port).unwrap();
 
         // A bridge that does not work: the port stays where it was.
         bed.vsctl("--no-wait add-br broken -- set bridge broken datapath_type=nonesuch");
-        let other = PortSpec { guest: Some(GUEST), vlan: None, ..port.clone() };
+        let other = OvsPort { guest: Some(GUEST), vlan: None, ..port.clone() };
         let error = ovs.set_port(&name("broken"), &other).unwrap_err();
         told(error, "broken", "bridge broken does not work; the log of ovs-vswitchd says why");
         let state = ovs.ports().unwrap().remove(0);
@@ -370,7 +369,7 @@ fn a_tap_that_is_made_anew_gets_a_port_that_takes_its_frames() {
     with_bed(|bed| {
         let (tap, other) = (bed.tap("pct0"), bed.tap("pct1"));
         let make = || {
-            let port = PortSpec { guest: Some(GUEST), ..plain("pct0") };
+            let port = OvsPort { guest: Some(GUEST), ..plain("pct0") };
             bed.ovs().set_port(&name("br0"), &port).unwrap();
             assert_eq!(bed.ovs().ports().unwrap()[0].settings.link(), Some(port.link));
         };
@@ -397,7 +396,7 @@ fn the_kernels_datapath_takes_a_tap_and_lets_go_of_it() {
         }
         let ovs = bed.ovs();
         let br2 = name("br2");
-        let set = |port: &str, id| ovs.set_port(&br2, &PortSpec { vlan: access(id), ..plain(port) }).unwrap();
+        let set = |port: &str, id| ovs.set_port(&br2, &OvsPort { vlan: access(id), ..plain(port) }).unwrap();
         let (first, near, far) = (bed.tap("pct0"), bed.tap("pct1"), bed.tap("pct2"));
         set("pct0", 5);
         set("pct1", 5);
@@ -460,8 +459,8 @@ fn a_daemon_that_starts_finds_its_ports_and_what_others_did_to_them() {
         let bandwidth = Some(Bandwidth { inbound: rate(100, Some(10)), outbound: rate(200, None) });
         let ports = BTreeMap::from([
             ("pct0", ("br0", plain("pct0"))),
-            ("pct1", ("br1", PortSpec { vlan: access(5), nic: Uuid::from_u128(2), ..plain("pct1") })),
-            ("pct2", ("br0", PortSpec { bandwidth, nic: Uuid::from_u128(3), ..plain("pct2") })),
+            ("pct1", ("br1", OvsPort { vlan: access(5), nic: Uuid::from_u128(2), ..plain("pct1") })),
+            ("pct2", ("br0", OvsPort { bandwidth, nic: Uuid::from_u128(3), ..plain("pct2") })),
         ]);
         for (bridge, port) in ports.values() {
             ovs.set_port(&name(bridge), port).unwrap();
@@ -511,7 +510,7 @@ fn several_at_once_do_not_get_in_each_others_way() {
                 let ovs = Ovs::new(&socket, INSTANCE, SOON);
                 scope.spawn(move || {
                     let bandwidth = Some(Bandwidth { inbound: rate(100 + u64::from(number), None), outbound: None });
-                    let port = PortSpec { vlan: access(number), bandwidth, ..plain("pct0") };
+                    let port = OvsPort { vlan: access(number), bandwidth, ..plain("pct0") };
                     for turn in 0..4 {
                         let bridge = if (number + turn) % 2 == 0 { "br0" } else { "br1" };
                         ovs.set_port(&name(bridge), &port).unwrap();

@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use patchcord_host::ovs::{Ovs, PortSpec};
+use patchcord_core::plan::OvsPort;
+use patchcord_host::ovs::Ovs;
 use patchcord_host::{Error, Result};
 use patchcord_testkit::Namespace;
 use serde_json::{Deserializer, Value};
@@ -54,7 +55,7 @@ fn what_is_written_fits_what_others_did_meanwhile() {
         let _tap = bed.tap("pct0");
         let (br0, br1) = (name("br0"), name("br1"));
         let port = plain("pct0");
-        let tagged = |id| PortSpec { vlan: crate::access(id), ..plain("pct0") };
+        let tagged = |id| OvsPort { vlan: crate::access(id), ..plain("pct0") };
         let is = |bridge: &str, tag: &str| {
             assert_eq!((bed.vsctl("port-to-br pct0"), bed.get("Port", "pct0", "tag")), (bridge.into(), tag.into()));
             assert_eq!(bed.rows("Port").len(), 3, "those of the bridges, and it");

@@ -1,0 +1,110 @@
+//! Open vSwitch from its packages, for one test: a database, and a switch with bridges of the userspace datapath, which
+//! needs no kernel module.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::{Process, unpacked, wait_until};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// Open vSwitch in the calling thread's namespaces. It ends when this is dropped.
+pub struct OpenVSwitch {
+    package: PathBuf,
+    dir: PathBuf,
+    /// ovs-vswitchd, which ends first.
+    pub switch: Option<Process>,
+    _database: Process,
+}
+
+impl OpenVSwitch {
+    /// Starts it with all its files in `dir`, and the bridges `br0` and `br1`. None, with a reason said aloud, when it
+    /// has not been unpacked.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start(dir: &Path) -> Option<Self> {
+        let package = unpacked("openvswitch")?;
+        let run = |program: &str, arguments: &[&str]| command(dir, &package, program, arguments);
+        let schema = package.join("usr/share/openvswitch/vswitch.ovsschema");
+        let created = run("ovsdb-tool", &["create", "conf.db", &schema.to_string_lossy()]).output();
+        assert!(created.as_ref().is_ok_and(|c| c.status.success()), "{created:?}");
+        let database = Process::start(run("ovsdb-server", &["conf.db", "--remote=punix:db.sock", "-vsyslog:off"]));
+        wait_until("ovsdb-server", SOON, || if dir.join("db.sock").exists() { Ok(()) } else { Err("no socket") });
+        let mut started = Self { package, dir: dir.to_owned(), switch: None, _database: database };
+        // The first row, as Open vSwitch's own start script makes it.
+        started.vsctl("--no-wait init");
+        started.start_switch();
+        for bridge in ["br0", "br1"] {
+            started.vsctl(&format!("add-br {bridge} -- set bridge {bridge} datapath_type=netdev"));
+        }
+        Some(started)
+    }
+
+    /// The socket of ovsdb-server.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("db.sock")
+    }
+
+    /// Starts ovs-vswitchd.
+    pub fn start_switch(&mut self) {
+        let database = format!("unix:{}", self.socket().display());
+        let arguments = [database.as_str(), "-vsyslog:off", "-vconsole:err"];
+        self.switch = Some(Process::start(command(&self.dir, &self.package, "ovs-vswitchd", &arguments)));
+    }
+
+    /// What `ovs-vsctl` prints; its words are separated by white space.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn vsctl(&self, words: &str) -> String {
+        self.try_vsctl(words).unwrap_or_else(|error| panic!("ovs-vsctl {words}: {error}"))
+    }
+
+    /// The same, or what it complains of.
+    ///
+    /// # Errors
+    /// In its words.
+    pub fn try_vsctl(&self, words: &str) -> Result<String, String> {
+        let database = format!("--db=unix:{}", self.socket().display());
+        let mut arguments = vec![database.as_str(), "--timeout=60"];
+        arguments.extend(words.split_whitespace());
+        let mut command = command(&self.dir, &self.package, "ovs-vsctl", &arguments);
+        let output = command.output().map_err(|error| error.to_string())?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    /// A column, as `ovs-vsctl` prints it.
+    pub fn get(&self, table: &str, record: &str, column: &str) -> String {
+        self.vsctl(&format!("get {table} {record} {column}"))
+    }
+
+    /// The rows of a table.
+    ///
+    /// # Panics
+    /// When `ovs-vsctl` prints no table.
+    pub fn rows(&self, table: &str) -> Vec<Value> {
+        let printed: Value =
+            serde_json::from_str(&self.vsctl(&format!("--format=json list {table}"))).unwrap_or_default();
+        printed["data"].as_array().cloned().unwrap_or_else(|| panic!("no table {table}: {printed}"))
+    }
+}
+
+fn command(dir: &Path, package: &Path, program: &str, arguments: &[&str]) -> Command {
+    let places = ["usr/bin", "usr/sbin", "usr/lib/openvswitch-switch"];
+    let found = places.iter().map(|place| package.join(place).join(program)).find(|path| path.exists());
+    let mut command = Command::new(found.unwrap_or_else(|| panic!("the packages have no {program}")));
+    for variable in ["OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR", "OVS_SYSCONFDIR"] {
+        command.env(variable, dir);
+    }
+    // Libraries that the machine lacks were unpacked, too.
+    let libraries =
+        ["usr/lib", "lib"].map(|lib| package.join(lib).join(format!("{}-linux-gnu", std::env::consts::ARCH)));
+    command.env("LD_LIBRARY_PATH", libraries.map(|path| path.display().to_string()).join(":"));
+    command.current_dir(dir).args(arguments);
+    command
+}
