@@ -1,6 +1,7 @@
 //! Open vSwitch from its packages, for one test: a database, and a switch with bridges of the userspace datapath, which
 //! needs no kernel module.
 
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -33,7 +34,7 @@ impl OpenVSwitch {
         let created = run("ovsdb-tool", &["create", "conf.db", &schema.to_string_lossy()]).output();
         assert!(created.as_ref().is_ok_and(|c| c.status.success()), "{created:?}");
         let database = Process::start(run("ovsdb-server", &["conf.db", "--remote=punix:db.sock", "-vsyslog:off"]));
-        wait_until("ovsdb-server", SOON, || if dir.join("db.sock").exists() { Ok(()) } else { Err("no socket") });
+        drop(wait_until("ovsdb-server", SOON, || UnixStream::connect(dir.join("db.sock"))));
         let mut started = Self { package, dir: dir.to_owned(), switch: None, _database: database };
         // The first row, as Open vSwitch's own start script makes it.
         started.vsctl("--no-wait init");

@@ -80,6 +80,9 @@ impl Ovs {
     /// transaction, and one that was made for a link that is gone is made anew. When this returns, ovs-vswitchd has taken it. If it can't, what was there before is put back: a new
     /// port is removed again.
     ///
+    /// The link is best brought up after this: ovs-vswitchd writes a link's flags as it last knew them, and can so bring
+    /// down one that came up a moment ago.
+    ///
     /// # Errors
     /// [`Error::OvsNoBridge`]; [`Error::OvsForeign`] when a port of that name is not ours; [`Error::OvsPort`] with
     /// the words of ovsdb-server or ovs-vswitchd; and as [`Ovs::bridges`].

@@ -205,11 +205,15 @@ fn bandwidth_comes_changes_and_goes_and_nothing_of_it_is_left() {
         assert!(class_of_other.starts_with("rate 34359Mbit ceil 34359Mbit"), "{class_of_other}");
 
         // Others have changed the queue, or put a QoS of theirs in its place.
-        let queue = bed.get("QoS", &bed.get("Port", "pct0", "qos"), "queues:0");
-        bed.vsctl(&format!("set Queue {queue} other_config:max-rate=1000"));
-        ovs.set_port(&br0, &limited("pct0", rate(3000, None), None)).unwrap();
-        limited_to("24576Kbit");
-        assert_eq!(bed.shaping(), (2, 2));
+        let mut queue = bed.get("QoS", &bed.get("Port", "pct0", "qos"), "queues:0");
+        for key in ["min-rate", "max-rate", "priority"] {
+            bed.vsctl(&format!("set Queue {queue} other_config:{key}=1000"));
+            ovs.set_port(&br0, &limited("pct0", rate(3000, None), None)).unwrap();
+            limited_to("24576Kbit");
+            assert_eq!(bed.shaping(), (2, 2));
+            let now = bed.get("QoS", &bed.get("Port", "pct0", "qos"), "queues:0");
+            assert_ne!(std::mem::replace(&mut queue, now), queue, "{key}");
+        }
         bed.vsctl("set Port pct0 qos=@theirs -- --id=@theirs create QoS type=linux-noop");
         ovs.set_port(&br0, &limited("pct0", rate(3000, None), None)).unwrap();
         limited_to("24576Kbit");
@@ -355,8 +359,10 @@ fn what_ovs_vswitchd_can_not_do_is_taken_back_and_its_words_are_told() {
             ovs.ports().unwrap().remove(0).error.as_deref(),
             Some("could not open network device pct0 (No such device)")
         );
+        let cfg = bed.get("Open_vSwitch", ".", "next_cfg");
         let error = ovs.set_port(&name("br0"), &port).unwrap_err();
         told(error, "br0", "could not open network device pct0 (No such device)");
+        assert_ne!(bed.get("Open_vSwitch", ".", "next_cfg"), cfg, "ovs-vswitchd was told to look again");
         assert_eq!(bed.vsctl("list-ports br0"), "pct0", "what was there before is there again");
         let _tap = bed.tap("pct0");
         ovs.set_port(&name("br0"), &plain("pct0")).unwrap();
@@ -378,6 +384,8 @@ fn a_tap_that_is_made_anew_gets_a_port_that_takes_its_frames() {
         drop(tap);
         let tap = bed.tap("pct0");
         make();
+        // ovs-vswitchd writes the link's flags back as it knew them, sometimes from before it was up.
+        bed.ns.run("ip link set pct0 up");
         tap.send(1);
         other.wait(1);
         other.send(2);
@@ -410,6 +418,7 @@ fn the_kernels_datapath_takes_a_tap_and_lets_go_of_it() {
         let second = bed.tap("pct0");
         set("pct0", 5);
         assert_eq!(controller(), "openvswitch");
+        bed.ns.run("ip link set pct0 up");
         second.send(2);
         near.wait(2);
         set("pct0", 6);
