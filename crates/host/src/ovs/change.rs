@@ -46,8 +46,8 @@ impl<'a> Change<'a> {
         self.removes
     }
 
-    /// All operations. The last one's result has `next_cfg` as it is then: once ovs-vswitchd has written it to `cur_cfg`,
-    /// it has taken the change.
+    /// All operations. The last one's result has `next_cfg` as it is then: once ovs-vswitchd has written it to
+    /// `cur_cfg`, it has taken the change.
     pub(super) fn finish(mut self) -> Vec<Value> {
         self.guards.append(&mut self.operations);
         self.guards.push(json!({

@@ -1,11 +1,11 @@
 //! Ports of Open vSwitch bridges, made and removed through its database: OVSDB (RFC 7047) on ovsdb-server's socket.
 //!
 //! ovsdb-server keeps what should be, and ovs-vswitchd makes it so. A change is one transaction, and is done when
-//! ovs-vswitchd has taken it. Bridges are the host's: they get ports of ours and lose them, nothing else. Each call has a
-//! connection of its own, so a restart of Open vSwitch in between goes unnoticed.
+//! ovs-vswitchd has taken it. Bridges are the host's: they get ports of ours and lose them, nothing else. Each call
+//! has a connection of its own, so a restart of Open vSwitch in between goes unnoticed.
 //!
-//! The tap is of type system to Open vSwitch, as any link is that exists already; its own type `tap` would be one that it
-//! makes itself.
+//! The tap is of type system to Open vSwitch, as any link is that exists already; its own type `tap` would be one
+//! that it makes itself.
 
 mod change;
 mod connection;
@@ -45,9 +45,9 @@ pub struct Ovs {
 }
 
 impl Ovs {
-    /// `socket` is ovsdb-server's; `instance` is this installation's id, which all that we make is marked
-    /// with. `timeout` is for each call, and includes ovs-vswitchd's work; what takes a failed change back may take as
-    /// much again.
+    /// `socket` is ovsdb-server's; `instance` is this installation's id, which all that we make is
+    /// marked with. `timeout` is for each call, and includes ovs-vswitchd's work; what takes a failed change back may
+    /// take as much again.
     pub fn new(socket: impl Into<PathBuf>, instance: Uuid, timeout: Duration) -> Self {
         Self { socket: socket.into(), instance, timeout }
     }
@@ -68,7 +68,8 @@ impl Ovs {
         Ok(self.bridges()?.contains(name.as_str()))
     }
 
-    /// All ports that carry our mark, in the order of their names: for a daemon that starts, and to notice drift (see [`PortState::is`]).
+    /// All ports that carry our mark, in the order of their names: for a daemon that starts, and to notice drift (see
+    /// [`PortState::is`]).
     ///
     /// # Errors
     /// As [`Ovs::bridges`].
@@ -77,11 +78,12 @@ impl Ovs {
     }
 
     /// Makes the port on that bridge, or changes what differs; a port of ours that is on another bridge moves in one
-    /// transaction, and one that was made for a link that is gone is made anew. When this returns, ovs-vswitchd has taken it. If it can't, what was there before is put back: a new
-    /// port is removed again.
+    /// transaction, and one that was made for a link that is gone is made anew. When this returns, ovs-vswitchd has
+    /// taken it. If it can't, what was there before is put back: a new port is removed again. (If the connection
+    /// breaks, what was written stays, and calling again goes on from there.)
     ///
-    /// The link is best brought up after this: ovs-vswitchd writes a link's flags as it last knew them, and can so bring
-    /// down one that came up a moment ago.
+    /// The link is best brought up after this: ovs-vswitchd writes a link's flags as it last knew them, and can so
+    /// bring down one that came up a moment ago.
     ///
     /// # Errors
     /// [`Error::OvsNoBridge`]; [`Error::OvsForeign`] when a port of that name is not ours; [`Error::OvsPort`] with
@@ -111,8 +113,8 @@ impl Ovs {
         Err(self.port_error(&port.name, Some(bridge.as_str()), problem))
     }
 
-    /// Removes the port of that name with all that was made for it. When this returns, ovs-vswitchd has let go of the tap.
-    /// If there is no such port, that is all right.
+    /// Removes the port of that name with all that was made for it. When this returns, ovs-vswitchd has let go of the
+    /// tap. If there is no such port, that is all right.
     ///
     /// # Errors
     /// [`Error::OvsForeign`] when a port of that name is not ours; [`Error::OvsPort`] when the port is gone from the

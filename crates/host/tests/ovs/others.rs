@@ -1,4 +1,6 @@
-//! Others change what we have read before we write: a relay between us and ovsdb-server holds our transaction until they have.
+//! Others change what we have read before we write.
+//!
+//! A relay between us and ovsdb-server holds our transaction until they have.
 
 use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
