@@ -1,14 +1,19 @@
 //! A process with which others exchange netlink messages, as lldpad is one.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::sockopt::{Timeout, set_socket_recv_buffer_size, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, getsockname, recvfrom, sendto, socket_with,
 };
 
 /// More than any message of the tests.
 const MESSAGE: usize = 16 << 10;
+
+/// So that a test which has failed elsewhere ends.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A NETLINK_ROUTE socket with a known port, in the network namespace in which it was made.
 #[derive(Debug)]
@@ -27,6 +32,7 @@ impl NetlinkPeer {
             // The protocol's number is 0, which rustix has no name for.
             let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
             bind(&fd, &SocketAddrNetlink::new(port, 0))?;
+            set_socket_timeout(&fd, Timeout::Recv, Some(PATIENCE))?;
             let port = SocketAddrNetlink::try_from(getsockname(&fd)?)?.pid();
             Ok::<_, rustix::io::Errno>(NetlinkPeer { fd, port })
         };
@@ -43,14 +49,14 @@ impl NetlinkPeer {
     /// # Panics
     /// If it refuses.
     pub fn limit(&self, bytes: usize) {
-        rustix::net::sockopt::set_socket_recv_buffer_size(&self.fd, bytes)
+        set_socket_recv_buffer_size(&self.fd, bytes)
             .unwrap_or_else(|error| panic!("netlink port {}: {error}", self.port));
     }
 
     /// Waits for the next datagram and returns it with its sender's port.
     ///
     /// # Panics
-    /// If the socket fails.
+    /// If the socket fails, or nothing comes within a minute.
     pub fn receive(&self) -> (Vec<u8>, u32) {
         let mut buffer = vec![0; MESSAGE];
         let received = recvfrom(&self.fd, &mut buffer, RecvFlags::empty());
