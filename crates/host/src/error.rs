@@ -185,6 +185,19 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
+    /// A virtual function can't be found or set.
+    #[error("virtual function {function}: {problem}{}", tail("; not put back: ", left.as_deref()))]
+    VirtualFunction {
+        /// Its link, its PCI address, or its number and its physical function.
+        function: String,
+        /// What is in the way, and what would help.
+        problem: String,
+        /// What had been set and could not be put back.
+        left: Option<String>,
+        /// The kernel's answer, where it was asked.
+        #[source]
+        source: Option<patchcord_netlink::Error>,
+    },
     /// Files can't be watched.
     #[error("cannot watch files")]
     Watch {
@@ -252,6 +265,11 @@ fn holder(pid: Option<u32>) -> String {
     pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }
 
+/// What is said only where there is something to say.
+fn tail(introduction: &str, text: Option<&str>) -> String {
+    text.map_or_else(String::new, |text| format!("{introduction}{text}"))
+}
+
 /// What helps when /dev/net/tun doesn't open.
 fn tun_hint(source: &io::Error) -> &'static str {
     match Errno::from_io_error(source) {
@@ -297,7 +315,7 @@ fn on_bridge(bridge: Option<&str>) -> String {
 impl Error {
     /// The kernel's error number, where one is at the bottom of this.
     pub fn errno(&self) -> Option<Errno> {
-        if let Self::Netlink(error) = self {
+        if let Self::Netlink(error) | Self::VirtualFunction { source: Some(error), .. } = self {
             return error.errno().map(Errno::from_raw_os_error);
         }
         let mut cause = std::error::Error::source(self);

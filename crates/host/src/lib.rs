@@ -28,6 +28,7 @@ pub mod reclaim;
 pub mod resolv;
 pub mod root;
 pub mod spawner;
+pub mod sriov;
 pub mod store;
 mod sys;
 pub mod sysctl;

@@ -1,0 +1,204 @@
+//! Virtual functions in a sysfs made for the test, and on links that have none.
+#![allow(clippy::unwrap_used)] // a helper that fails is the test failing
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use patchcord_core::model::{LinkName, PciAddress};
+use patchcord_host::Error;
+use patchcord_host::sriov::{Sriov, VfDevice, VfPlace, program, restore};
+use patchcord_netlink::{Socket, VfChange};
+use patchcord_testkit::in_namespace;
+
+/// A sysfs with the links and the device links that the kernel makes.
+struct Sysfs {
+    root: tempfile::TempDir,
+}
+
+impl Sysfs {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        for directory in ["class/net", "bus/pci/devices", "devices/pci0000:3a"] {
+            fs::create_dir_all(root.path().join("sys").join(directory)).unwrap();
+        }
+        Self { root }
+    }
+
+    fn sys(&self) -> std::path::PathBuf {
+        self.root.path().join("sys")
+    }
+
+    fn sriov(&self) -> Sriov {
+        Sriov::new(self.root.path())
+    }
+
+    fn device(&self, address: &str) -> std::path::PathBuf {
+        self.sys().join("devices/pci0000:3a").join(address)
+    }
+
+    /// A PCI function.
+    fn function(&self, address: &str) {
+        fs::create_dir(self.device(address)).unwrap();
+        let bus = self.sys().join("bus/pci/devices").join(address);
+        symlink(format!("../../../devices/pci0000:3a/{address}"), bus).unwrap();
+    }
+
+    /// A link of that function.
+    fn link(&self, address: &str, name: &str, attributes: &[(&str, &str)]) {
+        let directory = self.device(address).join("net").join(name);
+        fs::create_dir_all(&directory).unwrap();
+        symlink(format!("../../../{address}"), directory.join("device")).unwrap();
+        symlink(format!("../../devices/pci0000:3a/{address}/net/{name}"), self.sys().join("class/net").join(name))
+            .unwrap();
+        for (attribute, value) in attributes {
+            fs::write(directory.join(attribute), format!("{value}\n")).unwrap();
+        }
+    }
+
+    /// Makes functions virtual ones of another.
+    fn enable(&self, pf: &str, vfs: &[&str]) {
+        let physical = self.device(pf);
+        fs::write(physical.join("sriov_totalvfs"), "64\n").unwrap();
+        fs::write(physical.join("sriov_numvfs"), format!("{}\n", vfs.len())).unwrap();
+        for (number, vf) in vfs.iter().enumerate() {
+            symlink(format!("../{vf}"), physical.join(format!("virtfn{number}"))).unwrap();
+            symlink(format!("../{pf}"), self.device(vf).join("physfn")).unwrap();
+        }
+    }
+}
+
+const PF: &str = "0000:3b:00.0";
+const VFS: [&str; 12] = [
+    "0000:3b:02.0",
+    "0000:3b:02.1",
+    "0000:3b:02.2",
+    "0000:3b:02.3",
+    "0000:3b:02.4",
+    "0000:3b:02.5",
+    "0000:3b:02.6",
+    "0000:3b:02.7",
+    "0000:3b:03.0",
+    "0000:3b:03.1",
+    "0000:3b:03.2",
+    "0000:3b:03.3",
+];
+
+/// A PF with twelve VFs, of which the one with number 10 has a link and the others are guests'.
+fn usual() -> Sysfs {
+    let sysfs = Sysfs::new();
+    sysfs.function(PF);
+    VFS.iter().for_each(|vf| sysfs.function(vf));
+    sysfs.enable(PF, &VFS);
+    sysfs.link(PF, "eth0", &[]);
+    sysfs.link(VFS[10], "eth0v10", &[]);
+    sysfs
+}
+
+fn name(text: &str) -> LinkName {
+    LinkName::new(text).unwrap()
+}
+
+fn address(slot: u8, function: u8) -> PciAddress {
+    PciAddress { domain: 0, bus: 0x3b, slot, function }
+}
+
+fn place(pf: &str, number: u32) -> Option<VfPlace> {
+    Some(VfPlace { pf: name(pf), number })
+}
+
+#[test]
+fn a_pf_lists_its_vfs_by_number() {
+    let sysfs = usual();
+    let sriov = sysfs.sriov();
+    assert_eq!(sriov.count(&name("eth0")).unwrap(), Some(12));
+    let functions = sriov.functions(&name("eth0")).unwrap();
+    assert_eq!(functions.iter().map(|vf| vf.number).collect::<Vec<_>>(), (0..12).collect::<Vec<_>>());
+    assert_eq!(functions[3], VfDevice { number: 3, address: address(2, 3), links: vec![] });
+    assert_eq!(functions[10], VfDevice { number: 10, address: address(3, 2), links: vec![name("eth0v10")] });
+    for other in ["eth0v10", "absent"] {
+        assert_eq!(sriov.count(&name(other)).unwrap(), None);
+        assert_eq!(sriov.functions(&name(other)).unwrap(), []);
+    }
+    fs::write(sysfs.device(PF).join("sriov_numvfs"), "many\n").unwrap();
+    assert!(matches!(sriov.count(&name("eth0")), Err(Error::Content { .. })));
+}
+
+#[test]
+fn a_vf_is_found_by_its_link_and_by_its_address() {
+    let sysfs = usual();
+    let sriov = sysfs.sriov();
+    assert_eq!(sriov.of_link(&name("eth0v10")).unwrap(), place("eth0", 10));
+    assert_eq!(sriov.of_address(address(2, 0)).unwrap(), place("eth0", 0));
+    assert_eq!(sriov.of_address(address(3, 3)).unwrap(), place("eth0", 11));
+    // A PF, a link without a device, a link and a function that are not there.
+    fs::create_dir(sysfs.sys().join("class/net/lo")).unwrap();
+    for other in ["eth0", "lo", "absent"] {
+        assert_eq!(sriov.of_link(&name(other)).unwrap(), None);
+    }
+    assert_eq!(sriov.of_address(address(0, 0)).unwrap(), None);
+    assert_eq!(sriov.of_address(address(9, 0)).unwrap(), None);
+}
+
+#[test]
+fn the_pf_is_told_from_the_links_beside_it() {
+    // A PF that is a switch has a link for itself and for each of its VFs.
+    let sysfs = usual();
+    sysfs.link(PF, "eth0r0", &[("phys_port_name", "pf0vf0")]);
+    sysfs.link(PF, "eth0s0", &[("phys_port_name", "pf0sf88")]);
+    assert_eq!(sysfs.sriov().of_address(address(2, 0)).unwrap(), place("eth0", 0));
+    // Two ports of one function: only the VF's own link tells which of them it belongs to.
+    sysfs.link(PF, "eth1", &[("phys_port_id", "b"), ("phys_port_name", "p1")]);
+    let error = sysfs.sriov().of_address(address(2, 0)).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "virtual function 0000:3b:02.0: its physical function 0000:3b:00.0 has several links: eth0, eth1"
+    );
+    sysfs.link(VFS[1], "eth1v1", &[("phys_port_id", "b")]);
+    assert_eq!(sysfs.sriov().of_link(&name("eth1v1")).unwrap(), place("eth1", 1));
+}
+
+#[test]
+fn a_pf_without_a_link_is_named() {
+    let sysfs = Sysfs::new();
+    for function in [PF, VFS[0], VFS[1]] {
+        sysfs.function(function);
+    }
+    sysfs.enable(PF, &VFS[..1]);
+    sysfs.link(VFS[0], "eth5", &[]);
+    let error = sysfs.sriov().of_link(&name("eth5")).unwrap_err().to_string();
+    let expected = "virtual function eth5: its physical function 0000:3b:00.0 has no link; it needs its network driver";
+    assert_eq!(error, expected);
+    symlink(format!("../{PF}"), sysfs.device(VFS[1]).join("physfn")).unwrap();
+    let error = sysfs.sriov().of_address(address(2, 1)).unwrap_err().to_string();
+    let expected = "virtual function 0000:3b:02.1: its physical function 0000:3b:00.0 does not list it";
+    assert_eq!(error, expected);
+}
+
+#[test]
+fn the_kernels_own_sysfs_has_the_layout_that_is_read() {
+    let sriov = Sriov::new(Path::new("/"));
+    for link in fs::read_dir("/sys/class/net").unwrap() {
+        let link = name(link.unwrap().file_name().to_str().unwrap());
+        assert_eq!(sriov.functions(&link).unwrap().len(), sriov.count(&link).unwrap().unwrap_or(0) as usize, "{link}");
+        sriov.of_link(&link).unwrap();
+    }
+}
+
+#[test]
+fn a_link_that_is_no_pf_has_no_vf_to_set() {
+    in_namespace(|ns| {
+        ns.run("ip link add eth0 type veth peer name eth1");
+        let mut netlink = Socket::open().unwrap();
+        let index = netlink.link_by_name("eth0").unwrap().unwrap().index;
+        let vf = VfPlace { pf: name("eth0"), number: 3 };
+        let change = VfChange { mac: Some([0x52, 0x54, 0, 1, 2, 3]), ..VfChange::default() };
+        let error = program(&mut netlink, index, &vf, &change).unwrap_err().to_string();
+        assert_eq!(error, "virtual function 3 of eth0: there is none of that number; the link has 0");
+        let error = program(&mut netlink, 4711, &vf, &change).unwrap_err().to_string();
+        assert_eq!(error, "virtual function 3 of eth0: that link is gone");
+        let error = restore(&mut netlink, index, &vf, &change).unwrap_err();
+        assert_eq!(error.errno(), Some(rustix::io::Errno::OPNOTSUPP));
+        restore(&mut netlink, index, &vf, &VfChange::default()).unwrap();
+    });
+}
