@@ -6,6 +6,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use patchcord_core::model::LinkName;
 use rustix::io::Errno;
 
 /// An error of this crate.
@@ -185,6 +186,32 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
+    /// There is no lldpad to ask.
+    #[error("802.1Qbg needs lldpad, and it can't be found: {} {problem}; start lldpad (Debian's package lldpad)",
+        pid_file.display())]
+    NoLldpad {
+        /// The file that should hold its process id.
+        pid_file: PathBuf,
+        /// What is wrong with it, as the rest of a sentence about it.
+        problem: String,
+    },
+    /// A guest's port did not get its profile from the switch, or did not lose it.
+    #[error("{device}: {profile}: {problem}; {help}{}", tail("; it could not be taken back: ", left.as_deref()))]
+    Association {
+        /// The link that leads to the switch.
+        device: LinkName,
+        /// The profile, with what tells it from others.
+        profile: String,
+        /// What the switch, lldpad or the driver answered.
+        problem: String,
+        /// What would help.
+        help: &'static str,
+        /// Why what had been asked for could not be taken back; `None` when it was, or nothing was left to take back.
+        left: Option<String>,
+        /// What the question failed with.
+        #[source]
+        source: Option<patchcord_netlink::Error>,
+    },
     /// A virtual function can't be found or set.
     #[error("virtual function {function}: {problem}{}", tail("; not put back: ", left.as_deref()))]
     VirtualFunction {
@@ -315,7 +342,10 @@ fn on_bridge(bridge: Option<&str>) -> String {
 impl Error {
     /// The kernel's error number, where one is at the bottom of this.
     pub fn errno(&self) -> Option<Errno> {
-        if let Self::Netlink(error) | Self::VirtualFunction { source: Some(error), .. } = self {
+        if let Self::Netlink(error)
+        | Self::Association { source: Some(error), .. }
+        | Self::VirtualFunction { source: Some(error), .. } = self
+        {
             return error.errno().map(Errno::from_raw_os_error);
         }
         let mut cause = std::error::Error::source(self);

@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 mod announce;
+pub mod association;
 mod cause;
 mod cord;
 pub mod dnsmasq;
@@ -17,6 +18,7 @@ mod hints;
 pub mod hooks;
 pub mod ident;
 pub mod kernel;
+pub mod lldpad;
 pub mod lock;
 pub mod nft;
 pub mod observe;

@@ -187,7 +187,7 @@ fn without_deleted(exe: PathBuf) -> PathBuf {
 }
 
 /// One of a process's files in /proc; `None` when the process is gone.
-fn read(pid: u32, file: &str) -> Result<Option<Vec<u8>>> {
+pub(crate) fn read(pid: u32, file: &str) -> Result<Option<Vec<u8>>> {
     match fs::read(format!("/proc/{pid}/{file}")) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::SRCH)) => Ok(None),
