@@ -115,6 +115,7 @@ if [ "$task" = test ]; then
     unpack dhclient isc-dhcp-client
     unpack firewalld firewalld
     unpack openvswitch openvswitch-switch openvswitch-common
+    unpack lldpad lldpad
 fi
 
 # The tools run for seconds and are built once: compile them quickly rather than well.
