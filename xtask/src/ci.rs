@@ -33,6 +33,8 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
         (here, skips) = tests(ws)?;
         here.verdict()
     });
+    // nextest counts a test that skips as one that passed.
+    let skipped = skips.len();
     steps.run("doctests", || run_command(&mut ws.cargo(["test", "--workspace", "--doc", "--quiet"])));
     steps.run("documentation", || {
         let mut doc = ws.cargo(["doc", "--workspace", "--no-deps", "--quiet"]);
@@ -43,6 +45,14 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
         machine = vm::run(ws, &vm::Choice::default())?;
         machine.verdict()
     });
+    let mut units = Count::default();
+    match vm::systemd::skip() {
+        Some(skip) => skips.push(skip),
+        None => drop(steps.run("systemd", || {
+            units = vm::systemd::run(ws)?;
+            units.verdict()
+        })),
+    }
 
     println!("\n{}", steps.table());
     for Skip { name, reason } in &skips {
@@ -50,11 +60,11 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
     }
     println!(
         "{} passed, {} failed, {} skipped here; in the virtual machine {} passed, {} failed",
-        here.passed.saturating_sub(skips.len()),
+        here.passed.saturating_sub(skipped),
         here.failed,
         skips.len(),
-        machine.passed,
-        machine.failed
+        machine.passed + units.passed,
+        machine.failed + units.failed
     );
     steps.verdict()
 }

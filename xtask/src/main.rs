@@ -33,7 +33,8 @@ demo [--vm]            the main job, shown in private namespaces (root or sudo);
 vm [-p PACKAGE]... [-- FILTER...]
                        tests in a QEMU machine with Debian's kernel; a FILTER is a part of a test's
                        name or of its binary's; without one, those that the last ci run skipped
-                       and those with `vm_` in their names";
+                       and those with `vm_` in their names
+vm --systemd           the service units there, under a running systemd";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -51,6 +52,10 @@ fn main() -> ExitCode {
                 return ExitCode::from(2);
             }
         },
+        ["vm", "--systemd"] => Workspace::find().and_then(|ws| match vm::systemd::skip() {
+            Some(skip) => Err(skip.reason.into()),
+            None => vm::systemd::run(&ws)?.verdict(),
+        }),
         ["vm", ref rest @ ..] => {
             let Some(choice) = vm::Choice::parse(rest) else {
                 eprintln!("{USAGE}");

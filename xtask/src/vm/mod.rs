@@ -6,6 +6,7 @@
 
 pub(crate) mod kernel;
 mod machine;
+pub(crate) mod systemd;
 
 use crate::ci::{Count, skip_log};
 use crate::suite::{self, Skip, Test};
