@@ -6,7 +6,7 @@ mod common;
 
 use common::{Host, SOON, attach, interface, interface_with_mac, ip};
 use patchcord_api::methods::{GetNetworkXML, ListLeases, UpdateNetwork};
-use patchcord_testkit::in_namespace;
+use patchcord_testkit::{in_namespace, wait_until};
 use std::net::IpAddr;
 
 const NET: &str = "<network><name>net</name><forward mode='nat'/><bridge name='brnet' stp='off'/>\
@@ -99,7 +99,8 @@ fn names_are_added_and_taken_away() {
         let record = "<host ip='10.5.0.200'><hostname>printer.lab.test</hostname></host>";
         assert!(guest.resolve("printer.lab.test", ip("10.5.0.1"), SOON).is_err());
         host.call(&change("add", "dns-host", record));
-        let found = guest.resolve("printer.lab.test", ip("10.5.0.1"), SOON).unwrap();
+        // dnsmasq reads its files again a moment after it was told to.
+        let found = wait_until("the record", SOON, || guest.resolve("printer.lab.test", ip("10.5.0.1"), SOON));
         assert_eq!(found.into_iter().map(IpAddr::from).collect::<Vec<_>>(), [ip("10.5.0.200")]);
         host.call(&change("add", "dns-txt", "<txt name='note' value='hello'/>"));
         host.call(&change("add", "dns-srv", "<srv service='sip' protocol='tcp' target='x.lab.test' port='5060'/>"));
@@ -107,7 +108,10 @@ fn names_are_added_and_taken_away() {
             assert!(document.contains("hello") && document.contains("sip"), "{document}");
         }
         host.call(&change("delete", "dns-host", record));
-        assert!(guest.resolve("printer.lab.test", ip("10.5.0.1"), SOON).is_err());
+        wait_until("the record's end", SOON, || match guest.resolve("printer.lab.test", ip("10.5.0.1"), SOON) {
+            Err(_) => Ok(()),
+            Ok(found) => Err(format!("{found:?}")),
+        });
     });
 }
 
