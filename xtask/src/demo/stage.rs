@@ -159,7 +159,10 @@ impl<'a> Stage<'a> {
     /// Ends the daemon by a signal, and returns once it is gone.
     pub(super) fn end_daemon(&mut self, signal: &str) -> Result<()> {
         let mut daemon = self.daemon.take().ok_or("there is no daemon")?;
-        self.other(&format!("kill -{signal} {}", daemon.id()))?;
+        let kill = format!("kill -{signal} {}", daemon.id());
+        println!("$ {kill}");
+        // The shell's own: not every host has the program.
+        capture(self.ws.command("sh").args(["-c", &kill]))?;
         daemon.wait()?;
         Ok(())
     }
