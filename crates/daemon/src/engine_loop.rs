@@ -25,7 +25,7 @@ use patchcord_host::executor::{ExecutorReport, ExecutorRequest, Hands};
 use patchcord_host::files::Files;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -114,9 +114,7 @@ impl EngineLoop {
         let networks: Vec<Uuid> = startup.observed.services.keys().copied().collect();
         self.tell(Input::Start(Box::new(startup)));
         for network in networks {
-            if let Some(input) = self.jobs.leases_of(network) {
-                self.tell(input);
-            }
+            self.leases_changed(&self.jobs.lease_path(network));
         }
     }
 
@@ -129,6 +127,7 @@ impl EngineLoop {
                 yield_now().await;
             }
             let wake = self.wakes.first().map(|at| self.begun + Duration::from_millis(*at));
+            let wake = wake.into_iter().chain(self.jobs.leases.due()).min();
             let timer = async {
                 match wake {
                     Some(at) => sleep_until(at).await,
@@ -149,6 +148,9 @@ impl EngineLoop {
                     }
                 }
                 () = timer => {
+                    for input in self.jobs.leases.still(Instant::now()) {
+                        self.tell(input);
+                    }
                     let now = self.now();
                     self.wakes.retain(|at| *at > now);
                     self.tell(Input::Tick);
@@ -239,9 +241,15 @@ impl EngineLoop {
                     Ok(servers) => self.tell(Input::Observed(Change::Resolvers(servers))),
                     Err(error) => warn!(error = phrase(&error), "the host's name servers are unknown"),
                 }
-            } else if let Some(input) = self.jobs.leases(&path) {
-                self.tell(input);
+            } else {
+                self.leases_changed(&path);
             }
+        }
+    }
+
+    fn leases_changed(&mut self, path: &Path) {
+        if let Some(input) = self.jobs.leases.changed(path, self.engine.observed(), Instant::now()) {
+            self.tell(input);
         }
     }
 

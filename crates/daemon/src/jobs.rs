@@ -1,23 +1,22 @@
-//! Slow work: dnsmasq's starts and ends, ports of Open vSwitch and hooks on threads of their own, and waiting for processes to end.
+//! Slow work: dnsmasq's starts and ends, ports of Open vSwitch and hooks on threads of their own, and waiting for
+//! processes to end.
 
 use crate::hooks::HookCaller;
+use crate::leases::LeaseFiles;
 use crate::pollable::readable;
 use patchcord_core::engine::{Input, Job, JobId, JobOutcome};
 use patchcord_core::intent::Owner;
-use patchcord_core::plan::dnsmasq::{Config, parse_leases};
+use patchcord_core::plan::dnsmasq::Config;
 use patchcord_core::plan::{Change, Service};
 use patchcord_host::dnsmasq::Dnsmasq;
 use patchcord_host::ovs::Ovs;
 use patchcord_host::process::{Process, ProcessId};
 use patchcord_host::spawner::{self, Request, Spawner};
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 use uuid::Uuid;
-
-/// Longest lease file that is read, in bytes: about 300,000 leases.
-const LEASES: usize = 32 << 20;
 
 /// Carries out jobs; their ends come out of the channel.
 #[derive(Debug)]
@@ -29,7 +28,8 @@ pub struct Jobs {
     ends: mpsc::UnboundedSender<End>,
     /// Which process serves each network now: the end of another one means nothing.
     serving: HashMap<Uuid, u32>,
-    leases: HashMap<PathBuf, Uuid>,
+    /// Where leases are written by those that run.
+    pub leases: LeaseFiles,
 }
 
 /// Something that a job, or a process that a job started, came to.
@@ -50,7 +50,7 @@ impl Jobs {
         ovs: Ovs,
         ends: mpsc::UnboundedSender<End>,
     ) -> Self {
-        Self { dnsmasq, spawner, hooks, ovs, ends, serving: HashMap::new(), leases: HashMap::new() }
+        Self { dnsmasq, spawner, hooks, ovs, ends, serving: HashMap::new(), leases: LeaseFiles::default() }
     }
 
     /// What runs already, for the engine's start.
@@ -72,7 +72,7 @@ impl Jobs {
         let (dnsmasq, ends) = (self.dnsmasq.clone(), self.ends.clone());
         match job {
             Job::StartService(network, config) => {
-                self.leases.insert(dnsmasq.lease_path(network), network);
+                self.leases.add(dnsmasq.lease_path(network), network);
                 spawn(ends, id, move || {
                     let process = dnsmasq.start(network, &config).map_err(|e| phrase(&e))?;
                     Ok(running(&process, *config))
@@ -153,22 +153,9 @@ impl Jobs {
         }
     }
 
-    /// The leases of a network as they are.
-    pub fn leases_of(&self, network: Uuid) -> Option<Input> {
-        self.leases(&self.dnsmasq.lease_path(network))
-    }
-
-    /// The leases of a file that changed, if it is a lease file of ours.
-    pub fn leases(&self, path: &Path) -> Option<Input> {
-        let network = *self.leases.get(path)?;
-        let text = match std::fs::metadata(path) {
-            Ok(about) if about.len() > LEASES as u64 => {
-                warn!(path = %path.display(), "the lease file is too long to be read");
-                return None;
-            }
-            _ => std::fs::read(path).unwrap_or_default(),
-        };
-        Some(Input::Observed(Change::Leases(network, parse_leases(&String::from_utf8_lossy(&text)))))
+    /// Where a network's leases are.
+    pub fn lease_path(&self, network: Uuid) -> PathBuf {
+        self.dnsmasq.lease_path(network)
     }
 
     /// A dnsmasq was started: wait for its end, unless that is done already.
@@ -188,7 +175,7 @@ impl Jobs {
     fn watch_service(&mut self, network: Uuid, process: Process) {
         let (pid, ends) = (process.id().pid, self.ends.clone());
         self.serving.insert(network, pid);
-        self.leases.insert(self.dnsmasq.lease_path(network), network);
+        self.leases.add(self.dnsmasq.lease_path(network), network);
         tokio::task::spawn_local(async move {
             wait(process).await;
             let _ = ends.send(End::Service(network, pid));

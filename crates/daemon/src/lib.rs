@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `service` | start: locks, records, the kernel as it is |
 //! | `engine_loop` | one input at a time goes in, and its effects are carried out |
-//! | `records`, `jobs` | files; dnsmasq and processes that are waited for |
+//! | `records`, `jobs`, `leases` | files; dnsmasq and processes that are waited for; what dnsmasq writes |
 //! | `handle` | what connections hold of the loop |
 //! | `native`, `access`, `convert` | the native door, who may use it for what, and its types |
 //! | `config` | the configuration file |
@@ -20,6 +20,7 @@ pub mod engine_loop;
 pub mod handle;
 pub mod hooks;
 pub mod jobs;
+pub mod leases;
 pub mod native;
 pub mod pollable;
 pub mod records;

@@ -106,6 +106,28 @@ fn a_guest_gets_a_lease_and_reaches_its_gateway_its_neighbour_and_the_host() {
     });
 }
 
+#[test]
+fn a_lease_is_not_gone_while_its_file_is_written() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        let mut events = host.events();
+        let network = host.network(NAT);
+        let (_, mut guest) = host.guest_on("nat", "one");
+        guest.dhcp(SOON).unwrap();
+        events.wait("the lease", |e| e.kind == "lease" && e.what == "added");
+        // As dnsmasq does: in place, emptied first.
+        let path = host.root.join(format!("var/lib/patchcord/dnsmasq/{}.leases", network.uuid));
+        let leases = std::fs::read(&path).unwrap();
+        for _ in 0..300 {
+            std::fs::write(&path, &leases).unwrap();
+        }
+        host.stop_network("nat");
+        events.wait("the end", |e| e.kind == "network" && e.what == "stopped");
+        let seen: Vec<_> = events.seen.iter().filter(|e| e.kind == "lease").collect();
+        assert!(seen.is_empty(), "{seen:#?}");
+    });
+}
+
 /// Addresses as text.
 trait Texts {
     fn map_ips(&self) -> Vec<String>;

@@ -25,9 +25,10 @@ pub struct Lease {
     pub iaid: Option<u32>,
 }
 
-/// Reads a lease file, passing over lines that are not leases: the file may be read while it is written.
+/// Reads a lease file, passing over lines that are not leases, and a last one that does not end: the file may be read
+/// while it is written.
 pub fn parse_leases(text: &str) -> Vec<Lease> {
-    text.lines().filter_map(parse_lease).collect()
+    text.split_inclusive('\n').filter(|line| line.ends_with('\n')).filter_map(parse_lease).collect()
 }
 
 fn parse_lease(line: &str) -> Option<Lease> {
@@ -70,7 +71,7 @@ mod tests {
 duid 00:01:00:01:2c:aa:bb:cc:52:54:00:00:00:01
 1700000001 1193046 2001:db8::10 web 00:01:00:01:2c:11:22:33:52:54:00:12:34:56
 1700000002 T7 2001:db8::11 * 00:04:aa
-17000";
+1700000003 8 2001:db8::12 * 00:0";
 
     #[test]
     fn both_families_are_read_and_half_a_line_is_passed_over() {
@@ -112,9 +113,9 @@ duid 00:01:00:01:2c:aa:bb:cc:52:54:00:00:00:01
             "",
             "\0\0",
             "a b c d e",
-            "1 52:54:00:12:34:56 300.1.1.1 * *",
-            "1 xx 10.0.0.1 * *",
-            "99999999999999999999 a b c d",
+            "1 52:54:00:12:34:56 300.1.1.1 * *\n",
+            "1 xx 10.0.0.1 * *\n",
+            "99999999999999999999 a b c d\n",
         ] {
             assert_eq!(parse_leases(text), [], "{text:?}");
         }
