@@ -5,7 +5,7 @@
 //! while it differs: with no hooks, and for objects at rest, nothing is. What runs when the daemon starts, or when the
 //! first hook is installed, counts as told.
 
-use super::effect::{Effect, Event, Job, JobId};
+use super::effect::{Effect, Event, Job};
 use super::hook_call::{About, HookCall, HookOperation};
 use super::input::JobOutcome;
 use super::{Engine, Object};
@@ -140,16 +140,6 @@ impl Engine {
             if let Some(operation) = self.work.get_mut(&object).and_then(|w| w.operation.as_mut()) {
                 operation.warnings.push(cause);
             }
-        }
-        self.advance(object);
-    }
-
-    /// Hooks were not called, since a record before that couldn't be written.
-    pub(super) fn hooks_not_called(&mut self, id: JobId) {
-        let Some((object, _)) = self.jobs.remove(&id) else { return };
-        self.work.entry(object).or_default().flight = None;
-        if let Some(untold) = self.untold.get_mut(&object) {
-            untold.telling = None;
         }
         self.advance(object);
     }

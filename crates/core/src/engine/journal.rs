@@ -152,7 +152,6 @@ impl Engine {
                 Effect::Apply(id, _) => self.not_started(id, cause, &touched),
                 // Looking changes nothing, and a process whose end nobody waits for would count as gone.
                 Effect::Start(_, Job::WatchOwner(_) | Job::LookFor(_)) => self.out.push(effect),
-                Effect::Start(id, Job::Hook(_)) => self.hooks_not_called(id),
                 Effect::Start(id, _) => self.job_not_started(id, cause, &touched),
                 Effect::Reply(id, Ok(_)) => self.out.push(Effect::refuse(id, error())),
                 Effect::Reply(id, Err(e)) => self.out.push(Effect::refuse(id, e)),
