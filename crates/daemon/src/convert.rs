@@ -263,6 +263,7 @@ mod tests {
             ErrorKind::Denied,
             ErrorKind::Unsupported,
             ErrorKind::HostFailed,
+            ErrorKind::HookFailed,
             ErrorKind::PartlyRolledBack,
             ErrorKind::Busy,
             ErrorKind::Internal,

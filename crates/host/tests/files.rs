@@ -65,8 +65,12 @@ fn a_directory_tells_which_entries_changed_each_once() {
     files.watch_file(here.join("leases/a")).unwrap();
     sh(&here, "for i in 1 2 3; do echo $i >> leases/a; done; echo > leases/b; rm leases/b");
     assert_eq!(files.read().unwrap(), ["leases/a", "leases/b"].iter().map(|name| here.join(name)).collect());
+    sh(&here, "echo > leases/b");
+    assert_eq!(files.read().unwrap(), BTreeSet::from([here.join("leases/b")]));
+    sh(&here, "chmod -x leases/b");
+    assert_eq!(files.read().unwrap(), BTreeSet::from([here.join("leases/b")]), "a mode is a change");
     sh(&here, "rm -r leases");
-    let gone: BTreeSet<PathBuf> = ["leases", "leases/a"].iter().map(|name| here.join(name)).collect();
+    let gone: BTreeSet<PathBuf> = ["leases", "leases/a", "leases/b"].iter().map(|name| here.join(name)).collect();
     assert_eq!(files.read().unwrap(), gone);
     assert_eq!(files.watch_directory(here.join("leases")).unwrap_err().errno(), Some(Errno::NOENT));
 }
