@@ -50,6 +50,8 @@ pub struct Nic {
     pub mac: Option<String>,
     /// `pending`, `plugged`, `unplugged`, `parked` or `waiting`.
     pub state: String,
+    /// What the state does not say.
+    pub cause: Option<String>,
     /// The network it names.
     pub network: Option<String>,
     /// The portgroup it got.
@@ -80,6 +82,10 @@ pub struct Actual {
     pub dev: Option<String>,
     /// How it is on that device.
     pub mode: Option<String>,
+    /// `cord` or `macvtap`: how it is plugged into that device.
+    pub plug: Option<String>,
+    /// The device node of a macvtap that is opened by name.
+    pub node: Option<String>,
     /// Its tap.
     pub tap: Option<String>,
     /// The tap's index.

@@ -108,11 +108,23 @@ pub(crate) fn place(nic: &Nic) -> String {
     if let Some(dev) = &nic.actual.dev {
         phrase += &format!(", device {dev}");
     }
+    if let Some(mode) = &nic.actual.mode {
+        phrase += &format!(", mode {mode}");
+    }
+    if let Some(plug) = &nic.actual.plug {
+        phrase += &format!(", by {plug}");
+    }
+    if let Some(node) = &nic.actual.node {
+        phrase += &format!(", node {node}");
+    }
     if let Some(tap) = &nic.actual.tap {
         phrase += &format!(", tap {tap}");
     }
     if let Some(mac) = &nic.mac {
         phrase += &format!(", MAC {mac}");
+    }
+    if let Some(cause) = &nic.cause {
+        phrase += &format!("; {cause}");
     }
     phrase
 }

@@ -1,7 +1,7 @@
 //! Intent: what people asked for. With what is observed, it decides everything.
 
 use crate::merge::Precedence;
-use crate::model::{LinkName, MacAddr, Name, Network, Nic, NicSource};
+use crate::model::{DevicePlug, LinkName, MacAddr, Name, Network, Nic, NicSource};
 use crate::plan::{Handover, Sysctl};
 use crate::pool::{Access, Device, Pool};
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,7 +41,8 @@ pub struct Allocation {
     pub device: LinkName,
     /// Whether others may have it, too.
     pub access: Access,
-    /// The name of the NIC's macvlan on it. Another device means another name, since for a moment both are there.
+    /// The name of the NIC's macvlan on it. Another device means another name, since for a moment both are there. A NIC
+    /// that is a macvtap makes no use of it.
     pub macvlan: LinkName,
 }
 
@@ -56,7 +57,7 @@ pub struct NicIntent {
     pub guest_uuid: Option<Uuid>,
     /// As its owner configured it.
     pub given: Nic,
-    /// The same with MAC and tap name filled in; what is printed and planned.
+    /// The same with MAC, tap name and plug filled in; what is printed and planned.
     pub nic: Nic,
     /// The network it names, by UUID, so that it is found again after a rename; none for other sources.
     pub network: Option<Uuid>,
@@ -81,6 +82,11 @@ impl NicIntent {
             NicSource::Network { network, .. } => Some(network),
             _ => None,
         }
+    }
+
+    /// Whether it is a macvtap, for its whole life, instead of a tap that is plugged into something.
+    pub fn is_macvtap(&self) -> bool {
+        self.nic.plug == Some(DevicePlug::Macvtap)
     }
 }
 

@@ -229,14 +229,15 @@ fn nic() -> impl Strategy<Value = Nic> {
         Just(NicSource::None),
     ];
     let first = (source, any::<bool>(), of(mac()), of(link()), tags(), of(bandwidth()), of(vlan()));
-    let second = (yes_no(), yes_no(), of(any::<bool>()), of(68_u32..=65535), of(1_u16..=256), any::<bool>());
+    let plug = prop_oneof![Just(DevicePlug::Cord), Just(DevicePlug::Macvtap)];
+    let second = (yes_no(), yes_no(), of(any::<bool>()), of(68_u32..=65535), of(1_u16..=256), of(plug));
     (first, second).prop_map(|(first, second)| {
         let mut n = Nic::new(first.0);
         (n.optional, n.mac, n.target, n.tags, n.bandwidth, n.vlan) =
             (first.1, first.2, first.3, first.4, first.5, first.6);
         (n.trust_guest_rx_filters, n.port_isolated) = (second.0, second.1);
         n.link = second.2.map(|up| if up { LinkState::Up } else { LinkState::Down });
-        (n.mtu, n.queues, n.plug_macvtap) = (second.3, second.4, second.5);
+        (n.mtu, n.queues, n.plug) = (second.3, second.4, second.5);
         n.kept = vec!["<model type='virtio'/>".into(), "<boot order=\"1\"/>".into()];
         n.driver_attributes = vec![("name".into(), "vhost".into())];
         n

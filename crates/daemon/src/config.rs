@@ -1,6 +1,7 @@
 //! The daemon's configuration: one TOML file, in which every key has a default.
 
 use crate::access::Entry;
+use patchcord_core::model::DevicePlug;
 use serde::Deserialize;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,9 @@ pub struct Config {
 pub struct Devices {
     /// `carrier`: devices without one are passed over.
     pub carrier: bool,
+    /// `plug`: how NICs are plugged in that don't say so themselves.
+    #[serde(deserialize_with = "plug")]
+    pub plug: DevicePlug,
 }
 
 /// Where Open vSwitch is.
@@ -170,6 +174,14 @@ fn timeout<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u16, D::
         .ok_or_else(|| serde::de::Error::custom(format!("{seconds} seconds are not between 1 and 300")))
 }
 
+fn plug<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<DevicePlug, D::Error> {
+    let word = String::deserialize(deserializer)?;
+    let known = DevicePlug::WORDS.iter().find(|(known, _)| *known == word);
+    known
+        .map(|(_, plug)| *plug)
+        .ok_or_else(|| serde::de::Error::custom(format!("unknown plug '{word}', expected 'cord' or 'macvtap'")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,6 +199,8 @@ mod tests {
         let config = Config::parse("log = 'debug'\ndnsmasq = '/opt/dnsmasq'").unwrap();
         assert_eq!((config.log.as_str(), config.dnsmasq), ("debug", PathBuf::from("/opt/dnsmasq")));
         assert_eq!((config.hooks.timeout, Config::parse("[hooks]\ntimeout = 300").unwrap().hooks.timeout), (30, 300));
+        let config = Config::parse("[devices]\nplug = 'macvtap'").unwrap();
+        assert_eq!(config.devices, Devices { carrier: false, plug: DevicePlug::Macvtap });
     }
 
     #[test]
@@ -200,6 +214,7 @@ mod tests {
             ("log = ", 1, ""),
             ("[hooks]\ntimeout = 0", 2, "not between 1 and 300"),
             ("[hooks]\ntimeout = 301", 2, "not between 1 and 300"),
+            ("[devices]\nplug = 'wire'", 2, "expected 'cord' or 'macvtap'"),
             ("\n[[access]]\nnetworks = ['*']\nallow = ['show']", 2, "needs users or groups"),
             ("[[access]]\nusers = ['a']\nallow = ['show']", 1, "missing field `networks`"),
             ("[[access]]\nusers = ['a']\nnetworks = ['*']\nallow = ['all']", 4, "unknown variant `all`"),

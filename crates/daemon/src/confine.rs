@@ -20,10 +20,14 @@ const READ: [&str; 6] = ["/proc", "/sys", "/etc", "/run/systemd", "/run/NetworkM
 /// What the daemon keeps: links, addresses, rules and taps; announcing guests by packet socket.
 const KEPT: CapabilitySet = CapabilitySet::NET_ADMIN.union(CapabilitySet::NET_RAW);
 
+/// What macvtaps take besides: to give their nodes to users, and to make nodes where those of /dev are not theirs.
+const FOR_MACVTAPS: CapabilitySet = CapabilitySet::CHOWN.union(CapabilitySet::MKNOD);
+
 /// Gives up, for this thread and those it starts later, everything that serving takes nothing of. The directories
-/// below `root` must be there already. What this kernel can't enforce is logged.
-pub fn confine(root: &Root) {
-    match restrict(root) {
+/// below `root` must be there already. For `macvtaps`, whose nodes come and go below /dev, it keeps more. What this
+/// kernel can't enforce is logged.
+pub fn confine(root: &Root, macvtaps: bool) {
+    match restrict(root, macvtaps) {
         Ok(RulesetStatus::FullyEnforced) => info!("confined to its own paths"),
         Ok(RulesetStatus::PartiallyEnforced) => info!("confined to its own paths, as far as this kernel can"),
         Ok(RulesetStatus::NotEnforced) => {
@@ -31,12 +35,13 @@ pub fn confine(root: &Root) {
         }
         Err(error) => warn!(%error, "the daemon is not confined to its paths"),
     }
-    if let Err(error) = drop_capabilities() {
+    let kept = if macvtaps { KEPT | FOR_MACVTAPS } else { KEPT };
+    if let Err(error) = drop_capabilities(kept) {
         warn!(%error, "the daemon keeps capabilities that it has no use for");
     }
 }
 
-fn restrict(root: &Root) -> Result<RulesetStatus, RulesetError> {
+fn restrict(root: &Root, macvtaps: bool) -> Result<RulesetStatus, RulesetError> {
     let own = [parent(root.config()), root.run(), root.lib()];
     let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
     let own = own.iter().map(|path| (path.as_path(), AccessFs::from_all(RIGHTS)));
@@ -48,7 +53,7 @@ fn restrict(root: &Root) -> Result<RulesetStatus, RulesetError> {
     let also = also.iter().flatten().map(PathBuf::as_path);
     let read = READ.iter().map(Path::new).chain(also).map(|path| (path, AccessFs::from_read(RIGHTS)));
     let rest = [
-        (Path::new("/dev/net/tun"), device),
+        (Path::new(if macvtaps { "/dev" } else { "/dev/net/tun" }), device),
         (Path::new("/proc/sys/net"), AccessFs::from_read(RIGHTS) | AccessFs::WriteFile | AccessFs::Truncate),
     ];
     let mut rules = Ruleset::default().handle_access(AccessFs::from_all(RIGHTS))?.create()?;
@@ -65,10 +70,10 @@ fn parent(path: PathBuf) -> PathBuf {
     path.parent().map_or(path.clone(), Path::to_path_buf)
 }
 
-/// Keeps [`KEPT`] of the capabilities that there are.
-fn drop_capabilities() -> rustix::io::Result<()> {
+/// Keeps these of the capabilities that there are.
+fn drop_capabilities(kept: CapabilitySet) -> rustix::io::Result<()> {
     let now = capabilities(None)?;
     let none = CapabilitySet::empty();
-    let left = CapabilitySets { effective: now.effective & KEPT, permitted: now.permitted & KEPT, inheritable: none };
+    let left = CapabilitySets { effective: now.effective & kept, permitted: now.permitted & kept, inheritable: none };
     set_capabilities(None, left)
 }

@@ -19,6 +19,7 @@ use crate::systemd;
 use patchcord_core::engine::{
     Answer, Effect, Engine, Event, Input, Job, JobId, JobOutcome, RecordKey, RequestId, Startup,
 };
+use patchcord_core::model::DevicePlug;
 use patchcord_core::plan::{Change, Observed};
 use patchcord_core::{Error, ErrorKind};
 use patchcord_host::executor::{ExecutorReport, ExecutorRequest, Hands};
@@ -342,7 +343,9 @@ impl EngineLoop {
                 if let (NicEvent::Attached, Some(held)) = (what, self.taps.get(&nic.id)) {
                     systemd::store(nic.id, held);
                 }
-                if matches!(what, NicEvent::Detached | NicEvent::OwnerGone) {
+                // The descriptors of a macvtap that went with its device are dead, and nobody's to fetch.
+                let lost = nic.plug == Some(DevicePlug::Macvtap) && nic.ifindex.is_none();
+                if lost || matches!(what, NicEvent::Detached | NicEvent::OwnerGone) {
                     systemd::forget(nic.id);
                     if let Some(held) = self.taps.remove(&nic.id) {
                         // Closing the last descriptor of a tap takes the kernel long.

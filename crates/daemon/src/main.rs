@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use clap::Parser;
+use patchcord_core::model::DevicePlug;
 use patchcord_daemon::access::Access;
 use patchcord_daemon::config::{Config, LogLevel};
 use patchcord_daemon::confine::confine;
@@ -9,6 +10,7 @@ use patchcord_daemon::jobs::phrase;
 use patchcord_daemon::native;
 use patchcord_daemon::service::{SPAWNER, Service, make_directories, reclaim, start_spawner};
 use patchcord_daemon::systemd;
+use patchcord_host::macvtap::device_major;
 use patchcord_host::root::Root;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::io::IsTerminal;
@@ -64,7 +66,8 @@ fn run(args: &Args) -> Result<(), String> {
     make_directories(&root).map_err(|e| phrase(&e))?;
     let reclaimed = reclaim(&root).map_err(|e| phrase(&e))?;
     // Before there are other threads: they would keep what this one gives up.
-    confine(&root);
+    let macvtaps = config.devices.plug == DevicePlug::Macvtap || device_major().is_some();
+    confine(&root, macvtaps);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING)

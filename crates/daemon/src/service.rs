@@ -11,7 +11,7 @@ use crate::systemd;
 use patchcord_core::engine::{Config, Engine, Startup};
 use patchcord_core::intent::Owner;
 use patchcord_core::model::LinkName;
-use patchcord_core::plan::{MarkKind, Observed, OvsKnown, dnsmasq};
+use patchcord_core::plan::{LinkKind, MarkKind, Observed, OvsKnown, dnsmasq};
 use patchcord_core::xml;
 use patchcord_host::dnsmasq::Dnsmasq;
 use patchcord_host::executor::{Executor, ExecutorReport, ExecutorRequest};
@@ -85,7 +85,7 @@ pub fn start_spawner(executable: &Path, dnsmasq: &Path, hooks: PathBuf) -> Resul
 /// When one can't be made; the error names it.
 pub fn make_directories(root: &Root) -> Result<(), patchcord_host::Error> {
     Records::open(root)?;
-    for path in [root.lib(), root.dnsmasq(), root.run_dnsmasq()] {
+    for path in [root.lib(), root.dnsmasq(), root.run_dnsmasq(), root.nodes()] {
         Directory::open(path, FileMode::Shared)?;
     }
     Ok(())
@@ -100,7 +100,7 @@ impl Service {
         root: &Root,
         config: &Settings,
         spawner: Spawner,
-        reclaimed: Reclaimed,
+        mut reclaimed: Reclaimed,
     ) -> Result<Self, OpenError> {
         let lock = RootLock::take(&root.lock())?;
         let namespace = match NamespaceLock::claim()? {
@@ -116,7 +116,7 @@ impl Service {
 
         let (reports_in, mut reports) = mpsc::unbounded_channel();
         let resolv_conf = resolv_conf(root);
-        let options = KernelOptions { instance: instance.id, resolv_conf: resolv_conf.clone() };
+        let options = KernelOptions { instance: instance.id, resolv_conf: resolv_conf.clone(), nodes: root.nodes() };
         let executor = Executor::start(&options, move |report| {
             // The loop has ended when nobody listens.
             let _ = reports_in.send(report);
@@ -145,12 +145,13 @@ impl Service {
         startup.observed.ovs = ports;
         startup.observed.services = running;
         startup.owners = living_owners(&startup);
-        startup.held = held(&startup);
+        // A macvtap's descriptors outlive it, and are good for nothing then.
+        reclaimed.retain(|nic, _| startup.observed.link_marked(MarkKind::Tap, *nic).is_some());
+        startup.held = held(&startup, &reclaimed);
         startup.random = u128::from_be_bytes(ident::random()?);
         for (nic, queues) in &reclaimed {
-            if let (Some(link), Some(Ok(queue))) =
-                (startup.observed.link_marked(MarkKind::Tap, *nic), queues.first().map(OwnedFd::try_clone))
-            {
+            let tap = startup.observed.link_marked(MarkKind::Tap, *nic).filter(|link| link.kind == LinkKind::Tap);
+            if let (Some(link), Some(Ok(queue))) = (tap, queues.first().map(OwnedFd::try_clone)) {
                 hands.ask(ExecutorRequest::Hold(link.index, queue));
             }
         }
@@ -159,6 +160,8 @@ impl Service {
             instance: instance.id,
             stamp: xml::Stamp { boot_id: ident::boot_id()?.to_string(), netns: ident::network_namespace()? },
             needs_carrier: config.devices.carrier,
+            plug: config.devices.plug,
+            nodes: root.nodes().to_string_lossy().into_owned(),
             dnsmasq: dnsmasq::Settings {
                 dir: root.dnsmasq().to_string_lossy().into_owned(),
                 run_dir: root.run_dnsmasq().to_string_lossy().into_owned(),
@@ -305,8 +308,11 @@ fn living_owners(startup: &Startup) -> Vec<Owner> {
     owners.into_iter().filter(lives).collect()
 }
 
-/// NICs whose tap is there.
-fn held(startup: &Startup) -> Vec<Uuid> {
-    let marks = startup.observed.links().filter_map(|link| link.mark);
-    marks.filter(|mark| mark.kind == MarkKind::Tap).map(|mark| mark.id).collect()
+/// NICs whose tap somebody holds: one by descriptor is there only as long. A macvtap is there anyhow, and so somebody must
+/// have been seen with its descriptors.
+fn held(startup: &Startup, reclaimed: &Reclaimed) -> Vec<Uuid> {
+    let taps = startup.observed.links().filter_map(|link| Some((link, link.mark?)));
+    let taps = taps.filter(|(_, mark)| mark.kind == MarkKind::Tap);
+    let held = taps.filter(|(link, mark)| link.kind == LinkKind::Tap || reclaimed.contains_key(&mark.id));
+    held.map(|(_, mark)| mark.id).collect()
 }

@@ -4,34 +4,12 @@
 
 mod common;
 
+use common::switch::{address, pool, switch};
 use common::{Host, SOON, interface, interface_with_mac, ip, tap};
 use patchcord_api::methods::{AttachNIC, ModifyNIC};
-use patchcord_testkit::{Guest, Namespace, in_namespace, wait_until};
+use patchcord_testkit::{Namespace, in_namespace, wait_until};
 use serde_json::Value;
 use std::time::Duration;
-
-/// A switch in a namespace of its own, with a server at 10.9.0.1, and devices of the host's that lead to it.
-fn switch(ns: &Namespace, devices: &[&str]) -> Namespace {
-    let switch = ns.peer("switch");
-    // With an address of its own, which does not change with its ports.
-    switch.run("ip link add fabric address 52:54:00:99:00:01 type bridge");
-    switch.run("ip link set fabric up");
-    switch.run("ip addr add 10.9.0.1/24 dev fabric");
-    for (n, device) in devices.iter().enumerate() {
-        ns.veth(device, &switch, &format!("p{n}"));
-        switch.run(&format!("ip link set p{n} master fabric"));
-    }
-    switch
-}
-
-fn pool(name: &str, mode: &str, devices: &[&str]) -> String {
-    let devices: String = devices.iter().map(|dev| format!("<interface dev='{dev}'/>")).collect();
-    format!("<network><name>{name}</name><forward mode='{mode}'>{devices}</forward></network>")
-}
-
-fn address(guest: &mut Guest, last: u8) {
-    guest.set_static(format!("10.9.0.{last}").parse().unwrap(), 24, None);
-}
 
 /// The macvlans on a device, as `ip` sees them: name and mode.
 fn macvlans(ns: &Namespace, device: &str) -> Vec<(String, String)> {

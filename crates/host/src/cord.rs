@@ -3,7 +3,7 @@
 use std::num::NonZeroU16;
 
 use patchcord_core::model::DirectMode;
-use patchcord_core::plan::{GROUP_LIVE, Index, MacvlanSpec, Sysctl};
+use patchcord_core::plan::{GROUP_LIVE, Index, LinkKind, MacvlanSpec, Sysctl};
 use patchcord_netlink as netlink;
 use patchcord_netlink::tc::Redirect;
 use patchcord_netlink::{MacvlanMode, Request};
@@ -18,13 +18,13 @@ use crate::ops::{gone_is_done, set_sysctl};
 const PRIORITY: NonZeroU16 = NonZeroU16::MIN;
 
 impl Kernel {
-    /// Makes a macvlan, down, that gets all multicast frames and keeps out of IPv6.
-    pub(crate) fn make_macvlan(&mut self, spec: &MacvlanSpec) -> Result<Index, Cause> {
+    /// Makes a macvlan, or a macvtap for a `tap`, down, that gets all multicast frames and keeps out of IPv6.
+    pub(crate) fn make_on_device(&mut self, spec: &MacvlanSpec, tap: bool) -> Result<Index, Cause> {
         let new = netlink::MacvlanSpec {
             name: spec.name.to_string(),
             lower: spec.lower.0,
             mode: kernel_mode(spec.mode),
-            tap: false,
+            tap,
             mac: Some(spec.mac.0),
             mtu: Some(spec.mtu),
             group: GROUP_LIVE,
@@ -42,10 +42,15 @@ impl Kernel {
         let index = Index(made?);
         match self.finish_macvlan(index, spec) {
             Ok(()) => Ok(index),
-            Err(cause) => Err(match self.doom(index, Vec::new()) {
-                Ok(()) => cause,
-                Err(more) => Cause { text: format!("{}; and it stays: {}", cause.text, more.text), ..cause },
-            }),
+            Err(cause) => Err(self.unmake(index, cause)),
+        }
+    }
+
+    /// Takes back a link that could not be finished; gives why, and whether it stays.
+    pub(crate) fn unmake(&mut self, index: Index, cause: Cause) -> Cause {
+        match self.doom(index, Vec::new()) {
+            Ok(()) => cause,
+            Err(more) => Cause { text: format!("{}; and it stays: {}", cause.text, more.text), ..cause },
         }
     }
 
@@ -73,9 +78,10 @@ impl Kernel {
         doomed.iter().filter(|index| gone_is_done(self.route.delete_link(index.0)).is_ok()).count() > 0
     }
 
-    /// Changes a macvlan's mode in place.
+    /// Changes a macvlan's or macvtap's mode in place.
     pub(crate) fn set_mode(&mut self, index: Index, mode: DirectMode) -> Result<(), Cause> {
-        Ok(self.route.set_macvlan_mode(index.0, false, kernel_mode(mode))?)
+        let tap = self.observed.link(index).is_some_and(|link| link.kind == LinkKind::Macvtap);
+        Ok(self.route.set_macvlan_mode(index.0, tap, kernel_mode(mode))?)
     }
 
     /// Has what comes in at one link go out by another, in place of where it went; no frame falls between.

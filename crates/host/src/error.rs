@@ -103,6 +103,19 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// Something could not be done with a macvtap's device node.
+    #[error("cannot {op} the macvtap's node {}{hint}", path.display())]
+    Node {
+        /// What was attempted, as a verb.
+        op: &'static str,
+        /// The node, or the file that tells of it.
+        path: PathBuf,
+        /// What would help, with a semicolon before it; empty when that is not known.
+        hint: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
     /// The kernel refused a netlink request, or netlink itself failed.
     #[error(transparent)]
     Netlink(#[from] patchcord_netlink::Error),

@@ -429,7 +429,8 @@ mod tests {
     #[test]
     fn lost_announcements_lead_to_a_snapshot_where_something_is_different() {
         in_namespace(|ns| {
-            let options = KernelOptions { instance: Uuid::nil(), resolv_conf: PathBuf::from("/nonexistent") };
+            let nowhere = PathBuf::from("/nonexistent");
+            let options = KernelOptions { instance: Uuid::nil(), resolv_conf: nowhere.clone(), nodes: nowhere };
             let (sender, reports) = channel();
             let sink = move |report| {
                 let _ = sender.send(report);

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::announce::Announcer;
 use crate::cause::Cause;
+use crate::macvtap::Nodes;
 use crate::observe::{self, Snapshot};
 use crate::reaper::Reaper;
 use crate::{Result, firewalls};
@@ -28,6 +29,8 @@ pub struct KernelOptions {
     pub instance: Uuid,
     /// Where the host's name servers are, usually `/etc/resolv.conf`.
     pub resolv_conf: PathBuf,
+    /// The directory for the device nodes of macvtaps that are opened by name.
+    pub nodes: PathBuf,
 }
 
 /// The kernel's network side, of the network namespace in which this was opened.
@@ -39,6 +42,8 @@ pub struct Kernel {
     pub(crate) reaper: Reaper,
     /// One queue of each tap that is handed over by descriptor, for announcements.
     pub(crate) held: HashMap<Index, OwnedFd>,
+    /// The nodes of macvtaps that are handed over by name.
+    pub(crate) nodes: Nodes,
     /// This installation.
     pub(crate) instance: Uuid,
     /// Whether this kernel does IPv6.
@@ -101,6 +106,7 @@ impl Kernel {
             announcer: None,
             reaper: Reaper::start(options.instance)?,
             held: HashMap::new(),
+            nodes: Nodes::new(options.nodes.clone()),
             instance: options.instance,
             ipv6: std::path::Path::new("/proc/sys/net/ipv6/conf").exists(),
             observed: Observed::default(),
@@ -195,6 +201,7 @@ impl Kernel {
         let mut snapshot = observe::snapshot(&mut self.route, self.nft.as_mut(), &self.resolv_conf)?;
         self.delete_half_made(&mut snapshot.observed);
         self.observed = snapshot.observed.clone();
+        self.nodes.sweep(&self.observed);
         for link in self.observed.links().filter(|link| link.is_doomed() && link.mark.is_some()) {
             let fds = self.held.remove(&link.index).into_iter().collect();
             self.reaper.reap(link.index, fds);
@@ -202,11 +209,14 @@ impl Kernel {
         Ok(snapshot)
     }
 
-    /// Deletes bridges that a predecessor had made when it was killed, but not marked and brought up yet: they are in
-    /// our group from the first moment, down and without a mark. Nobody uses them, and their names are wanted.
+    /// Deletes what a predecessor had made when it was killed, but not marked and brought up yet: bridges, macvlans and
+    /// macvtaps are in our group from the first moment, down and without a mark. Nobody uses them, and their names and
+    /// devices are wanted.
     fn delete_half_made(&mut self, observed: &mut Observed) {
-        let half_made =
-            |link: &&Link| link.kind == LinkKind::Bridge && link.group == GROUP_LIVE && link.mark.is_none() && !link.up;
+        let half_made = |link: &&Link| {
+            let kind = link.kind == LinkKind::Bridge || link.is_macvlan();
+            kind && link.group == GROUP_LIVE && link.mark.is_none() && !link.up
+        };
         let links: Vec<Index> = observed.links().filter(half_made).map(|link| link.index).collect();
         for index in links {
             // One that can't be deleted is reported by whoever wants its name.
@@ -247,10 +257,9 @@ impl Kernel {
 
     /// Takes on what was read and reported.
     pub(crate) fn take(&mut self, change: Change) {
-        if let Change::Link(index, None) = &change
-            && let Some(queue) = self.held.remove(index)
-        {
-            self.reaper.close(vec![queue]);
+        if let Change::Link(index, None) = &change {
+            self.nodes.remove(*index);
+            self.reaper.close(self.held.remove(index).into_iter().collect());
         }
         self.observed.take(change);
     }
@@ -296,6 +305,7 @@ fn target(op: &Op) -> Option<LinkRef> {
         Op::MakeBridge(_)
         | Op::MakeTap(_)
         | Op::MakeMacvlan(_)
+        | Op::MakeMacvtap(_)
         | Op::Doom(_)
         | Op::Delete(_)
         | Op::Nft(_)

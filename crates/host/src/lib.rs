@@ -20,6 +20,7 @@ pub mod ident;
 pub mod kernel;
 pub mod lldpad;
 pub mod lock;
+pub mod macvtap;
 pub mod nft;
 pub mod observe;
 mod ops;

@@ -34,7 +34,8 @@ impl Kernel {
         match op {
             Op::MakeBridge(spec) => return self.make_bridge(spec).map(Some),
             Op::MakeTap(spec) => return self.make_tap(spec, run).map(Some),
-            Op::MakeMacvlan(spec) => return self.make_macvlan(spec).map(Some),
+            Op::MakeMacvlan(spec) => return self.make_on_device(spec, false).map(Some),
+            Op::MakeMacvtap(spec) => return self.make_macvtap(spec, run).map(Some),
             Op::SetMode(link, mode) => self.set_mode(run.resolve(*link)?, *mode)?,
             Op::Redirect(link, to) => self.redirect(run.resolve(*link)?, run.resolve(*to)?)?,
             Op::EndRedirect(link) => self.end_redirect(run.resolve(*link)?)?,
@@ -184,6 +185,7 @@ impl Kernel {
         let requests: Vec<Request> = [out, away].iter().flat_map(|change| Request::set_link(index.0, change)).collect();
         let results = self.route.execute_all(&requests)?;
         fds.extend(self.held.remove(&index));
+        self.nodes.remove(index);
         match results.into_iter().collect::<Result<(), _>>() {
             Ok(()) => self.reaper.reap(index, fds),
             Err(error) => {

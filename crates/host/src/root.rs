@@ -55,6 +55,8 @@ impl Root {
         run_ports = "run/patchcord/ports";
         /// Run state of NICs.
         run_nics = "run/patchcord/nics";
+        /// Device nodes of macvtaps that are opened by name, each called like its link.
+        nodes = "run/patchcord/nodes";
         /// dnsmasq's configuration and process ids.
         run_dnsmasq = "run/patchcord/dnsmasq";
         /// The socket of Open vSwitch's database server.

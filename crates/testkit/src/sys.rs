@@ -57,6 +57,15 @@ pub(crate) fn open_tap(name: &str, multi_queue: bool) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// Opens a queue of a macvtap by its device node, with the flags of [`open_tap`].
+pub(crate) fn open_node(node: &std::path::Path) -> io::Result<OwnedFd> {
+    let mut request = Ifreq { name: [0; 16], flags: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, rest: [0; 22] };
+    let fd = OwnedFd::from(File::options().read(true).write(true).open(node)?);
+    // SAFETY: TUNSETIFF reads and writes one struct ifreq, and Ifreq has its size and layout.
+    unsafe { ioctl(&fd, Updater::<TUNSETIFF, Ifreq>::new(&mut request)) }?;
+    Ok(fd)
+}
+
 /// Makes a tap outlive its descriptors and gives it to that user.
 pub(crate) fn keep_tap(fd: impl AsFd, uid: u32) -> io::Result<()> {
     // SAFETY: TUNSETOWNER takes the uid as the argument itself.

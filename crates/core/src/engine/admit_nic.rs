@@ -5,8 +5,8 @@ use super::input::Attach;
 use crate::error::Reasons;
 use crate::intent::{Allocation, NicIntent};
 use crate::merge::Precedence;
-use crate::model::{ActualType, DirectMode, LinkName, MacAddr, Network, Nic, NicSource, VirtualPortType};
-use crate::plan::{LinkKind, desired};
+use crate::model::{ActualType, DevicePlug, DirectMode, LinkName, MacAddr, Network, Nic, NicSource, VirtualPortType};
+use crate::plan::{LinkKind, MarkKind, desired};
 use crate::pool::{Access, Device, Refusal};
 use crate::{Error, ErrorKind};
 use uuid::Uuid;
@@ -113,6 +113,7 @@ impl Engine {
         }
         let network = self.intent.active_network_of(&nic);
         let actual = ActualType::of_nic(&nic.nic, network);
+        let plug = reasons.note(self.settle_plug(object, &nic, actual));
         nic.allocation = match actual {
             // Whether it has that bridge, Open vSwitch itself says.
             ActualType::Bridge if ovs => None,
@@ -122,7 +123,11 @@ impl Engine {
             }
             ActualType::Direct(mode) => {
                 let access = if actual.is_exclusive(kind) { Access::Exclusive } else { Access::Shared };
-                reasons.note(self.allocate(object, &nic, mode, access)).flatten()
+                let allocation = reasons.note(self.allocate(object, &nic, mode, access));
+                if let (Some(allocation), Some(Some(DevicePlug::Macvtap))) = (&allocation, plug) {
+                    reasons.note(self.macvtap_fits(object, &nic, mode, allocation.as_ref()));
+                }
+                allocation.flatten()
             }
             ActualType::Hostdev => {
                 let cause = "devices that are given to the guest whole are not supported yet";
@@ -131,13 +136,16 @@ impl Engine {
             }
             ActualType::None => None,
         };
+        nic.nic.plug = plug.flatten();
         reasons.or_value((nic, warnings))
     }
 
     /// A network starts, maybe with other devices than those that its parked NICs had: whoever's will not do any more gets
     /// another one, or waits for somebody to move it.
     pub(super) fn allocate_anew(&mut self, network: Uuid) {
-        let nics: Vec<NicIntent> = self.intent.nics_of(network).cloned().collect();
+        // A macvtap stays where it is, fit for its network or not.
+        let stays = |nic: &&NicIntent| nic.is_macvtap() && self.observed.link_marked(MarkKind::Tap, nic.id).is_some();
+        let nics: Vec<NicIntent> = self.intent.nics_of(network).filter(|nic| !stays(nic)).cloned().collect();
         for nic in nics {
             let optional = Nic { optional: true, ..nic.nic.clone() };
             let object = self.describe(super::Object::Nic(nic.id));

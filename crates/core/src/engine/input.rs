@@ -62,7 +62,7 @@ pub struct Startup {
     pub owners: Vec<Owner>,
     /// Random bits, for definitions that somebody wrote by hand and left the UUID out of.
     pub random: u128,
-    /// Ids of NICs whose tap is there.
+    /// Ids of NICs whose tap is there, and of those whose macvtap's descriptors somebody holds.
     pub held: Vec<Uuid>,
 }
 

@@ -18,6 +18,7 @@
 //! | `view`, `devices` | what users see |
 
 mod admit;
+mod admit_macvtap;
 mod admit_nic;
 mod devices;
 mod effect;
@@ -47,6 +48,7 @@ pub use reserve::LONGEST_RESERVATION;
 pub use view::{LeaseView, NetworkView, NicState, NicView};
 
 use crate::intent::Intent;
+use crate::model::DevicePlug;
 use crate::plan::{Observed, Plan, dnsmasq};
 use crate::{Error, ErrorKind, xml};
 use journal::Journal;
@@ -64,6 +66,10 @@ pub struct Config {
     pub stamp: xml::Stamp,
     /// Whether devices without a carrier are passed over when NICs get one.
     pub needs_carrier: bool,
+    /// How NICs are plugged into devices that don't say so themselves.
+    pub plug: DevicePlug,
+    /// The directory with the device nodes of macvtaps that are opened by name, each called like its link.
+    pub nodes: String,
     /// Where dnsmasq keeps its files, and as whom it runs; the name servers are observed.
     pub dnsmasq: dnsmasq::Settings,
 }

@@ -148,7 +148,7 @@ impl Engine {
     }
 
     pub(super) fn nic_view(&self, nic: &NicIntent) -> NicView {
-        view::nic(&self.intent, &self.observed, nic)
+        view::nic(&self.intent, &self.observed, &self.config.nodes, nic)
     }
 
     /// A NIC's document: as given, or live with what it resolved to.

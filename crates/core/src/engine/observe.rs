@@ -1,6 +1,6 @@
 //! Which objects a change concerns. They are looked at again; nothing else is.
 
-use super::effect::{DeviceEvent, Effect, Event, LeaseEvent};
+use super::effect::{DeviceEvent, Effect, Event, LeaseEvent, NicEvent};
 use super::{Engine, Object, view};
 use crate::intent::NetworkIntent;
 use crate::model::{LinkName, NicSource};
@@ -56,7 +56,14 @@ impl Engine {
             Change::Snapshot(_) => {}
         }
         let everything = matches!(change, Change::Snapshot(_));
+        let macvtaps = self.macvtaps(&change);
         self.observed.take(change);
+        for nic in macvtaps {
+            // Where no other is made nothing is done that would be told of.
+            if self.observed.link_marked(MarkKind::Tap, nic).is_none() {
+                self.publish_nic(nic, Some(NicEvent::Unplugged));
+            }
+        }
         if everything {
             return self.look_at_everything();
         }
@@ -64,6 +71,17 @@ impl Engine {
             self.advance(object);
         }
         self.culprit = None;
+    }
+
+    /// The NICs whose macvtap may go with this change.
+    fn macvtaps(&self, change: &Change) -> Vec<Uuid> {
+        let nic = |link: &Link| link.mark.filter(|m| m.kind == MarkKind::Tap && !link.is_doomed()).map(|m| m.id);
+        let macvtap = |link: &&Link| link.kind == LinkKind::Macvtap;
+        match change {
+            Change::Link(index, None) => self.observed.link(*index).filter(macvtap).and_then(nic).into_iter().collect(),
+            Change::Snapshot(_) => self.observed.links().filter(macvtap).filter_map(nic).collect(),
+            _ => Vec::new(),
+        }
     }
 
     /// Tells the watchers of firewalls that are new and would drop guests' traffic, while there are guests to suffer.

@@ -2,9 +2,9 @@
 
 use crate::intent::{Intent, NetworkIntent, NicIntent, Owner};
 use crate::merge::Merged;
-use crate::model::{DirectMode, ForwardMode, LinkName, MacAddr, Network};
+use crate::model::{DevicePlug, DirectMode, ForwardMode, LinkName, MacAddr, Network};
 use crate::plan::desired::{self, Plug, Resolved, Unplugged};
-use crate::plan::{Handover, Index, MarkKind, Observed, dnsmasq};
+use crate::plan::{DesiredMacvtap, Handover, Index, MarkKind, Observed, dnsmasq};
 use std::net::IpAddr;
 use uuid::Uuid;
 
@@ -98,6 +98,12 @@ pub struct NicView {
     pub dev: Option<String>,
     /// How it is on that device.
     pub mode: Option<DirectMode>,
+    /// How it is, or would be, plugged into a device.
+    pub plug: Option<DevicePlug>,
+    /// The device node of a macvtap that is opened by name.
+    pub node: Option<String>,
+    /// What its state does not say.
+    pub cause: Option<&'static str>,
     /// Its tap.
     pub tap: Option<String>,
     /// The tap's index.
@@ -165,10 +171,14 @@ pub(super) fn network(
 }
 
 /// What users see of a NIC.
-pub(super) fn nic(intent: &Intent, observed: &Observed, nic: &NicIntent) -> NicView {
+pub(super) fn nic(intent: &Intent, observed: &Observed, nodes: &str, nic: &NicIntent) -> NicView {
     let link = observed.link_marked(MarkKind::Tap, nic.id);
     let resolved = desired::resolve(intent, nic);
     let plug = desired::nic_as(intent, observed, nic).map(|d| d.plug);
+    let unplugged = match &plug {
+        Some(Plug::Nothing(why) | Plug::Macvtap(DesiredMacvtap { unplugged: Some(why), .. })) => Some(*why),
+        _ => None,
+    };
     let state = match &plug {
         _ if !nic.confirmed => NicState::Pending,
         Some(Plug::Bridge { controller, .. }) if link.is_some_and(|l| l.controller == Some(*controller)) => {
@@ -176,10 +186,13 @@ pub(super) fn nic(intent: &Intent, observed: &Observed, nic: &NicIntent) -> NicV
         }
         Some(Plug::Cord(spec)) if is_joined(observed, nic.id, spec.lower) => NicState::Plugged,
         Some(Plug::Ovs(bridge)) if is_on_ovs(observed, nic.id, bridge) => NicState::Plugged,
-        Some(Plug::Bridge { .. } | Plug::Cord(_) | Plug::Ovs(_)) | None => NicState::Pending,
-        Some(Plug::Nothing(Unplugged::Wanted)) => NicState::Unplugged,
-        Some(Plug::Nothing(Unplugged::Parked)) => NicState::Parked,
-        Some(Plug::Nothing(Unplugged::Waiting)) => NicState::Waiting,
+        Some(Plug::Macvtap(DesiredMacvtap { unplugged: None, .. })) if link.is_some_and(|l| l.up) => NicState::Plugged,
+        _ => match unplugged {
+            None => NicState::Pending,
+            Some(Unplugged::Wanted) => NicState::Unplugged,
+            Some(Unplugged::Parked) => NicState::Parked,
+            Some(Unplugged::Waiting | Unplugged::Lost | Unplugged::Misfit) => NicState::Waiting,
+        },
     };
     // A parked NIC is shown with what its network will give it again.
     let network = nic.network.and_then(|u| intent.network(u)).and_then(NetworkIntent::current);
@@ -191,6 +204,8 @@ pub(super) fn nic(intent: &Intent, observed: &Observed, nic: &NicIntent) -> NicV
         Resolved::Device(dev, mode, _) => ("direct", None, dev, Some(mode)),
         Resolved::Stopped | Resolved::None => ("none", None, None, None),
     };
+    let tap = nic.nic.target.as_ref();
+    let by_name = matches!(nic.handover, Handover::Name { .. });
     NicView {
         id: nic.id,
         guest: nic.guest.to_string(),
@@ -204,7 +219,10 @@ pub(super) fn nic(intent: &Intent, observed: &Observed, nic: &NicIntent) -> NicV
         bridge: bridge.map(ToString::to_string),
         dev: dev.map(ToString::to_string),
         mode,
-        tap: nic.nic.target.as_ref().map(ToString::to_string),
+        plug: (actual == "direct").then(|| nic.nic.plug.unwrap_or_default()),
+        node: tap.filter(|_| by_name && nic.is_macvtap() && link.is_some()).map(|tap| format!("{nodes}/{tap}")),
+        cause: unplugged.and_then(Unplugged::cause),
+        tap: tap.map(ToString::to_string),
         ifindex: link.map(|l| {
             let Index(i) = l.index;
             i

@@ -33,7 +33,7 @@ pub use mac::MacAddr;
 pub use metadata::{Metadata, MetadataElement, MetadataNode};
 pub use name::{LinkName, Name, Tag};
 pub use network::{Domain, Network};
-pub use nic::{DirectMode, LinkState, Nic, NicSource, NicType};
+pub use nic::{DevicePlug, DirectMode, LinkState, Nic, NicSource, NicType};
 pub use port::{NetworkPort, Plug};
 pub use portgroup::Portgroup;
 pub use update::{UpdateCommand, UpdateSection};

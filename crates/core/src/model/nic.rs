@@ -78,6 +78,29 @@ impl DirectMode {
     }
 }
 
+/// How a NIC is plugged into a device of the host's: `<pc:driver plug>`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DevicePlug {
+    /// By a cord: a tap joined to a macvlan on the device. The NIC can be moved to anything while it runs.
+    #[default]
+    Cord,
+    /// By a macvtap, the kernel's own link of both: a little less work for each frame, and it stays on its device.
+    Macvtap,
+}
+
+impl DevicePlug {
+    /// Both, with the words that documents use.
+    pub const WORDS: &[(&str, Self)] = &[("cord", Self::Cord), ("macvtap", Self::Macvtap)];
+
+    /// The word that documents use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cord => "cord",
+            Self::Macvtap => "macvtap",
+        }
+    }
+}
+
 /// `<link state>`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LinkState {
@@ -123,8 +146,8 @@ pub struct Nic {
     pub driver_attributes: Vec<(String, String)>,
     /// The children of `<driver>` (the guest's and the host's offloads), as written.
     pub driver_kept: Vec<String>,
-    /// `<pc:driver plug='macvtap'>`: a true macvtap instead of a cord.
-    pub plug_macvtap: bool,
+    /// `<pc:driver plug>`: how it is plugged into a device; as the daemon's configuration says when absent.
+    pub plug: Option<DevicePlug>,
     /// Children that are the VMM's affair (model, address, boot and the like), as written, in order.
     pub kept: Vec<String>,
 }
@@ -149,7 +172,7 @@ impl Nic {
             queues: None,
             driver_attributes: Vec::new(),
             driver_kept: Vec::new(),
-            plug_macvtap: false,
+            plug: None,
             kept: Vec::new(),
         }
     }
@@ -183,7 +206,7 @@ impl Nic {
                 return invalid("<virtualport type>", "802.1Qbg and 802.1Qbh need a physical device, not a bridge");
             }
         }
-        if self.plug_macvtap && self.kind() == NicType::Bridge {
+        if self.plug == Some(DevicePlug::Macvtap) && self.kind() == NicType::Bridge {
             return invalid("<pc:driver plug>", "a bridge takes a tap: macvtap sits on a device");
         }
         if self.bandwidth.as_ref().and_then(|b| b.inbound).is_some_and(|r| r.floor.is_some())

@@ -4,7 +4,7 @@
 use super::mark::Mark;
 use super::mark::{GROUP_DOOMED, GROUP_LIVE, ROUTE_PROTOCOL};
 use super::observed::{Change, Index, Link, LinkKind, Observed, PortFlags, Route};
-use super::step::{LinkChange, LinkRef, Op, Outcome, Plan};
+use super::step::{LinkChange, LinkRef, MacvlanSpec, Op, Outcome, Plan};
 
 /// The index that a reference stands for, given what each step made.
 fn resolve(link: LinkRef, made: &[Option<Index>]) -> Option<Index> {
@@ -48,14 +48,11 @@ impl Observed {
             }
             Op::MakeMacvlan(spec) => {
                 let Some(index) = made else { return };
-                let link = Link {
-                    mac: Some(spec.mac),
-                    lower: Some(spec.lower),
-                    mode: Some(spec.mode),
-                    all_multicast: true,
-                    ..made_link(index, spec.name.to_string(), LinkKind::Macvlan, spec.mtu, spec.mark)
-                };
-                self.set_link(index, Some(link));
+                self.set_link(index, Some(on_device(index, LinkKind::Macvlan, spec)));
+            }
+            Op::MakeMacvtap(spec) => {
+                let Some(index) = made else { return };
+                self.set_link(index, Some(on_device(index, LinkKind::Macvtap, &spec.link)));
             }
             Op::SetMode(link, mode) => self.edit(*link, all, |l| l.mode = Some(*mode)),
             Op::Redirect(link, to) => {
@@ -187,6 +184,17 @@ fn made_link(index: Index, name: String, kind: LinkKind, mtu: u32, mark: Mark) -
         group: GROUP_LIVE,
         bridge: None,
         port: None,
+    }
+}
+
+/// The same of a macvlan or macvtap.
+fn on_device(index: Index, kind: LinkKind, spec: &MacvlanSpec) -> Link {
+    Link {
+        mac: Some(spec.mac),
+        lower: Some(spec.lower),
+        mode: Some(spec.mode),
+        all_multicast: true,
+        ..made_link(index, spec.name.to_string(), kind, spec.mtu, spec.mark)
     }
 }
 

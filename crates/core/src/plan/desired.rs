@@ -1,5 +1,6 @@
 //! What should be: the pure function from intent and observation to the kernel objects of one network or NIC.
 
+use super::macvtap::{self, DesiredMacvtap};
 use super::mark::{Mark, MarkKind};
 use super::nft::NetworkRules;
 use super::observed::{BridgeState, Index, Link, LinkKind, Observed, PortFlags, Sysctl};
@@ -65,6 +66,8 @@ pub enum Plug {
     Cord(MacvlanSpec),
     /// A bridge of Open vSwitch, which a job sees to.
     Ovs(LinkName),
+    /// A macvtap, which is no tap that could be plugged into anything else.
+    Macvtap(DesiredMacvtap),
     /// Nothing, and why.
     Nothing(Unplugged),
 }
@@ -78,6 +81,28 @@ pub enum Unplugged {
     Parked,
     /// The bridge or device that it should be plugged into is not there.
     Waiting,
+    /// It was a macvtap, handed over by descriptor, and went with its device. Another one would be of no use to whoever
+    /// holds those descriptors.
+    Lost,
+    /// It is a macvtap, and its network does not want it on its device, or in its mode, any more.
+    Misfit,
+}
+
+impl Unplugged {
+    /// What its state does not say.
+    pub const fn cause(self) -> Option<&'static str> {
+        match self {
+            Self::Wanted | Self::Parked | Self::Waiting => None,
+            Self::Lost => Some(
+                "its macvtap went with its device, and its guest's descriptors with that: detach the NIC and attach a \
+                 new one",
+            ),
+            Self::Misfit => Some(
+                "its network has another device or mode now, and a macvtap can't be moved there: detach the NIC and \
+                 attach a new one",
+            ),
+        }
+    }
 }
 
 /// What a NIC's type comes down to.
@@ -246,6 +271,7 @@ pub fn nic_as(intent: &Intent, observed: &Observed, nic: &NicIntent) -> Option<D
     // Unplugged, it keeps the MTU it had: the guest behind it was told.
     let mtu = mtu.or_else(|| observed.link_marked(MarkKind::Tap, id).map(|l| l.mtu)).unwrap_or(MTU);
     let plug = match (&resolved, link) {
+        _ if nic.is_macvtap() => Plug::Macvtap(macvtap::desired(intent, observed, nic, (&resolved, link, mtu))),
         _ if nic.nic.link == Some(LinkState::Down) => Plug::Nothing(Unplugged::Wanted),
         (Resolved::None, _) => Plug::Nothing(Unplugged::Wanted),
         (Resolved::Stopped, _) => Plug::Nothing(Unplugged::Parked),

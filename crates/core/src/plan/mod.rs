@@ -5,6 +5,7 @@
 //! | `observed` | what is |
 //! | `desired`, `ovs` | what should be, of one network or NIC |
 //! | `diff`, `plug` | the steps from one to the other; `plug` for a NIC |
+//! | `macvtap` | both for a NIC that is a macvtap |
 //! | `step` | steps, plans and how they went |
 //! | `absorb` | what a step changes about what is |
 //! | `mark` | how what we make is told from what others made |
@@ -14,6 +15,7 @@ mod absorb;
 pub mod desired;
 pub mod diff;
 pub mod dnsmasq;
+mod macvtap;
 mod mark;
 pub mod nft;
 mod observed;
@@ -23,9 +25,11 @@ mod step;
 pub mod subnet;
 
 pub use desired::{Plug, Unplugged};
+pub use macvtap::DesiredMacvtap;
 pub use mark::{ADDRESS_PROTOCOL, GROUP_DOOMED, GROUP_LIVE, Mark, MarkKind, ROUTE_PROTOCOL};
 pub use observed::{BridgeState, Change, Index, Link, LinkKind, Observed, PortFlags, Route, Service, Sysctl, Zone};
 pub use ovs::{OvsKnown, OvsPort};
 pub use step::{
-    BridgeSpec, Handover, LinkChange, LinkRef, MacvlanSpec, Op, Outcome, Plan, RouteSpec, Step, StepFailure, TapSpec,
+    BridgeSpec, Handover, LinkChange, LinkRef, MacvlanSpec, MacvtapSpec, Op, Outcome, Plan, RouteSpec, Step,
+    StepFailure, TapSpec,
 };

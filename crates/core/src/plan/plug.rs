@@ -20,6 +20,9 @@ pub fn nic(plan: &mut Plan, id: Uuid, desired: Option<&DesiredNic>, observed: &O
         }
         return;
     };
+    if let Plug::Macvtap(macvtap) = &desired.plug {
+        return super::macvtap::steps(plan, id, macvtap, observed);
+    }
     let (tap, index) = match there {
         Some(link) => (LinkRef::Index(link.index), Some(link.index)),
         None => (plan.push(Op::MakeTap(desired.tap.clone()), None, "the NIC's tap"), None),
@@ -27,7 +30,7 @@ pub fn nic(plan: &mut Plan, id: Uuid, desired: Option<&DesiredNic>, observed: &O
     let now = index.and_then(|i| observed.link(i));
     let end = match &desired.plug {
         Plug::Cord(spec) => Some(far_end(plan, tap, id, spec, observed)),
-        Plug::Bridge { .. } | Plug::Ovs(_) | Plug::Nothing(_) => None,
+        Plug::Bridge { .. } | Plug::Ovs(_) | Plug::Macvtap(_) | Plug::Nothing(_) => None,
     };
     let redirected = end.is_some_and(|end| redirect(plan, (tap, index), end, observed));
     let plugged = set_tap(plan, tap, now, desired, observed);
@@ -67,7 +70,7 @@ fn set_tap(plan: &mut Plan, tap: LinkRef, now: Option<&Link>, desired: &DesiredN
         Plug::Bridge { controller, .. } => Some(*controller),
         // Open vSwitch's datapath takes control of its ports' links by itself.
         Plug::Ovs(_) => controller.filter(|c| !is_bridge(c)),
-        Plug::Cord(_) | Plug::Nothing(_) => None,
+        Plug::Cord(_) | Plug::Macvtap(_) | Plug::Nothing(_) => None,
     };
     let (mut change, mut undo) = (LinkChange::default(), LinkChange::default());
     // A controller that is doomed is as good as none.
@@ -88,7 +91,7 @@ fn set_tap(plan: &mut Plan, tap: LinkRef, now: Option<&Link>, desired: &DesiredN
     let plugged = change.controller.is_some() && wanted.is_some();
     let why = match desired.plug {
         Plug::Nothing(_) => "the NIC is plugged into nothing",
-        Plug::Bridge { .. } | Plug::Cord(_) | Plug::Ovs(_) => "the NIC is plugged in",
+        Plug::Bridge { .. } | Plug::Cord(_) | Plug::Ovs(_) | Plug::Macvtap(_) => "the NIC is plugged in",
     };
     let undo = now.map(|_| Op::SetLink(tap, undo));
     plan.push(Op::SetLink(tap, change), undo, why);
@@ -105,7 +108,7 @@ fn far_end(plan: &mut Plan, tap: LinkRef, id: Uuid, spec: &MacvlanSpec, observed
     }
     let (end, index) = match kept {
         Some(link) => {
-            change_macvlan(plan, link, spec);
+            change_macvlan(plan, link, spec, true);
             (LinkRef::Index(link.index), Some(link.index))
         }
         None => (plan.push(Op::MakeMacvlan(spec.clone()), None, "the macvlan on the NIC's device"), None),
@@ -119,12 +122,12 @@ fn far_end(plan: &mut Plan, tap: LinkRef, id: Uuid, spec: &MacvlanSpec, observed
 }
 
 /// Whether the kernel changes a macvlan from the one mode to the other.
-fn changes_in_place(from: Option<DirectMode>, to: DirectMode) -> bool {
+pub(crate) fn changes_in_place(from: Option<DirectMode>, to: DirectMode) -> bool {
     from.is_some_and(|from| from != DirectMode::Passthrough) && to != DirectMode::Passthrough
 }
 
-/// What differs about a macvlan that is there.
-fn change_macvlan(plan: &mut Plan, link: &Link, spec: &MacvlanSpec) {
+/// What differs about a macvlan or macvtap that is there.
+pub(super) fn change_macvlan(plan: &mut Plan, link: &Link, spec: &MacvlanSpec, up: bool) {
     let here = LinkRef::Index(link.index);
     if let Some(mode) = link.mode.filter(|mode| *mode != spec.mode) {
         plan.push(Op::SetMode(here, spec.mode), Some(Op::SetMode(here, mode)), "the network's mode");
@@ -140,8 +143,8 @@ fn change_macvlan(plan: &mut Plan, link: &Link, spec: &MacvlanSpec) {
     if !link.all_multicast {
         (change.all_multicast, undo.all_multicast) = (Some(true), Some(false));
     }
-    if !link.up {
-        (change.up, undo.up) = (Some(true), Some(false));
+    if link.up != up {
+        (change.up, undo.up) = (Some(up), Some(link.up));
     }
     if change != LinkChange::default() {
         plan.push(Op::SetLink(here, change), Some(Op::SetLink(here, undo)), "the macvlan as it should be");
@@ -176,12 +179,13 @@ fn port(plan: &mut Plan, link: LinkRef, now: Option<PortFlags>, wanted: PortFlag
     }
 }
 
-/// Whether a NIC is plugged in: its tap is in some bridge that lives, or joined to a macvlan.
+/// Whether a NIC is plugged in: its tap is in some bridge that lives, or joined to a macvlan, or a macvtap that is up.
 pub fn is_plugged(observed: &Observed, nic: Uuid) -> bool {
     let Some(tap) = observed.link_marked(MarkKind::Tap, nic) else { return false };
     if observed.ovs.get(&nic).is_some_and(|known| known.port.is_some()) {
         return true;
     }
     let in_bridge = tap.controller.and_then(|c| observed.link(c)).is_some_and(|l| !l.is_doomed());
-    in_bridge || observed.redirects.get(&tap.index).is_some_and(Option::is_some)
+    let on_device = tap.kind == LinkKind::Macvtap && tap.up;
+    in_bridge || on_device || observed.redirects.get(&tap.index).is_some_and(Option::is_some)
 }

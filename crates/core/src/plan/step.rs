@@ -68,6 +68,17 @@ pub struct MacvlanSpec {
     pub mtu: u32,
 }
 
+/// A macvtap to be made: a tap and the macvlan that its frames leave by, in one link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MacvtapSpec {
+    /// The link. Its mark is that of a tap.
+    pub link: MacvlanSpec,
+    /// Queues, 1 to 256.
+    pub queues: u16,
+    /// How it is handed over. It outlives its descriptors in either case.
+    pub handover: Handover,
+}
+
 /// A bridge to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BridgeSpec {
@@ -107,7 +118,9 @@ pub enum Op {
     MakeTap(TapSpec),
     /// Makes a macvlan, down, with our mark, receiving all multicast frames and never taking part in IPv6 itself.
     MakeMacvlan(MacvlanSpec),
-    /// Changes a macvlan's mode in place, which the kernel does between all modes but passthrough.
+    /// Makes a macvtap, likewise, and hands it over.
+    MakeMacvtap(MacvtapSpec),
+    /// Changes a macvlan's or macvtap's mode in place, which the kernel does between all modes but passthrough.
     SetMode(LinkRef, DirectMode),
     /// Hands what comes in at a link of ours to another, in place of what it was handed to.
     Redirect(LinkRef, LinkRef),
@@ -252,6 +265,20 @@ impl fmt::Display for Op {
                 m.mtu,
                 kernel_mode(m.mode)
             ),
+            Self::MakeMacvtap(MacvtapSpec { link: m, queues, handover }) => {
+                let lower = LinkRef::Index(m.lower);
+                let mode = kernel_mode(m.mode);
+                write!(
+                    f,
+                    "ip link add {} link {lower} address {} mtu {} type macvtap mode {mode}",
+                    m.name, m.mac, m.mtu
+                )?;
+                match handover {
+                    Handover::Descriptor => write!(f, " # {queues} queues by descriptor"),
+                    Handover::Name { uid: Some(uid) } => write!(f, " # for user {uid}"),
+                    Handover::Name { uid: None } => Ok(()),
+                }
+            }
             Self::SetMode(link, mode) => write!(f, "ip link set {link} type macvlan mode {}", kernel_mode(*mode)),
             Self::Redirect(link, to) => write!(
                 f,

@@ -2,7 +2,9 @@
 
 use super::Host;
 use crate::engine::RecordKey;
-use crate::plan::{Link, MacvlanSpec, MarkKind, Plug, Sysctl, desired, diff, dnsmasq, nft, plug};
+use crate::plan::{
+    DesiredMacvtap, Link, LinkKind, MacvlanSpec, MarkKind, Plug, Sysctl, desired, diff, dnsmasq, nft, plug,
+};
 use crate::xml;
 use std::collections::BTreeSet;
 use uuid::Uuid;
@@ -65,6 +67,7 @@ impl Host {
                     }
                     on_ovs.insert(nic.id);
                 }
+                Some(Plug::Macvtap(wanted)) => wrong.extend(check_macvtap(nic.id, tap, &wanted)),
                 Some(Plug::Nothing(_)) | None => {}
             }
             if !nic.confirmed {
@@ -130,4 +133,18 @@ impl Host {
         let whole = there && back && same && end.up && tap.up && tap.controller.is_none();
         (!whole).then(|| format!("the cord of NIC {nic} is not whole: {tap:?} {end:?}"))
     }
+}
+
+/// Whether a NIC that is a macvtap has one, as its device and network want it.
+fn check_macvtap(nic: Uuid, link: Option<&Link>, wanted: &DesiredMacvtap) -> Option<String> {
+    let right = match (link, &wanted.spec) {
+        (None, spec) => spec.is_none(),
+        (Some(link), None) => link.kind == LinkKind::Macvtap && !link.up,
+        (Some(link), Some(spec)) => {
+            let same =
+                (link.lower, link.mode, link.mac) == (Some(spec.link.lower), Some(spec.link.mode), Some(spec.link.mac));
+            link.kind == LinkKind::Macvtap && same && link.all_multicast && link.up == wanted.unplugged.is_none()
+        }
+    };
+    (!right).then(|| format!("the macvtap of NIC {nic} is {link:?}, not {wanted:?}"))
 }

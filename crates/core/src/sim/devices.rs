@@ -9,7 +9,7 @@ use crate::plan::{Change, Index, LinkKind, LinkRef, MarkKind, Op};
 use crate::{engine::Input, xml};
 
 /// A host with devices eth0 to eth3 and a bridge br0, and networks of every kind.
-fn switchboard() -> Host {
+pub(super) fn switchboard() -> Host {
     let mut host = host();
     for name in ["eth0", "eth1", "eth2", "eth3"] {
         host.add_link(name, LinkKind::Other(String::new()));
@@ -38,7 +38,7 @@ fn attached(host: &mut Host, guest: &str, network: &str) -> NicView {
     nic(host.ask(attach(guest, nic_on(network))).unwrap().body)
 }
 
-fn appears(host: &mut Host, name: &str) -> Index {
+pub(super) fn appears(host: &mut Host, name: &str) -> Index {
     let index = host.add_link(name, LinkKind::Other(String::new()));
     let link = host.kernel.link(index).cloned();
     host.tell(Input::Observed(Change::Link(index, link)));
@@ -46,7 +46,7 @@ fn appears(host: &mut Host, name: &str) -> Index {
     index
 }
 
-fn vanishes(host: &mut Host, name: &str) {
+pub(super) fn vanishes(host: &mut Host, name: &str) {
     let index = host.kernel.link_named(name).unwrap().index;
     let uppers: Vec<Index> = host.kernel.macvlans_on(index).map(|l| l.index).collect();
     host.remove_link(index);

@@ -5,7 +5,7 @@ use super::tests::{attach, host, nat, nic_on, on_devices, on_open_vswitch};
 use super::{Full, Host};
 use crate::engine::{Command, Input};
 use crate::intent::Owner;
-use crate::model::{LinkState, Network, Nic, NicSource, UpdateCommand, UpdateSection};
+use crate::model::{DevicePlug, LinkState, Network, Nic, NicSource, UpdateCommand, UpdateSection};
 use crate::plan::{Change, Handover, LinkKind, MarkKind, Sysctl};
 use crate::xml;
 use proptest::prelude::*;
@@ -29,6 +29,7 @@ enum Happening {
         network: u8,
         by_name: bool,
         owner: Option<u8>,
+        plug: Option<DevicePlug>,
     },
     Detach(u8),
     Modify(u8, Option<u8>),
@@ -69,8 +70,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (network.clone(), any::<bool>()).prop_map(|(n, on)| Autostart(n, on)),
         2 => (network.clone(), 2u8..9, any::<bool>(), any::<bool>())
             .prop_map(|(network, host, live, config)| Update { network, host, live, config }),
-        4 => (network.clone(), any::<bool>(), proptest::option::of(0u8..3))
-            .prop_map(|(network, by_name, owner)| Attach { network, by_name, owner }),
+        4 => (network.clone(), any::<bool>(), proptest::option::of(0u8..3), plug())
+            .prop_map(|(network, by_name, owner, plug)| Attach { network, by_name, owner, plug }),
         1 => nic.prop_map(Detach),
         1 => (nic, proptest::option::of(network.clone())).prop_map(|(n, to)| Modify(n, to)),
         1 => (nic, any::<bool>()).prop_map(|(n, up)| Link(n, up)),
@@ -90,6 +91,10 @@ fn happening() -> impl Strategy<Value = Happening> {
         3 => (0u8..12).prop_map(Crash),
         4 => Just(Rest),
     ]
+}
+
+fn plug() -> impl Strategy<Value = Option<DevicePlug>> {
+    prop_oneof![Just(None), Just(Some(DevicePlug::Cord)), Just(Some(DevicePlug::Macvtap))]
 }
 
 fn name(network: u8) -> String {
@@ -148,8 +153,9 @@ fn happen(host: &mut Host, what: &Happening) {
         Happening::Update { network, host: last, live, config } => {
             request(host, update(*network, *last, *live, *config))
         }
-        Happening::Attach { network, by_name, owner: of } => {
+        Happening::Attach { network, by_name, owner: of, plug } => {
             let Command::Attach(mut wanted) = attach("guest", nic_on(&name(*network))) else { unreachable!() };
+            wanted.nic.plug = *plug;
             wanted.handover = if *by_name { Handover::Name { uid: None } } else { Handover::Descriptor };
             wanted.owner = of.map(owner).filter(|o| host.processes.contains(o));
             request(host, Command::Attach(wanted));
@@ -254,6 +260,8 @@ proptest! {
         for n in (0..6u8).filter(|n| running & (1 << n) != 0) {
             host.request(Command::Create(network(n)));
             host.request(attach("guest", nic_on(&name(n))));
+            let plug = Some(DevicePlug::Macvtap);
+            host.request(attach("guest", Nic { plug, ..nic_on(&name(n)) }));
         }
         host.settle();
         host.install_hook(hooked);

@@ -11,6 +11,8 @@ mod histories;
 #[cfg(test)]
 mod hook_tests;
 mod hooks;
+#[cfg(test)]
+mod macvtaps;
 mod rules;
 #[cfg(test)]
 mod switches;
@@ -135,7 +137,10 @@ impl Host {
             .kernel
             .links()
             .filter(|l| {
-                let Some(mark) = l.mark.filter(|m| m.kind == MarkKind::Tap) else { return false };
+                // A macvtap outlives its descriptors.
+                let Some(mark) = l.mark.filter(|m| m.kind == MarkKind::Tap && l.kind == LinkKind::Tap) else {
+                    return false;
+                };
                 let by_descriptor = self.descriptor_taps().contains(&mark.id);
                 by_descriptor && !self.held.contains(&mark.id)
             })
@@ -422,6 +427,10 @@ impl Host {
                 self.macvlan_refused(spec)?;
                 Some(spec.name.to_string())
             }
+            Op::MakeMacvtap(spec) => {
+                self.macvlan_refused(&spec.link)?;
+                Some(spec.link.name.to_string())
+            }
             _ => None,
         };
         let mut index = None;
@@ -520,7 +529,13 @@ fn link_of(op: &Op) -> Option<LinkRef> {
         Op::SetForwarding { port, .. } => *port,
         Op::SetMode(l, _) | Op::Redirect(l, _) | Op::EndRedirect(l) => *l,
         Op::Doom(index) => LinkRef::Index(*index),
-        Op::MakeBridge(_) | Op::MakeTap(_) | Op::MakeMacvlan(_) | Op::Delete(_) | Op::Nft(_) | Op::SetSysctl(..) => {
+        Op::MakeBridge(_)
+        | Op::MakeTap(_)
+        | Op::MakeMacvlan(_)
+        | Op::MakeMacvtap(_)
+        | Op::Delete(_)
+        | Op::Nft(_)
+        | Op::SetSysctl(..) => {
             return None;
         }
     })

@@ -14,6 +14,8 @@ pub(super) fn host() -> Host {
         instance: Uuid::from_u128(7),
         stamp: xml::Stamp { boot_id: "boot-1".into(), netns: 4026531840 },
         needs_carrier: false,
+        plug: Default::default(),
+        nodes: "/run/patchcord/nodes".into(),
         dnsmasq: dnsmasq::Settings {
             dir: "/var/lib/patchcord/dnsmasq".into(),
             run_dir: "/run/patchcord/dnsmasq".into(),

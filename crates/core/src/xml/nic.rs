@@ -11,7 +11,7 @@ use super::{
     writer::Writer,
 };
 use crate::Result;
-use crate::model::{DirectMode, LinkName, LinkState, Name, Nic, NicSource, NicType};
+use crate::model::{DevicePlug, DirectMode, LinkName, LinkState, Name, Nic, NicSource, NicType};
 
 /// Children that are the VMM's affair: kept as written.
 const KEPT: &[&str] = &["model", "address", "boot", "rom", "tune", "coalesce", "guest", "alias", "acpi"];
@@ -99,7 +99,7 @@ pub(crate) fn read_nic_element(c: &Cursor<'_, '_>) -> Result<Nic> {
         read_driver(&driver, &mut nic)?;
     }
     for driver in c.children_in(Some(PATCHCORD_NAMESPACE), "driver").take(1) {
-        nic.plug_macvtap = driver.choice("plug", &[("macvtap", true), ("cord", false)])? == Some(true);
+        nic.plug = driver.choice("plug", DevicePlug::WORDS)?;
     }
     for child in c.elements().filter(|child| child.namespace().is_none() && KEPT.contains(&child.name())) {
         nic.kept.push(keep(&child)?);
@@ -179,7 +179,7 @@ pub(crate) fn write_nic_into(w: &mut Writer, nic: &Nic, live: Option<&LiveSource
         NicType::None => "none",
     };
     w.element("interface")
-        .opt("xmlns:pc", nic.plug_macvtap.then_some(PATCHCORD_NAMESPACE))
+        .opt("xmlns:pc", nic.plug.map(|_| PATCHCORD_NAMESPACE))
         .attr("type", kind)
         .yes_no("trustGuestRxFilters", nic.trust_guest_rx_filters)
         .body(|w| write_children(w, nic, live));
@@ -207,8 +207,8 @@ fn write_children(w: &mut Writer, nic: &Nic, live: Option<&LiveSource<'_>>) {
         }
         driver.opt("queues", nic.queues).body_or_close(|w| nic.driver_kept.iter().for_each(|xml| w.raw(xml)));
     }
-    if nic.plug_macvtap {
-        w.element("pc:driver").attr("plug", "macvtap").close();
+    if let Some(plug) = nic.plug {
+        w.element("pc:driver").attr("plug", plug.as_str()).close();
     }
     if let Some(link) = nic.link {
         w.element("link").attr("state", if link == LinkState::Up { "up" } else { "down" }).close();

@@ -9,7 +9,7 @@ use super::reader::{Cursor, Mode, read_document};
 use super::{WriteOptions, Writer};
 use crate::intent::{Allocation, NicIntent, Owner};
 use crate::merge::Precedence;
-use crate::model::{LinkName, MacAddr, Name, Network, NicSource};
+use crate::model::{DevicePlug, LinkName, MacAddr, Name, Network, NicSource};
 use crate::plan::{Handover, Sysctl};
 use crate::pool::Access;
 use crate::{Error, ErrorKind, Result};
@@ -88,6 +88,7 @@ pub fn write_nic_state(stamp: &Stamp, nic: &NicIntent) -> String {
     add("networkuuid", nic.network.map(|u| u.to_string()));
     add("mac", nic.nic.mac.map(|m| m.to_string()));
     add("tap", nic.nic.target.as_ref().map(ToString::to_string));
+    add("plug", nic.is_macvtap().then(|| DevicePlug::Macvtap.as_str().to_owned()));
     add("queues", nic.nic.queues.map(|q| q.to_string()));
     add("ownerpid", nic.owner.map(|o| o.pid.to_string()));
     add("ownerstart", nic.owner.map(|o| o.start_time.to_string()));
@@ -152,6 +153,9 @@ pub fn read_nic_state(stamp: &Stamp, text: &str) -> Result<Option<NicIntent>> {
         nic.mac = c.parsed("mac", str::parse::<MacAddr>)?;
         nic.target = c.parsed("tap", |s| LinkName::new(s))?;
         nic.queues = c.parsed("queues", parse)?;
+        // Those who wrote older documents plugged in all NICs by cords.
+        let cord = given.plug.filter(|plug| *plug == DevicePlug::Cord);
+        nic.plug = c.choice("plug", DevicePlug::WORDS)?.or(cord);
         let owner = read_owner(c)?;
         let handover = match c.required("handover", |s| Ok(s.to_owned()))?.as_str() {
             "descriptor" => Handover::Descriptor,

@@ -2,6 +2,8 @@
 // Each test program uses its own part of this.
 #![allow(dead_code)]
 
+pub(crate) mod switch;
+
 use patchcord_api::Client;
 use patchcord_api::error::{ClientError, Refusal};
 use patchcord_api::event::{Event, Monitored};

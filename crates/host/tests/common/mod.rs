@@ -19,7 +19,8 @@ use uuid::Uuid;
 pub(crate) const INSTANCE: Uuid = Uuid::from_u128(0x1457);
 
 pub(crate) fn options() -> KernelOptions {
-    KernelOptions { instance: INSTANCE, resolv_conf: PathBuf::from("/nonexistent/resolv.conf") }
+    let nowhere = PathBuf::from("/nonexistent");
+    KernelOptions { instance: INSTANCE, resolv_conf: nowhere.join("resolv.conf"), nodes: nowhere.join("nodes") }
 }
 
 /// A kernel that has read what is there.

@@ -121,6 +121,14 @@ impl Guest {
         Guest::new(fd, mac, header_len)
     }
 
+    /// Puts a guest behind a macvtap's device node, as a VMM does that was given one.
+    ///
+    /// # Errors
+    /// The kernel's own.
+    pub fn open_by_node(node: &Path, mac: [u8; 6]) -> io::Result<Guest> {
+        Guest::new(crate::sys::open_node(node)?, mac, 12)
+    }
+
     /// The MAC address.
     pub fn mac(&self) -> [u8; 6] {
         self.mac

@@ -1,0 +1,86 @@
+//! NICs that are a macvtap: tap and macvlan in one link of the kernel's, which can't be parted.
+//!
+//! So such a NIC stays on its device. Its mode can change, as far as the kernel changes it in place, and instead of being
+//! plugged into nothing it is down. When its device goes the link goes along, and with it for good whatever descriptors
+//! of it there are.
+
+use super::desired::{Resolved, Unplugged, merged};
+use super::mark::{Mark, MarkKind};
+use super::observed::{Link, LinkKind, Observed};
+use super::plug::{change_macvlan, changes_in_place};
+use super::step::{Handover, LinkChange, LinkRef, MacvlanSpec, MacvtapSpec, Op, Plan};
+use crate::intent::{Intent, NicIntent};
+use crate::model::LinkState;
+use uuid::Uuid;
+
+/// The macvtap of a NIC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredMacvtap {
+    /// As it should be; none where none can be made, and what is there stays.
+    pub spec: Option<MacvtapSpec>,
+    /// Why it is down; none when it is up.
+    pub unplugged: Option<Unplugged>,
+}
+
+/// What a NIC's macvtap should be; `device` is the link that it sits on, and `mtu` in bytes what it should have.
+pub(super) fn desired(
+    intent: &Intent,
+    observed: &Observed,
+    nic: &NicIntent,
+    (resolved, device, mtu): (&Resolved<'_>, Option<&Link>, u32),
+) -> DesiredMacvtap {
+    let down = |why| DesiredMacvtap { spec: None, unplugged: Some(why) };
+    let there = observed.link_marked(MarkKind::Tap, nic.id);
+    if there.is_none() && nic.confirmed && nic.handover == Handover::Descriptor {
+        return down(Unplugged::Lost);
+    }
+    let (mode, network) = match resolved {
+        Resolved::Device(_, mode, network) => (*mode, *network),
+        Resolved::Stopped => return down(Unplugged::Parked),
+        Resolved::Virtual(..) | Resolved::HostBridge(..) | Resolved::None => return down(Unplugged::Misfit),
+    };
+    let (Some(device), Some(mac), Some(name), Ok(_)) = (device, nic.nic.mac, &nic.nic.target, merged(intent, nic))
+    else {
+        return down(Unplugged::Waiting);
+    };
+    let listed = network.is_none_or(|n| n.forward.devices.iter().any(|d| d.dev.as_str() == device.name));
+    let fits = |link: &Link| {
+        let right_mode = link.mode == Some(mode) || changes_in_place(link.mode, mode);
+        link.kind == LinkKind::Macvtap && link.lower == Some(device.index) && right_mode
+    };
+    if !listed || !there.is_none_or(fits) {
+        return down(Unplugged::Misfit);
+    }
+    let link = MacvlanSpec {
+        name: name.clone(),
+        mark: Mark { instance: intent.instance, kind: MarkKind::Tap, id: nic.id },
+        lower: device.index,
+        mode,
+        mac,
+        mtu: mtu.min(device.mtu),
+    };
+    let spec = MacvtapSpec { link, queues: nic.nic.queues.unwrap_or(1), handover: nic.handover };
+    let pulled = nic.nic.link == Some(LinkState::Down);
+    DesiredMacvtap { spec: Some(spec), unplugged: pulled.then_some(Unplugged::Wanted) }
+}
+
+/// The steps for a NIC's macvtap.
+pub(super) fn steps(plan: &mut Plan, id: Uuid, desired: &DesiredMacvtap, observed: &Observed) {
+    let up = desired.unplugged.is_none();
+    match (observed.link_marked(MarkKind::Tap, id), &desired.spec) {
+        (Some(link), Some(spec)) => change_macvlan(plan, link, &spec.link, up),
+        (Some(link), None) if link.up => {
+            let here = LinkRef::Index(link.index);
+            let set = |up| Op::SetLink(here, LinkChange { up: Some(up), ..LinkChange::default() });
+            plan.push(set(false), Some(set(true)), "the NIC is plugged into nothing");
+        }
+        (None, Some(spec)) => {
+            let made = plan.push(Op::MakeMacvtap(spec.clone()), None, "the NIC's macvtap on its device");
+            if up {
+                let up = LinkChange { up: Some(true), ..LinkChange::default() };
+                plan.push(Op::SetLink(made, up), None, "the NIC is plugged in");
+            }
+        }
+        (_, None) => {}
+    }
+}
