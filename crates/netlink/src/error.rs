@@ -79,6 +79,11 @@ impl Error {
         self.errno() == Some(rustix::io::Errno::EXIST.raw_os_error())
     }
 
+    /// Whether the kernel lacks what was asked for: EOPNOTSUPP.
+    pub fn is_unsupported(&self) -> bool {
+        self.errno() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error())
+    }
+
     /// Whether the object of the request is in use: EBUSY.
     pub fn is_busy(&self) -> bool {
         self.errno() == Some(rustix::io::Errno::BUSY.raw_os_error())

@@ -32,8 +32,8 @@ mod vf;
 pub use addr::{Address, AddressFilter, NewAddress};
 pub use error::{Error, KernelError};
 pub use link::{
-    BridgeOptions, BridgePort, BridgeSpec, IfbSpec, Link, LinkChange, MacvlanMode, MacvlanSpec, OperState, TunInfo,
-    VethSpec,
+    BridgeOptions, BridgePort, BridgeSpec, BridgeVlans, IfbSpec, Link, LinkChange, MacvlanMode, MacvlanSpec, OperState,
+    TunInfo, VethSpec, VlansOf,
 };
 pub use monitor::{Hint, LINK_GROUPS, Monitor, MonitorGroups};
 pub use neigh::{FdbChange, FdbEntry};
@@ -55,6 +55,7 @@ pub fn fuzz_readers(bytes: &[u8]) {
 
 fn fuzz_payload(bytes: &[u8]) {
     let _ = link::read(bytes);
+    let _ = link::read_vlans(bytes);
     let _ = addr::read(bytes);
     let _ = route::read(bytes);
     let _ = neigh::read(bytes);

@@ -36,6 +36,11 @@ impl Request {
         Request { name, kind: message.message_type(), flags, body, fixed_header }
     }
 
+    /// A message that the packet crates don't know; `body` begins with the message's own header.
+    pub(crate) fn encoded(name: &'static str, kind: u16, fixed_header: usize, body: Vec<u8>) -> Self {
+        Request { name, kind, flags: 0, body, fixed_header }
+    }
+
     /// Appends the message as it goes to the kernel.
     pub(crate) fn append(&self, bytes: &mut Vec<u8>, sequence: u32) {
         frame::append(bytes, self.kind, self.flags | NLM_F_REQUEST | NLM_F_ACK, sequence, &self.body);

@@ -4,11 +4,14 @@ mod bridge;
 mod make;
 mod read;
 mod set;
+mod vlan;
 
 pub use bridge::{BridgeOptions, BridgePort};
 pub use make::{BridgeSpec, IfbSpec, MacvlanSpec, VethSpec};
 pub(crate) use read::read;
 pub use set::LinkChange;
+pub(crate) use vlan::read as read_vlans;
+pub use vlan::{BridgeVlans, VlansOf};
 
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
