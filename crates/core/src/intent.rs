@@ -127,6 +127,8 @@ pub struct Intent {
     /// What is held for NICs to come, and until when.
     reserved: BTreeMap<Uuid, (NicIntent, u64)>,
     routed: Routed,
+    /// How many NICs of each network have a `<vlan>` of their own.
+    with_vlan: BTreeMap<Uuid, usize>,
     /// Settings that we changed, with their values before.
     pub saved: BTreeMap<Sysctl, String>,
 }
@@ -191,6 +193,17 @@ impl Intent {
         self.routed
     }
 
+    /// Whether VLANs have to be kept apart in a network: while it runs and it, one of its portgroups or one of its NICs
+    /// has any.
+    pub fn has_vlans(&self, network: Uuid) -> bool {
+        let active = self.network(network).and_then(|n| n.active.as_ref());
+        active.is_some_and(|n| {
+            n.vlan.is_some()
+                || n.portgroups.iter().any(|p| p.vlan.is_some())
+                || self.with_vlan.get(&network).is_some_and(|count| *count > 0)
+        })
+    }
+
     /// The NIC of that id.
     pub fn nic(&self, id: Uuid) -> Option<&NicIntent> {
         self.nics.get(&id)
@@ -252,6 +265,9 @@ impl Intent {
         self.remove_nic(nic.id);
         if let Some(network) = nic.network {
             self.nics_of.entry(network).or_default().insert(nic.id);
+            if nic.nic.vlan.is_some() {
+                *self.with_vlan.entry(network).or_default() += 1;
+            }
         }
         if let Some(mac) = nic.nic.mac {
             self.by_mac.entry(mac).or_default().insert(nic.id);
@@ -287,6 +303,12 @@ impl Intent {
         self.pool.release(id);
         if let Some(network) = nic.network {
             remove(&mut self.nics_of, &network, id);
+            if let (true, Some(count)) = (nic.nic.vlan.is_some(), self.with_vlan.get_mut(&network)) {
+                *count -= 1;
+                if *count == 0 {
+                    self.with_vlan.remove(&network);
+                }
+            }
         }
         if let Some(mac) = nic.nic.mac {
             remove(&mut self.by_mac, &mac, id);

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use patchcord_core::engine::{JobId, PlanId};
 use patchcord_core::plan::nft::foreign::Firewalls;
-use patchcord_core::plan::{Change, Index, Observed, Op, Outcome, Plan, Sysctl};
+use patchcord_core::plan::{Change, Index, Link, LinkRef, Observed, Op, Outcome, Plan, Sysctl};
 use uuid::Uuid;
 
 use crate::hints::{Hint, Hints};
@@ -23,7 +23,7 @@ use crate::kernel::{Applied, Kernel, KernelOptions};
 use crate::nft::same;
 use crate::observe;
 use crate::watcher::Watcher;
-use crate::{Error, Result};
+use crate::{Error, Result, vlan};
 
 /// How many requests may wait; whoever sends more waits, too.
 const QUEUE: usize = 256;
@@ -263,6 +263,13 @@ impl Worker {
         for note in notes {
             self.report(ExecutorReport::Trouble(note));
         }
+        if !failed {
+            for step in &plan.steps {
+                if let Op::SetFiltering(LinkRef::Index(bridge), true) = step.op {
+                    self.look_at_ports(bridge);
+                }
+            }
+        }
         if left {
             // What the plan was made from is no longer true.
             self.snapshot(true);
@@ -367,14 +374,47 @@ impl Worker {
         let was_up = believed.is_some_and(|link| link.up);
         let known = believed.cloned();
         let now = self.kernel.read_link(index)?;
-        if known == now || (known.is_none() && now.as_ref().is_some_and(|link| link.is_doomed())) {
+        if known.is_none() && now.as_ref().is_some_and(|link| link.is_doomed()) {
             return Ok(());
         }
-        if was_up && now.as_ref().is_none_or(|link| !link.up) {
-            // The kernel announces no IPv4 routes that go with a link.
-            self.hints.add_routes();
+        let vlan = |link: &Option<Link>| link.as_ref().map(|link| link.vlan).unwrap_or_default();
+        let other_vlans = vlan(&known) != vlan(&now);
+        if known != now {
+            if was_up && now.as_ref().is_none_or(|link| !link.up) {
+                // The kernel announces no IPv4 routes that go with a link.
+                self.hints.add_routes();
+            }
+            self.changed(Change::Link(index, now));
         }
-        self.changed(Change::Link(index, now));
+        // A bridge announces its ports' VLANs with what it tells of a port, and that is never all about a link.
+        if other_vlans {
+            self.look_at_ports(index);
+            return Ok(());
+        }
+        self.look_at_vlans(index)
+    }
+
+    /// What ports are in counts again, or counts for the first time.
+    fn look_at_ports(&mut self, bridge: Index) {
+        let ports: Vec<Index> = self.kernel.observed().ports_of(bridge).map(|port| port.index).collect();
+        for link in ports.into_iter().chain([bridge]) {
+            if let Err(error) = self.look_at_vlans(link) {
+                self.trouble("VLANs can't be read", &error);
+            }
+        }
+    }
+
+    /// Reads the VLANs of a port or bridge, where they count.
+    fn look_at_vlans(&mut self, index: Index) -> Result<()> {
+        let observed = self.kernel.observed();
+        let Some(link) = observed.link(index) else { return Ok(()) };
+        if observed.bridge_of(link).is_none_or(|bridge| !bridge.vlan.filtering) {
+            return Ok(());
+        }
+        let believed = observed.vlans_of(link);
+        if let Some(now) = vlan::read(&mut self.kernel.route, index)?.filter(|now| *now != believed) {
+            self.changed(Change::Vlans(index, now));
+        }
         Ok(())
     }
 

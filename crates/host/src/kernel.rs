@@ -293,6 +293,8 @@ fn target(op: &Op) -> Option<LinkRef> {
         Op::SetLink(link, _)
         | Op::SetBridge(link, _)
         | Op::SetPort(link, _)
+        | Op::SetFiltering(link, _)
+        | Op::SetVlans { link, .. }
         | Op::AddAddress(link, _)
         | Op::RemoveAddress(link, _)
         | Op::AddRoute(link, _)
@@ -322,6 +324,7 @@ fn stays(op: &Op) -> bool {
         Op::Announce(..)
             | Op::Delete(_)
             | Op::SetPort(..)
+            | Op::SetVlans { .. }
             | Op::SetForwarding { .. }
             | Op::SetSysctl(Sysctl::AcceptRa(_) | Sysctl::DisableIpv6(_) | Sysctl::Autoconf(_), _)
     )

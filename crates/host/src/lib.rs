@@ -36,6 +36,7 @@ pub mod store;
 mod sys;
 pub mod sysctl;
 pub mod tap;
+mod vlan;
 mod watcher;
 
 pub use error::Error;

@@ -7,12 +7,14 @@ use std::path::Path;
 
 use ipnet::IpNet;
 use patchcord_core::model::{DirectMode, MacAddr};
-use patchcord_core::plan::{BridgeState, Index, Link, LinkKind, Mark, MarkKind, Observed, PortFlags, Route, Sysctl};
+use patchcord_core::plan::{
+    BridgeState, Index, Link, LinkKind, Mark, MarkKind, Observed, PortFlags, Route, Sysctl, VlanState,
+};
 use patchcord_netlink::tc::ActionKind;
 use patchcord_netlink::{AddressFilter, FdbEntry, MacvlanMode, RouteFilter, Socket, TABLE_MAIN, nft};
 use rustix::io::Errno;
 
-use crate::{Result, resolv, sysctl};
+use crate::{Result, resolv, sysctl, vlan};
 
 /// Who adds the routes that router advertisements bring (kernel: `RTPROT_RA`; NetworkManager and networkd use it, too).
 const PROTOCOL_RA: u8 = 9;
@@ -57,6 +59,7 @@ pub fn snapshot(route: &mut Socket, rules: Option<&mut nft::Socket>, resolv_conf
         let ours: Vec<_> = entries.entries.iter().filter_map(|e| forwarding(&observed, e)).collect();
         observed.forwarding.extend(ours);
     }
+    consistent &= vlan::read_all(route, &mut observed)?;
     // Only a link with clsact has filters; and only an end of a cord is ours to look at.
     let qdiscs = route.qdiscs(None)?;
     consistent &= qdiscs.consistent;
@@ -122,6 +125,10 @@ pub fn link(told: &patchcord_netlink::Link) -> Link {
         group: told.group,
         bridge,
         port,
+        vlan: told.bridge.as_ref().map_or_else(VlanState::default, |options| VlanState {
+            filtering: options.vlan_filtering.unwrap_or(VlanState::default().filtering),
+            default_pvid: options.vlan_default_pvid.unwrap_or(VlanState::default().default_pvid),
+        }),
     }
 }
 

@@ -50,6 +50,11 @@ impl Kernel {
             }
             Op::SetBridge(link, settings) => self.set_bridge(run.resolve(*link)?, *settings)?,
             Op::SetPort(link, flags) => self.set_port(run.resolve(*link)?, *flags)?,
+            Op::SetFiltering(link, on) => {
+                let options = BridgeOptions { vlan_filtering: Some(*on), ..BridgeOptions::default() };
+                self.route.set_bridge(run.resolve(*link)?.0, &options)?;
+            }
+            Op::SetVlans { link, own, vlans } => self.set_vlans(run.resolve(*link)?, *own, vlans)?,
             Op::Doom(index) => self.doom(*index, Vec::new())?,
             Op::AddAddress(link, address) => self.add_address(run.resolve(*link)?, *address)?,
             Op::RemoveAddress(link, address) => {
@@ -78,7 +83,11 @@ impl Kernel {
             name: spec.name.to_string(),
             mac: Some(spec.mac.0),
             mtu: Some(spec.mtu),
-            options: bridge_options(spec.settings),
+            options: BridgeOptions {
+                // A kernel without VLANs refuses to hear of them, even that they are not to be kept apart.
+                vlan_filtering: spec.vlan_filtering.then_some(true),
+                ..bridge_options(spec.settings)
+            },
             alias: Some(spec.mark.to_string()),
             group: GROUP_LIVE,
             addr_gen_none: self.does_ipv6(spec.mtu),
@@ -252,11 +261,14 @@ impl Kernel {
                 let bridge = self.route.link_by_index(port.0)?.and_then(|link| link.controller);
                 let there = self.route.fdb(None)?.entries;
                 let of_bridge = |e: &&netlink::FdbEntry| e.mac == mac.0 && e.bridge == bridge && !e.own;
-                let Some(old) = there.iter().find(of_bridge) else { return Err(error.into()) };
-                if old.port == port.0 && old.fixed && !old.local {
-                    return Ok(());
+                // One for each of the port's VLANs, of which some may have been added before the first that was there.
+                let there: Vec<_> = there.iter().filter(of_bridge).collect();
+                if there.is_empty() {
+                    return Err(error.into());
                 }
-                gone_is_done(self.route.delete_fdb(&FdbChange { port: old.port, vlan: old.vlan, ..entry }))?;
+                for old in there {
+                    gone_is_done(self.route.delete_fdb(&FdbChange { port: old.port, vlan: old.vlan, ..entry }))?;
+                }
                 Ok(self.route.add_fdb(&entry)?)
             }
             result => Ok(result?),

@@ -84,6 +84,11 @@ impl Error {
         self.errno() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error())
     }
 
+    /// Whether the request makes no sense for its object: EINVAL.
+    pub fn is_invalid(&self) -> bool {
+        self.errno() == Some(rustix::io::Errno::INVAL.raw_os_error())
+    }
+
     /// Whether the object of the request is in use: EBUSY.
     pub fn is_busy(&self) -> bool {
         self.errno() == Some(rustix::io::Errno::BUSY.raw_os_error())

@@ -152,6 +152,7 @@ impl Engine {
                         .field("<bridge name>")
                         .hint("make it first, or leave <forward> out to get a bridge of the network's own"));
                 }
+                warnings.extend(self.vlans_cannot_be_had(network));
             }
             ForwardMode::Bridge | ForwardMode::Private | ForwardMode::Vepa | ForwardMode::Passthrough => {
                 if network.forward.pf.is_some() {

@@ -5,7 +5,10 @@ use super::input::Attach;
 use crate::error::Reasons;
 use crate::intent::{Allocation, NicIntent};
 use crate::merge::Precedence;
-use crate::model::{ActualType, DevicePlug, DirectMode, LinkName, MacAddr, Network, Nic, NicSource, VirtualPortType};
+use crate::model::{
+    ActualType, DevicePlug, DirectMode, ForwardMode, LinkName, MacAddr, Network, Nic, NicSource, VirtualPortType,
+};
+use crate::plan::desired::Resolved;
 use crate::plan::{LinkKind, MarkKind, desired};
 use crate::pool::{Access, Device, Refusal};
 use crate::{Error, ErrorKind};
@@ -97,13 +100,18 @@ impl Engine {
     /// Whether a NIC can be what is wanted, and the device that it gets; gives what the user should know besides.
     fn settle_on(&mut self, object: &str, mut nic: NicIntent) -> Result<(NicIntent, Vec<String>), Error> {
         let mut reasons = Reasons::default();
-        let warnings = reasons.note(self.mac_is_free(object, &nic)).unwrap_or_default();
+        let mut warnings = reasons.note(self.mac_is_free(object, &nic)).unwrap_or_default();
         let merged = desired::merged(&self.intent, &nic).map_err(|error| Error { object: object.into(), ..error });
         let merged = reasons.note(merged).unwrap_or_default();
         let kind = merged.virtualport.as_ref().and_then(|v| v.kind);
         let ovs = kind == Some(VirtualPortType::OpenVSwitch);
+        let resolved = desired::resolve(&self.intent, &nic);
+        if !ovs {
+            warnings.extend(reasons.note(self.vlans_can_be_had(object, &resolved, merged.vlan.as_ref())).flatten());
+        }
+        let on_device = matches!(resolved, Resolved::Device(..));
         let unsupported = [
-            ("<vlan>", "a VLAN", merged.vlan.is_some() && !ovs),
+            ("<vlan>", "a VLAN", merged.vlan.is_some() && on_device),
             ("<virtualport>", "a virtual port profile", kind.is_some() && !ovs),
             ("<bandwidth>", "bandwidth", merged.bandwidth.is_some() && !ovs),
         ];
@@ -160,7 +168,12 @@ impl Engine {
     /// Whether the NICs of a network could stay as they are, were this its active instance.
     pub(super) fn nics_stay(&self, network: Uuid, changed: &Network) -> Result<(), Error> {
         for nic in self.intent.nics_of(network) {
-            desired::merged_with(Some(changed), nic)?;
+            let merged = desired::merged_with(Some(changed), nic)?;
+            let bridge = changed.bridge.name.as_ref().filter(|_| changed.forward.mode == ForwardMode::Bridge);
+            if let Some(bridge) = bridge {
+                let object = self.describe(super::Object::Nic(nic.id));
+                self.vlans_can_be_had(&object, &Resolved::HostBridge(bridge, Some(changed)), merged.vlan.as_ref())?;
+            }
             let Some(allocation) = &nic.allocation else { continue };
             if !changed.forward.devices.iter().any(|d| d.dev == allocation.device) {
                 let cause = format!("NIC {} of guest '{}' sits on {}", nic.id, nic.guest, allocation.device);

@@ -52,6 +52,7 @@ impl Engine {
         let told = self.to_be_told(Object::Nic(id));
         let before = self.intent.nic(id);
         self.journal.note(|| Entry::Nic(id, before.cloned().map(Box::new)));
+        let network = before.and_then(|nic| nic.network).filter(|network| self.intent.has_vlans(*network));
         match nic {
             Some(nic) => self.intent.set_nic(nic),
             None => {
@@ -59,6 +60,7 @@ impl Engine {
             }
         }
         self.untold(Object::Nic(id), told);
+        self.without_vlans.extend(network.filter(|network| !self.intent.has_vlans(*network)));
     }
 
     /// Changes what is known of the host's settings before us.

@@ -20,6 +20,7 @@
 mod admit;
 mod admit_macvtap;
 mod admit_nic;
+mod admit_vlan;
 mod devices;
 mod effect;
 mod hook_call;
@@ -103,6 +104,8 @@ pub struct Engine {
     next_macvlan: u32,
     /// When to look at which object again.
     alarms: BTreeMap<Now, BTreeSet<Object>>,
+    /// Networks of which a NIC has just taken the last VLAN away.
+    without_vlans: BTreeSet<Uuid>,
     /// Records that couldn't be written, and are to be written again.
     unwritten: BTreeSet<RecordKey>,
     /// What this call changed, in case its records can't be written.
@@ -141,6 +144,7 @@ impl Engine {
             next_tap: 0,
             next_macvlan: 0,
             alarms: BTreeMap::new(),
+            without_vlans: BTreeSet::new(),
             unwritten: BTreeSet::new(),
             journal: Journal::default(),
             out: Vec::new(),

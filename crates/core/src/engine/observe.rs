@@ -16,7 +16,9 @@ impl Engine {
         let mut concerned = BTreeSet::new();
         match &change {
             Change::Link(index, link) => self.concerned_by_link(*index, link.as_ref(), &mut concerned),
-            Change::Addresses(index, _) | Change::Redirect(index, _) => concerned.extend(self.object_of_link(*index)),
+            Change::Addresses(index, _) | Change::Redirect(index, _) | Change::Vlans(index, _) => {
+                concerned.extend(self.object_of_link(*index))
+            }
             Change::Routes(routes) => {
                 let lost = self.observed.routes().filter(|r| !routes.contains(*r)).map(|r| r.link);
                 concerned.extend(lost.filter_map(|link| self.object_of_link(link)));
@@ -123,12 +125,19 @@ impl Engine {
         for link in before.into_iter().chain(link) {
             concerned.extend(link.mark.filter(|m| m.instance == self.config.instance).map(object));
         }
-        let named =
-            |l: Option<&Link>| l.filter(|l| l.mark.is_none() && l.kind == LinkKind::Bridge).map(|l| l.name.clone());
+        if let (Some(before), Some(link)) = (before, link)
+            && let Some(mark) = link.mark.filter(|_| before.vlan != link.vlan)
+        {
+            // What is known of its ports' VLANs went with that.
+            concerned.extend(self.intent.nics_of(mark.id).map(|nic| Object::Nic(nic.id)));
+        }
+        let named = |l: Option<&Link>| {
+            l.filter(|l| l.mark.is_none() && l.kind == LinkKind::Bridge).map(|l| (l.name.clone(), l.vlan))
+        };
         let (was, is) = (named(before), named(link));
         if was != is {
-            // A host bridge came or went: whoever names it is concerned.
-            for bridge in was.iter().chain(&is) {
+            // A host bridge came or went, or treats VLANs otherwise: whoever names it is concerned.
+            for (bridge, _) in was.iter().chain(&is) {
                 concerned.extend(self.users_of_bridge(bridge));
             }
         }

@@ -6,7 +6,7 @@ use super::input::JobOutcome;
 use super::work::{Flight, Goal, PLANS, Repairs, backoff};
 use super::{Engine, Object};
 use crate::intent::NetworkIntent;
-use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, Sysctl, Zone, desired, diff, dnsmasq, nft, plug};
+use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, Sysctl, Zone, desired, diff, dnsmasq, nft, plug, vlan};
 use crate::{Error, ErrorKind, xml};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -77,6 +77,7 @@ impl Engine {
             Object::Nic(id) => {
                 let desired = desired::nic(&self.intent, &self.observed, id);
                 plug::nic(&mut plan, id, desired.as_ref(), &self.observed);
+                vlan::last_leaves(&mut plan, &self.intent, &self.observed, id);
             }
             Object::Host => {
                 let wanted = desired::host(&self.intent, &self.observed);
@@ -218,7 +219,9 @@ impl Engine {
         let mut kind = ErrorKind::HostFailed;
         if let Some(step) = plan.steps.get(failure.step) {
             let link = match &step.op {
-                Op::SetLink(LinkRef::Index(i), _) | Op::Doom(i) => self.observed.link(*i).map(|l| l.name.clone()),
+                Op::SetLink(LinkRef::Index(i), _) | Op::SetFiltering(LinkRef::Index(i), _) | Op::Doom(i) => {
+                    self.observed.link(*i).map(|l| l.name.clone())
+                }
                 _ => None,
             };
             let on = link.map(|l| format!(" ({l})")).unwrap_or_default();
@@ -419,6 +422,10 @@ impl Engine {
             Object::Nic(id) => {
                 if followed.is_none() && repaired {
                     self.publish_nic(id, None);
+                }
+                // Its plan saw to the bridge, unless it was not plugged in.
+                for network in std::mem::take(&mut self.without_vlans) {
+                    self.advance(Object::Network(network));
                 }
             }
             Object::Host => self.forget_settings(),

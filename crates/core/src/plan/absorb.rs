@@ -5,6 +5,7 @@ use super::mark::Mark;
 use super::mark::{GROUP_DOOMED, GROUP_LIVE, ROUTE_PROTOCOL};
 use super::observed::{Change, Index, Link, LinkKind, Observed, PortFlags, Route};
 use super::step::{LinkChange, LinkRef, MacvlanSpec, Op, Outcome, Plan};
+use super::vlan::VlanState;
 
 /// The index that a reference stands for, given what each step made.
 fn resolve(link: LinkRef, made: &[Option<Index>]) -> Option<Index> {
@@ -34,6 +35,7 @@ impl Observed {
                 let link = Link {
                     mac: Some(spec.mac),
                     bridge: Some(spec.settings),
+                    vlan: VlanState { filtering: spec.vlan_filtering, ..VlanState::default() },
                     ..made_link(index, spec.name.to_string(), LinkKind::Bridge, spec.mtu, spec.mark)
                 };
                 self.set_link(index, Some(link));
@@ -69,6 +71,12 @@ impl Observed {
             Op::SetLink(link, change) => self.edit(*link, all, |l| set_link(l, change, all)),
             Op::SetBridge(link, settings) => self.edit(*link, all, |l| l.bridge = Some(*settings)),
             Op::SetPort(link, flags) => self.edit(*link, all, |l| l.port = Some(*flags)),
+            Op::SetFiltering(link, on) => self.edit(*link, all, |l| l.vlan.filtering = *on),
+            Op::SetVlans { link, vlans, .. } => {
+                if let Some(index) = resolve(*link, all) {
+                    self.set_vlans(index, vlans.clone());
+                }
+            }
             Op::Doom(index) => {
                 let doomed = format!("pcdel{}", index.0);
                 self.redirects.remove(index);
@@ -141,6 +149,7 @@ impl Observed {
             Change::Redirect(index, None) => {
                 self.redirects.remove(&index);
             }
+            Change::Vlans(index, vlans) => self.set_vlans(index, vlans),
             Change::Routes(routes) => self.set_routes(routes),
             Change::Nft(table, _) => self.nft = table,
             Change::Sysctl(sysctl, Some(value)) => {
@@ -184,6 +193,7 @@ fn made_link(index: Index, name: String, kind: LinkKind, mtu: u32, mark: Mark) -
         group: GROUP_LIVE,
         bridge: None,
         port: None,
+        vlan: VlanState::default(),
     }
 }
 

@@ -5,6 +5,7 @@ use super::mark::{Mark, MarkKind};
 use super::nft::NetworkRules;
 use super::observed::{BridgeState, Index, Link, LinkKind, Observed, PortFlags, Sysctl};
 use super::step::{BridgeSpec, MacvlanSpec, RouteSpec, TapSpec};
+use super::vlan::{NO_VLAN, PortVlans};
 use crate::intent::{Intent, NetworkIntent, NicIntent};
 use crate::merge::{self, Merged};
 use crate::model::{ActualType, DirectMode, Family, Ip, LinkName, LinkState, MacAddr, MacTableManager};
@@ -31,6 +32,8 @@ pub struct DesiredNetwork {
 pub struct DesiredBridge {
     /// The link.
     pub spec: BridgeSpec,
+    /// The host's VLANs on it: the network's, so that it reaches the NICs that have no others.
+    pub vlans: PortVlans,
     /// The host's addresses.
     pub addresses: BTreeSet<IpNet>,
     /// Static routes.
@@ -61,6 +64,8 @@ pub enum Plug {
         flags: PortFlags,
         /// The address that we write into the bridge's forwarding table ourselves.
         forwarding: Option<MacAddr>,
+        /// The VLANs that the tap is in.
+        vlans: PortVlans,
     },
     /// A macvlan on a device that is there, joined to the tap by a cord.
     Cord(MacvlanSpec),
@@ -205,7 +210,9 @@ fn bridge(intent: &Intent, uuid: Uuid, network: &Network, name: &LinkName, mac: 
             mac,
             mtu: network.mtu.unwrap_or(MTU),
             settings: settings(network),
+            vlan_filtering: intent.has_vlans(uuid),
         },
+        vlans: network.vlan.as_ref().map_or_else(|| PortVlans::access(NO_VLAN), PortVlans::of),
         addresses,
         routes: network.routes.iter().map(route).collect(),
         sysctls,
@@ -304,11 +311,19 @@ fn is_ovs(intent: &Intent, nic: &NicIntent) -> bool {
 /// in without what keeps it apart.
 fn bridge_port(intent: &Intent, nic: &NicIntent, network: Option<&Network>, bridge: &Link) -> Plug {
     let Ok(merged) = merged(intent, nic) else { return Plug::Nothing(Unplugged::Waiting) };
+    let own = network.is_some_and(|n| n.forward.mode.has_own_bridge());
+    let vlans = match &merged.vlan {
+        Some(vlan) if own || bridge.vlan.filtering => PortVlans::of(vlan),
+        // A host bridge that filters no longer keeps nobody apart.
+        Some(_) => return Plug::Nothing(Unplugged::Waiting),
+        None => PortVlans::access(if own { NO_VLAN } else { bridge.vlan.default_pvid }),
+    };
     let written = network.is_some_and(|n| n.bridge.mac_table_manager == Some(MacTableManager::Libvirt));
     Plug::Bridge {
         controller: bridge.index,
         flags: PortFlags { isolated: merged.isolated, learning: !written, flood: !written },
         forwarding: nic.nic.mac.filter(|_| written),
+        vlans,
     }
 }
 

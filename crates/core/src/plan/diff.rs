@@ -6,6 +6,7 @@ use super::mark::{Mark, MarkKind, ROUTE_PROTOCOL};
 use super::nft::{self, ForeignTable, NetworkRules};
 use super::observed::{Index, Link, Observed, Sysctl};
 use super::step::{LinkChange, LinkRef, Op, Plan, RouteSpec};
+use super::vlan;
 use crate::intent::Intent;
 use crate::model::LinkName;
 use ipnet::IpNet;
@@ -74,6 +75,7 @@ fn rules(
 fn new_bridge(plan: &mut Plan, bridge: &DesiredBridge, observed: &Observed) {
     let made = plan.push(Op::MakeBridge(bridge.spec.clone()), None, "the network's bridge");
     on_bridge(plan, bridge, made, None, observed);
+    vlan::bridge(plan, bridge, made, None, observed);
     let up = LinkChange { up: Some(true), ..LinkChange::default() };
     plan.push(Op::SetLink(made, up), None, "the bridge carries frames");
     // Routes need the link up.
@@ -84,6 +86,7 @@ fn new_bridge(plan: &mut Plan, bridge: &DesiredBridge, observed: &Observed) {
 fn existing_bridge(plan: &mut Plan, desired: &DesiredBridge, link: &Link, observed: &Observed) {
     let here = LinkRef::Index(link.index);
     on_bridge(plan, desired, here, Some(link.index), observed);
+    vlan::bridge(plan, desired, here, Some(link), observed);
     if let Some(settings) = link.bridge.filter(|s| *s != desired.spec.settings) {
         let undo = Op::SetBridge(here, settings);
         plan.push(Op::SetBridge(here, desired.spec.settings), Some(undo), "spanning tree as defined");

@@ -6,6 +6,7 @@
 //! | `desired`, `ovs` | what should be, of one network or NIC |
 //! | `diff`, `plug` | the steps from one to the other; `plug` for a NIC |
 //! | `macvtap` | both for a NIC that is a macvtap |
+//! | `vlan` | which VLANs ports of bridges are in, and the steps for that |
 //! | `step` | steps, plans and how they went |
 //! | `absorb` | what a step changes about what is |
 //! | `mark` | how what we make is told from what others made |
@@ -23,6 +24,7 @@ mod ovs;
 pub mod plug;
 mod step;
 pub mod subnet;
+pub mod vlan;
 
 pub use desired::{Plug, Unplugged};
 pub use macvtap::DesiredMacvtap;
@@ -33,3 +35,4 @@ pub use step::{
     BridgeSpec, Handover, LinkChange, LinkRef, MacvlanSpec, MacvtapSpec, Op, Outcome, Plan, RouteSpec, Step,
     StepFailure, TapSpec,
 };
+pub use vlan::{PortVlans, VlanState};

@@ -4,6 +4,7 @@ use super::dnsmasq::Lease;
 use super::mark::{GROUP_DOOMED, Mark, MarkKind};
 use super::nft::{ObservedTable, foreign::Firewalls};
 use super::ovs::OvsKnown;
+use super::vlan::{PortVlans, VlanState};
 use crate::model::{DirectMode, MacAddr};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -87,6 +88,8 @@ pub struct Link {
     pub bridge: Option<BridgeState>,
     /// Its flags as a bridge port.
     pub port: Option<PortFlags>,
+    /// As a bridge: how it treats VLANs.
+    pub vlan: VlanState,
 }
 
 impl Link {
@@ -177,6 +180,8 @@ pub struct Observed {
     addresses: BTreeMap<Index, BTreeSet<IpNet>>,
     routes: BTreeSet<Route>,
     ports: HashMap<Index, usize>,
+    /// Of bridges that filter VLANs, and of their ports: the VLANs they are in, where those are not the bridge's default.
+    vlans: BTreeMap<Index, PortVlans>,
     /// Static entries that we wrote into bridges' forwarding tables: the port and the address behind it.
     pub forwarding: BTreeSet<(Index, MacAddr)>,
     /// Links of ours that hand what comes in at them to another link, and that one; none when it is gone.
@@ -250,6 +255,38 @@ impl Observed {
         self.ports.get(&bridge).copied().unwrap_or(0)
     }
 
+    /// The ports of a bridge. Looks at all links.
+    pub fn ports_of(&self, bridge: Index) -> impl Iterator<Item = &Link> {
+        self.links.values().filter(move |l| l.controller == Some(bridge))
+    }
+
+    /// The VLANs of a bridge port, or of a bridge itself, where they are not what the bridge gives a new port.
+    pub fn vlans(&self, index: Index) -> Option<&PortVlans> {
+        self.vlans.get(&index)
+    }
+
+    /// The VLANs of a bridge port, or of a bridge itself.
+    pub fn vlans_of(&self, link: &Link) -> PortVlans {
+        let default = || PortVlans::access(self.bridge_of(link).map_or(0, |bridge| bridge.vlan.default_pvid));
+        self.vlans.get(&link.index).cloned().unwrap_or_else(default)
+    }
+
+    /// The bridge whose VLANs a link is in: its controller, or a bridge itself.
+    pub fn bridge_of<'a>(&'a self, link: &'a Link) -> Option<&'a Link> {
+        let bridge = if link.kind == LinkKind::Bridge { Some(link) } else { self.link(link.controller?) };
+        bridge.filter(|bridge| bridge.kind == LinkKind::Bridge)
+    }
+
+    /// The VLANs of a port or bridge were read, or set. Those of a bridge that does not filter are forgotten again, as
+    /// they mean nothing.
+    pub fn set_vlans(&mut self, index: Index, vlans: PortVlans) {
+        let bridge = self.link(index).and_then(|link| self.bridge_of(link)).filter(|bridge| bridge.vlan.filtering);
+        match bridge.map(|bridge| bridge.vlan.default_pvid) {
+            Some(default) if vlans != PortVlans::access(default) => self.vlans.insert(index, vlans),
+            _ => self.vlans.remove(&index),
+        };
+    }
+
     /// The addresses of a link.
     pub fn addresses(&self, index: Index) -> impl Iterator<Item = IpNet> + '_ {
         self.addresses.get(&index).into_iter().flatten().copied()
@@ -263,6 +300,7 @@ impl Observed {
     /// A link was read, or is gone.
     pub fn set_link(&mut self, index: Index, link: Option<Link>) {
         if let Some(old) = self.links.remove(&index) {
+            self.forget_vlans(&old, link.as_ref());
             if self.by_name.get(&old.name) == Some(&index) {
                 self.by_name.remove(&old.name);
             }
@@ -321,6 +359,19 @@ impl Observed {
         }
     }
 
+    /// A port's VLANs go when it leaves its bridge. Those of a bridge's ports mean something else once it filters no
+    /// longer, or has another default.
+    fn forget_vlans(&mut self, old: &Link, new: Option<&Link>) {
+        if new.is_none_or(|new| new.controller != old.controller) {
+            self.vlans.remove(&old.index);
+        }
+        if old.vlan.filtering && new.is_none_or(|new| new.vlan != old.vlan) {
+            let links = &self.links;
+            let in_it = |port: &Index| links.get(port).is_some_and(|l| l.controller == Some(old.index));
+            self.vlans.retain(|port, _| *port != old.index && !in_it(port));
+        }
+    }
+
     /// A port's static entries go when it leaves its bridge.
     pub(super) fn forget_forwarding(&mut self, port: Index) {
         let entries = (port, MacAddr([0; 6]))..=(port, MacAddr([0xff; 6]));
@@ -364,6 +415,8 @@ pub enum Change {
     Addresses(Index, BTreeSet<IpNet>),
     /// What a link of ours hands what comes in at it to was read again; `None` when it hands on nothing.
     Redirect(Index, Option<Option<Index>>),
+    /// The VLANs of a bridge port, or of a bridge itself, were read again.
+    Vlans(Index, PortVlans),
     /// The main routing table was read again.
     Routes(BTreeSet<Route>),
     /// Our table was read again; who changed it last, when known.

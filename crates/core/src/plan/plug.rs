@@ -7,6 +7,7 @@ use super::desired::{DesiredNic, Plug};
 use super::mark::MarkKind;
 use super::observed::{Index, Link, LinkKind, Observed, PortFlags};
 use super::step::{LinkChange, LinkRef, MacvlanSpec, Op, Plan};
+use super::vlan;
 use crate::model::DirectMode;
 use uuid::Uuid;
 
@@ -33,16 +34,22 @@ pub fn nic(plan: &mut Plan, id: Uuid, desired: Option<&DesiredNic>, observed: &O
         Plug::Bridge { .. } | Plug::Ovs(_) | Plug::Macvtap(_) | Plug::Nothing(_) => None,
     };
     let redirected = end.is_some_and(|end| redirect(plan, (tap, index), end, observed));
-    let plugged = set_tap(plan, tap, now, desired, observed);
+    let wanted = vlan::Wanted::of(&desired.plug, now, observed);
+    if let Some(vlans) = &wanted {
+        vlans.filtering(plan);
+    }
+    let held_back = wanted.as_ref().is_some_and(|vlans| vlans.held_back);
+    let plugged = set_tap(plan, tap, now, desired, observed, held_back);
     if end.is_none() && index.is_some_and(|i| observed.redirects.contains_key(&i)) {
         let was = index.and_then(|i| observed.redirects[&i]);
         let undo = was.map(|to| Op::Redirect(tap, LinkRef::Index(to)));
         plan.push(Op::EndRedirect(tap), undo, "the tap's frames no longer go to a device");
     }
-    if let Plug::Bridge { flags, forwarding, controller: to } = &desired.plug {
+    if let Plug::Bridge { flags, forwarding, controller: to, .. } = &desired.plug {
         port(plan, tap, now.filter(|l| l.controller == Some(*to)).and_then(|l| l.port), *flags);
+        let forgotten = wanted.is_some_and(|vlans| vlans.port(plan, tap, now, observed, *forwarding));
         if let Some(mac) = forwarding {
-            let written = !plugged && index.is_some_and(|i| observed.forwarding.contains(&(i, *mac)));
+            let written = !plugged && !forgotten && index.is_some_and(|i| observed.forwarding.contains(&(i, *mac)));
             if !written {
                 plan.push(
                     Op::SetForwarding { port: tap, mac: *mac, present: true },
@@ -51,6 +58,11 @@ pub fn nic(plan: &mut Plan, id: Uuid, desired: Option<&DesiredNic>, observed: &O
                 );
             }
         }
+    }
+    if held_back {
+        let up = |up| LinkChange { up: Some(up), ..LinkChange::default() };
+        let undo = now.map(|_| Op::SetLink(tap, up(false)));
+        plan.push(Op::SetLink(tap, up(true)), undo, "the NIC is plugged in");
     }
     if let (true, Some(mac), Some(_)) = (plugged || redirected, desired.announce, index) {
         plan.push(Op::Announce(tap, mac), None, "switches learn where the guest is now");
@@ -62,8 +74,16 @@ pub fn nic(plan: &mut Plan, id: Uuid, desired: Option<&DesiredNic>, observed: &O
     }
 }
 
-/// What differs about the tap itself; says whether it joins a bridge.
-fn set_tap(plan: &mut Plan, tap: LinkRef, now: Option<&Link>, desired: &DesiredNic, observed: &Observed) -> bool {
+/// What differs about the tap itself; says whether it joins a bridge. One that is held back is down until it is in its
+/// VLANs.
+fn set_tap(
+    plan: &mut Plan,
+    tap: LinkRef,
+    now: Option<&Link>,
+    desired: &DesiredNic,
+    observed: &Observed,
+    held_back: bool,
+) -> bool {
     let controller = now.and_then(|l| l.controller);
     let is_bridge = |c: &Index| observed.link(*c).is_none_or(|l| l.kind == LinkKind::Bridge);
     let wanted = match &desired.plug {
@@ -76,13 +96,16 @@ fn set_tap(plan: &mut Plan, tap: LinkRef, now: Option<&Link>, desired: &DesiredN
     // A controller that is doomed is as good as none.
     let parked_on_doomed = controller.is_some_and(|c| observed.link(c).is_none_or(Link::is_doomed)) && wanted.is_none();
     if controller != wanted && !parked_on_doomed {
+        vlan::leave(plan, tap, now, wanted, observed);
         change.controller = Some(wanted.map(LinkRef::Index));
         undo.controller = Some(controller.map(LinkRef::Index));
     }
     if now.is_some_and(|l| l.mtu != desired.tap.mtu) {
         (change.mtu, undo.mtu) = (Some(desired.tap.mtu), now.map(|l| l.mtu));
     }
-    if now.is_none_or(|l| !l.up) {
+    if held_back {
+        (change.up, undo.up) = (now.filter(|l| l.up).map(|_| false), now.map(|l| l.up));
+    } else if now.is_none_or(|l| !l.up) {
         (change.up, undo.up) = (Some(true), Some(false));
     }
     if change == LinkChange::default() {

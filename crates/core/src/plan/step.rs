@@ -3,6 +3,7 @@
 use super::mark::Mark;
 use super::nft;
 use super::observed::{BridgeState, Index, PortFlags, Route, Sysctl};
+use super::vlan::PortVlans;
 use crate::model::{DirectMode, LinkName, MacAddr};
 use ipnet::IpNet;
 use std::fmt;
@@ -92,6 +93,8 @@ pub struct BridgeSpec {
     pub mtu: u32,
     /// Its settings.
     pub settings: BridgeState,
+    /// Whether it keeps VLANs apart.
+    pub vlan_filtering: bool,
 }
 
 /// What to change about a link, in one message; `None` leaves as it is.
@@ -134,6 +137,17 @@ pub enum Op {
     SetBridge(LinkRef, BridgeState),
     /// Changes a bridge port's flags.
     SetPort(LinkRef, PortFlags),
+    /// Has a bridge keep VLANs apart, or no longer.
+    SetFiltering(LinkRef, bool),
+    /// Puts a bridge port, or a bridge itself, into these VLANs and no others.
+    SetVlans {
+        /// The port, or the bridge.
+        link: LinkRef,
+        /// Whether it is a bridge.
+        own: bool,
+        /// The VLANs.
+        vlans: PortVlans,
+    },
     /// Takes a link of ours out of use at once: no controller, down, another name, in the doomed group.
     /// It is deleted soon after, with the others in that group.
     Doom(Index),
@@ -244,7 +258,8 @@ impl fmt::Display for Op {
                 b.mtu,
                 u8::from(b.settings.stp),
                 b.settings.delay * 100
-            ),
+            )
+            .and_then(|()| if b.vlan_filtering { write!(f, " vlan_filtering 1") } else { Ok(()) }),
             Self::MakeTap(t) => {
                 write!(f, "ip tuntap add {} mode tap vnet_hdr", t.name)?;
                 if t.queues > 1 {
@@ -324,6 +339,17 @@ impl fmt::Display for Op {
                 on(p.learning),
                 on(p.flood)
             ),
+            Self::SetFiltering(link, on) => {
+                write!(f, "ip link set {link} type bridge vlan_filtering {}", u8::from(*on))
+            }
+            Self::SetVlans { link, own, vlans } => {
+                let own = if *own { " self" } else { "" };
+                if vlans.ranges().is_empty() {
+                    write!(f, "bridge vlan del dev {link}{own} # all")
+                } else {
+                    write!(f, "bridge vlan add dev {link}{own} {vlans} # and no others")
+                }
+            }
             Self::Doom(index) => write!(f, "ip link del {}", LinkRef::Index(*index)),
             Self::AddAddress(link, a) => write!(f, "ip addr add {a} dev {link}"),
             Self::RemoveAddress(link, a) => write!(f, "ip addr del {a} dev {link}"),

@@ -50,7 +50,12 @@ impl Host {
             wrong.extend(plan.steps.iter().map(|s| format!("NIC {}: {}", nic.id, s.op)));
             let tap = kernel.link_marked(MarkKind::Tap, nic.id);
             match desired.map(|d| d.plug) {
-                Some(Plug::Bridge { controller, .. }) => {
+                Some(Plug::Bridge { controller, vlans, .. }) => {
+                    let there = tap.map(|l| kernel.vlans_of(l));
+                    let apart = kernel.link(controller).is_some_and(|l| l.vlan.filtering);
+                    if there.as_ref() != Some(&vlans) || (nic.nic.vlan.is_some() && !apart) {
+                        wrong.push(format!("NIC {} is in {there:?}, not in {vlans:?}; apart: {apart}", nic.id));
+                    }
                     let there = tap.and_then(|l| l.controller);
                     if there != Some(controller) {
                         wrong.push(format!("NIC {} is in {there:?}, not in {controller:?}", nic.id));

@@ -5,8 +5,8 @@ use super::tests::{attach, host, nat, nic_on, on_devices, on_open_vswitch};
 use super::{Full, Host};
 use crate::engine::{Command, Input};
 use crate::intent::Owner;
-use crate::model::{DevicePlug, LinkState, Network, Nic, NicSource, UpdateCommand, UpdateSection};
-use crate::plan::{Change, Handover, LinkKind, MarkKind, Sysctl};
+use crate::model::{DevicePlug, LinkState, Network, Nic, NicSource, UpdateCommand, UpdateSection, Vlan, VlanTag};
+use crate::plan::{Change, Handover, Link, LinkKind, MarkKind, PortVlans, Sysctl, VlanState};
 use crate::xml;
 use proptest::prelude::*;
 
@@ -30,14 +30,17 @@ enum Happening {
         by_name: bool,
         owner: Option<u8>,
         plug: Option<DevicePlug>,
+        vlan: bool,
     },
     Detach(u8),
-    Modify(u8, Option<u8>),
+    Modify(u8, Option<u8>, bool),
     Link(u8, bool),
     OwnerDies(u8),
     Fetched(u8),
     BridgeDeleted(u8),
     TapPulled(u8),
+    /// Somebody gives a NIC other VLANs, or has its bridge keep them apart no longer.
+    VlansChanged(u8),
     RulesFlushed,
     /// A device of the host's comes or goes.
     Device(u8),
@@ -70,15 +73,16 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (network.clone(), any::<bool>()).prop_map(|(n, on)| Autostart(n, on)),
         2 => (network.clone(), 2u8..9, any::<bool>(), any::<bool>())
             .prop_map(|(network, host, live, config)| Update { network, host, live, config }),
-        4 => (network.clone(), any::<bool>(), proptest::option::of(0u8..3), plug())
-            .prop_map(|(network, by_name, owner, plug)| Attach { network, by_name, owner, plug }),
+        4 => (network.clone(), any::<bool>(), proptest::option::of(0u8..3), plug(), any::<bool>())
+            .prop_map(|(network, by_name, owner, plug, vlan)| Attach { network, by_name, owner, plug, vlan }),
         1 => nic.prop_map(Detach),
-        1 => (nic, proptest::option::of(network.clone())).prop_map(|(n, to)| Modify(n, to)),
+        1 => (nic, proptest::option::of(network.clone()), any::<bool>()).prop_map(|(n, to, vlan)| Modify(n, to, vlan)),
         1 => (nic, any::<bool>()).prop_map(|(n, up)| Link(n, up)),
         1 => (0u8..3).prop_map(OwnerDies),
         1 => nic.prop_map(Fetched),
         1 => network.clone().prop_map(BridgeDeleted),
         1 => nic.prop_map(TapPulled),
+        1 => nic.prop_map(VlansChanged),
         1 => Just(RulesFlushed),
         2 => (0u8..4).prop_map(Device),
         1 => nic.prop_map(CordCut),
@@ -108,8 +112,20 @@ fn network(n: u8) -> Box<Network> {
         3 => on_devices(&name(n), "vepa", &["eth0", "eth1", "eth2"]),
         4 => on_devices(&name(n), "passthrough", &["eth2", "eth3"]),
         5 => on_open_vswitch(&name(n)),
+        // One whose NICs are all in a VLAN, and the host with them.
+        2 => {
+            let vlan = Some(Vlan { trunk: None, tags: vec![VlanTag { id: 7, native: None }] });
+            Box::new(Network { vlan, ..*nat(&name(n), n) })
+        }
         n => nat(&name(n), n),
     }
+}
+
+/// A NIC on a network, in a VLAN of its own if so wanted and possible there.
+fn nic_of(network: u8, vlan: bool) -> Nic {
+    let tags = vec![VlanTag { id: 42, native: None }, VlanTag { id: 43, native: None }];
+    let vlan = (vlan && network < 3).then_some(Vlan { trunk: Some(true), tags });
+    Nic { vlan, ..nic_on(&name(network)) }
 }
 
 /// The nth NIC there is, counted round.
@@ -153,8 +169,8 @@ fn happen(host: &mut Host, what: &Happening) {
         Happening::Update { network, host: last, live, config } => {
             request(host, update(*network, *last, *live, *config))
         }
-        Happening::Attach { network, by_name, owner: of, plug } => {
-            let Command::Attach(mut wanted) = attach("guest", nic_on(&name(*network))) else { unreachable!() };
+        Happening::Attach { network, by_name, owner: of, plug, vlan } => {
+            let Command::Attach(mut wanted) = attach("guest", nic_of(*network, *vlan)) else { unreachable!() };
             wanted.nic.plug = *plug;
             wanted.handover = if *by_name { Handover::Name { uid: None } } else { Handover::Descriptor };
             wanted.owner = of.map(owner).filter(|o| host.processes.contains(o));
@@ -165,9 +181,9 @@ fn happen(host: &mut Host, what: &Happening) {
                 request(host, Command::Detach(id));
             }
         }
-        Happening::Modify(n, to) => {
+        Happening::Modify(n, to, vlan) => {
             if let Some(id) = pick(host, *n) {
-                let nic = to.map_or(Nic::new(NicSource::None), |to| nic_on(&name(to)));
+                let nic = to.map_or(Nic::new(NicSource::None), |to| nic_of(to, *vlan));
                 request(host, Command::Modify(id, Box::new(nic), Default::default()));
             }
         }
@@ -194,6 +210,17 @@ fn happen(host: &mut Host, what: &Happening) {
                 host.kernel.set_link(link.index, Some(link.clone()));
                 host.see_everything();
             }
+        }
+        Happening::VlansChanged(n) => {
+            let link = pick(host, *n).and_then(|id| host.kernel.link_marked(MarkKind::Tap, id).cloned());
+            let Some(bridge) = link.as_ref().and_then(|l| host.kernel.link(l.controller?)).cloned() else { return };
+            if let (Some(tap), 0) = (link, n % 2) {
+                host.kernel.set_vlans(tap.index, PortVlans::access(9));
+            } else {
+                let vlan = VlanState { filtering: !bridge.vlan.filtering, ..bridge.vlan };
+                host.kernel.set_link(bridge.index, Some(Link { vlan, ..bridge }));
+            }
+            host.see_everything();
         }
         Happening::RulesFlushed => {
             host.kernel.nft = Default::default();

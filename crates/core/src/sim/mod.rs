@@ -18,6 +18,8 @@ mod rules;
 mod switches;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vlans;
 
 use crate::engine::{
     Config, Effect, Engine, Event, Input, Job, JobOutcome, Now, Record, RecordKey, RequestId, Startup,
@@ -27,7 +29,7 @@ use crate::model::DirectMode;
 use crate::plan::nft;
 use crate::plan::{
     Change, Handover, Index, Link, LinkKind, LinkRef, MacvlanSpec, MarkKind, Observed, Op, Outcome, OvsKnown, Plan,
-    Service, StepFailure, Sysctl,
+    Service, StepFailure, Sysctl, VlanState,
 };
 use crate::{Error, Result, engine::Answer, engine::Command};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -63,6 +65,8 @@ pub struct Host {
     pub ovs_refuses: Option<String>,
     /// How many steps may still be carried out before one fails; none fails when `None`.
     pub refuse_after: Option<usize>,
+    /// Whether bridges can't keep VLANs apart here.
+    pub no_vlans: bool,
     /// Which files can't be written.
     pub full: Full,
     /// Effects yet to be carried out, in order.
@@ -107,6 +111,7 @@ impl Host {
             watching: BTreeMap::new(),
             ovs_refuses: None,
             refuse_after: None,
+            no_vlans: false,
             full: Full::default(),
             pending: VecDeque::new(),
             inputs: VecDeque::new(),
@@ -420,6 +425,10 @@ impl Host {
     }
 
     fn do_op(&mut self, op: &Op, made: &[Option<Index>]) -> std::result::Result<Option<Index>, String> {
+        let vlans = matches!(op, Op::SetFiltering(..) | Op::SetVlans { .. });
+        if self.no_vlans && (vlans || matches!(op, Op::MakeBridge(spec) if spec.vlan_filtering)) {
+            return Err("EOPNOTSUPP".into());
+        }
         let name = match op {
             Op::MakeBridge(spec) => Some(spec.name.to_string()),
             Op::MakeTap(spec) => Some(spec.name.to_string()),
@@ -492,6 +501,7 @@ impl Host {
             group: 0,
             bridge: None,
             port: None,
+            vlan: VlanState::default(),
         };
         self.kernel.set_link(index, Some(link));
         index
@@ -527,6 +537,7 @@ fn link_of(op: &Op) -> Option<LinkRef> {
         Op::SetLink(l, _) | Op::SetBridge(l, _) | Op::SetPort(l, _) | Op::Announce(l, _) => *l,
         Op::AddAddress(l, _) | Op::RemoveAddress(l, _) | Op::AddRoute(l, _) | Op::RemoveRoute(l, _) => *l,
         Op::SetForwarding { port, .. } => *port,
+        Op::SetFiltering(l, _) | Op::SetVlans { link: l, .. } => *l,
         Op::SetMode(l, _) | Op::Redirect(l, _) | Op::EndRedirect(l) => *l,
         Op::Doom(index) => LinkRef::Index(*index),
         Op::MakeBridge(_)

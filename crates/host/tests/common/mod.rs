@@ -41,6 +41,7 @@ pub(crate) fn bridge(link: &str, id: u128, mtu: u32) -> BridgeSpec {
         mac: MacAddr([0x52, 0x54, 0, 0, 1, id as u8]),
         mtu,
         settings: BridgeState { stp: false, delay: 0 },
+        vlan_filtering: false,
     }
 }
 
