@@ -63,6 +63,8 @@ pub struct NicIntent {
     pub network: Option<Uuid>,
     /// The device that it sits on, where it sits on one: decided once, and kept until it is told to move.
     pub allocation: Option<Allocation>,
+    /// The class of the network's bridge that what is promised to it has, as long as something is promised to it.
+    pub class: Option<u16>,
     /// Whose values count where the NIC and its network both give some.
     pub precedence: Precedence,
     /// Its owner; without one it lives until detached.

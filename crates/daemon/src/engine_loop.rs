@@ -295,6 +295,9 @@ impl EngineLoop {
                     // Waits when the executor is far behind; it never waits for us.
                     self.executor.apply(id, plan);
                 }
+                Effect::Start(id, Job::TryShaping) => {
+                    self.executor.ask(ExecutorRequest::TryShaping(id));
+                }
                 Effect::Start(id, Job::LookFor(link)) => {
                     self.executor.ask(ExecutorRequest::LookFor(id, link));
                 }

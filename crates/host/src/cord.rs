@@ -15,7 +15,7 @@ use crate::kernel::Kernel;
 use crate::ops::{gone_is_done, set_sysctl};
 
 /// The priority of our filters; a link of ours has no others.
-const PRIORITY: NonZeroU16 = NonZeroU16::MIN;
+pub(crate) const PRIORITY: NonZeroU16 = NonZeroU16::MIN;
 
 impl Kernel {
     /// Makes a macvlan, or a macvtap for a `tap`, down, that gets all multicast frames and keeps out of IPv6.

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use patchcord_core::engine::{JobId, PlanId};
 use patchcord_core::plan::nft::foreign::Firewalls;
+use patchcord_core::plan::rates::{Classes, Shape};
 use patchcord_core::plan::{Change, Index, Link, LinkRef, Observed, Op, Outcome, Plan, Sysctl};
 use uuid::Uuid;
 
@@ -23,7 +24,7 @@ use crate::kernel::{Applied, Kernel, KernelOptions};
 use crate::nft::same;
 use crate::observe;
 use crate::watcher::Watcher;
-use crate::{Error, Result, vlan};
+use crate::{Error, Result, shaping, vlan};
 
 /// How many requests may wait; whoever sends more waits, too.
 const QUEUE: usize = 256;
@@ -44,6 +45,8 @@ pub enum ExecutorRequest {
     Firewalls,
     /// Read the link of that name; [`ExecutorReport::LookedFor`] follows what it is.
     LookFor(JobId, String),
+    /// Find out what the kernel can do about rates; [`ExecutorReport::LookedFor`] follows what it can.
+    TryShaping(JobId),
     /// Keep this queue of the tap with that index, for announcements.
     Hold(Index, OwnedFd),
     /// Close descriptors, which for a tap's last one takes long, on a thread that has the time.
@@ -71,7 +74,7 @@ pub enum ExecutorReport {
     /// Everything was read: because it was asked for, or because announcements were lost. Services and leases are not
     /// in the kernel, and so not in here.
     Snapshot(Box<Observed>),
-    /// The link of that name was read, and reported before if it was news.
+    /// What a job was to look for was reported before, if it was news.
     LookedFor(JobId),
     /// Other firewalls: when asked for, and when others change the ruleset so that they are different from before.
     Firewalls(Firewalls),
@@ -234,6 +237,14 @@ impl Worker {
                 }
                 self.report(ExecutorReport::LookedFor(job));
             }
+            ExecutorRequest::TryShaping(job) => {
+                let support = match self.kernel.observed().shaping {
+                    Some(known) => known,
+                    None => self.kernel.try_shaping(),
+                };
+                self.changed(Change::Shaping(support));
+                self.report(ExecutorReport::LookedFor(job));
+            }
             ExecutorRequest::Hold(link, queue) => self.kernel.hold(link, queue),
             ExecutorRequest::Close(fds) => self.kernel.close(fds),
             // Looking at what the watcher heard and ending are the thread's own.
@@ -342,12 +353,9 @@ impl Worker {
                 }
             }
             Hint::Traffic(index) => {
-                let index = Index(index);
-                if self.kernel.observed().link(index).is_some_and(observe::is_cord_end) {
-                    let now = observe::read_redirect(&mut self.kernel.route, index)?;
-                    if self.kernel.observed().redirects.get(&index) != now.as_ref() {
-                        self.changed(Change::Redirect(index, now));
-                    }
+                let link = self.kernel.observed().link(Index(index));
+                if let Some(link) = link.filter(|link| observe::is_ours(link)).cloned() {
+                    self.look_at_traffic(&link)?;
                 }
             }
             Hint::Routes => self.look_at_routes()?,
@@ -414,6 +422,24 @@ impl Worker {
         let believed = observed.vlans_of(link);
         if let Some(now) = vlan::read(&mut self.kernel.route, index)?.filter(|now| *now != believed) {
             self.changed(Change::Vlans(index, now));
+        }
+        Ok(())
+    }
+
+    /// Only a link that we gave classes has any of ours.
+    fn look_at_traffic(&mut self, link: &Link) -> Result<()> {
+        let incoming = shaping::read_incoming(&mut self.kernel.route, link)?;
+        if self.kernel.observed().redirects.get(&link.index) != incoming.redirect.as_ref() {
+            self.changed(Change::Redirect(link.index, incoming.redirect));
+        }
+        let believed = self.kernel.observed().shapes.get(&link.index).cloned().unwrap_or_default();
+        let classes = match &believed.classes {
+            none if none.is_empty() => Classes::new(),
+            _ => shaping::read_classes(&mut self.kernel.route, link.index)?,
+        };
+        let now = Shape { classes, police: incoming.police };
+        if now != believed {
+            self.changed(Change::Shape(link.index, now));
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use patchcord_core::plan::nft::{NftChange, NftOp, ObservedTable};
 use patchcord_core::plan::{
     Change, GROUP_LIVE, Index, Link, LinkKind, LinkRef, Observed, Op, Outcome, Plan, Step, StepFailure, Sysctl,
 };
+use patchcord_netlink::tc::Leaf;
 use patchcord_netlink::{Socket, nft};
 use uuid::Uuid;
 
@@ -48,6 +49,8 @@ pub struct Kernel {
     pub(crate) instance: Uuid,
     /// Whether this kernel does IPv6.
     pub(crate) ipv6: bool,
+    /// The best queue for a class that this kernel has, once one was needed.
+    pub(crate) leaf: Option<Leaf>,
     /// What whoever gets our reports believes to be there. Packet rules have their handles here.
     pub(crate) observed: Observed,
     resolv_conf: PathBuf,
@@ -109,6 +112,7 @@ impl Kernel {
             nodes: Nodes::new(options.nodes.clone()),
             instance: options.instance,
             ipv6: std::path::Path::new("/proc/sys/net/ipv6/conf").exists(),
+            leaf: None,
             observed: Observed::default(),
             resolv_conf: options.resolv_conf.clone(),
         })
@@ -164,8 +168,7 @@ impl Kernel {
         let mut left = Vec::new();
         for (number, step) in steps.iter().enumerate().rev() {
             let refused = number + 1 == steps.len();
-            // The kernel refuses a message about a link when it is through with some of it.
-            if refused && !matches!(step.op, Op::SetLink(..) | Op::SetBridge(..) | Op::SetPort(..)) {
+            if refused && !may_be_half_done(&step.op) {
                 continue;
             }
             if let Some(index) = run.made.get(number).copied().flatten() {
@@ -200,6 +203,7 @@ impl Kernel {
     pub fn snapshot(&mut self) -> Result<Snapshot> {
         let mut snapshot = observe::snapshot(&mut self.route, self.nft.as_mut(), &self.resolv_conf)?;
         self.delete_half_made(&mut snapshot.observed);
+        snapshot.observed.shaping = self.observed.shaping;
         self.observed = snapshot.observed.clone();
         self.nodes.sweep(&self.observed);
         for link in self.observed.links().filter(|link| link.is_doomed() && link.mark.is_some()) {
@@ -303,16 +307,29 @@ fn target(op: &Op) -> Option<LinkRef> {
         | Op::SetMode(link, _)
         | Op::Redirect(link, _)
         | Op::EndRedirect(link)
+        | Op::AddHtb(link, _)
+        | Op::EndHtb(link)
+        | Op::SetClass(link, ..)
+        | Op::EndClass(link, _)
+        | Op::Police(link, _)
+        | Op::EndPolice(link)
         | Op::Announce(link, _) => Some(*link),
         Op::MakeBridge(_)
         | Op::MakeTap(_)
         | Op::MakeMacvlan(_)
         | Op::MakeMacvtap(_)
+        | Op::MakeIfb(_)
         | Op::Doom(_)
         | Op::Delete(_)
         | Op::Nft(_)
         | Op::SetSysctl(..) => None,
     }
+}
+
+/// Whether something may be done of an operation that was refused: the kernel refuses a message about a link when it is
+/// through with some of it, and classes take several.
+fn may_be_half_done(op: &Op) -> bool {
+    matches!(op, Op::SetLink(..) | Op::SetBridge(..) | Op::SetPort(..) | Op::AddHtb(..) | Op::SetClass(..))
 }
 
 /// Whether an operation without an undo leaves something behind that people should know of. A port's settings go

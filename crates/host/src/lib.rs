@@ -30,6 +30,7 @@ mod reaper;
 pub mod reclaim;
 pub mod resolv;
 pub mod root;
+mod shaping;
 pub mod spawner;
 pub mod sriov;
 pub mod store;

@@ -8,13 +8,12 @@ use std::path::Path;
 use ipnet::IpNet;
 use patchcord_core::model::{DirectMode, MacAddr};
 use patchcord_core::plan::{
-    BridgeState, Index, Link, LinkKind, Mark, MarkKind, Observed, PortFlags, Route, Sysctl, VlanState,
+    BridgeState, Change, Index, Link, LinkKind, Mark, MarkKind, Observed, PortFlags, Route, Sysctl, VlanState,
 };
-use patchcord_netlink::tc::ActionKind;
 use patchcord_netlink::{AddressFilter, FdbEntry, MacvlanMode, RouteFilter, Socket, TABLE_MAIN, nft};
 use rustix::io::Errno;
 
-use crate::{Result, resolv, sysctl, vlan};
+use crate::{Result, resolv, shaping, sysctl, vlan};
 
 /// Who adds the routes that router advertisements bring (kernel: `RTPROT_RA`; NetworkManager and networkd use it, too).
 const PROTOCOL_RA: u8 = 9;
@@ -60,16 +59,23 @@ pub fn snapshot(route: &mut Socket, rules: Option<&mut nft::Socket>, resolv_conf
         observed.forwarding.extend(ours);
     }
     consistent &= vlan::read_all(route, &mut observed)?;
-    // Only a link with clsact has filters; and only an end of a cord is ours to look at.
+    // Only a link with clsact has filters, and only one with our htb classes of ours; and only ours are ours to look at.
     let qdiscs = route.qdiscs(None)?;
     consistent &= qdiscs.consistent;
-    for qdisc in qdiscs.entries.iter().filter(|qdisc| qdisc.kind == "clsact") {
+    for qdisc in &qdiscs.entries {
         let index = Index(qdisc.link);
-        if observed.link(index).is_some_and(is_cord_end)
-            && let Some(to) = read_redirect(route, index)?
-        {
-            observed.redirects.insert(index, to);
+        let Some(link) = observed.link(index).filter(|link| is_ours(link)).cloned() else { continue };
+        let mut shape = observed.shapes.get(&index).cloned().unwrap_or_default();
+        if qdisc.kind == "clsact" {
+            let incoming = shaping::read_incoming(route, &link)?;
+            observed.redirects.extend(incoming.redirect.map(|to| (index, to)));
+            shape.police = incoming.police;
+        } else if shaping::is_our_htb(qdisc) {
+            shape.classes = shaping::read_classes(route, index)?;
+        } else {
+            continue;
         }
+        observed.take(Change::Shape(index, shape));
     }
     if let Some(rules) = rules {
         observed.nft = crate::nft::read(rules)?;
@@ -143,18 +149,6 @@ fn mode(mode: MacvlanMode) -> Option<DirectMode> {
     })
 }
 
-/// Reads what a link hands what comes in at it to, if it does: the link, or none when that is gone.
-///
-/// # Errors
-/// The socket's.
-pub fn read_redirect(route: &mut Socket, index: Index) -> Result<Option<Option<Index>>> {
-    let filters = route.ingress_filters(index.0)?.entries;
-    Ok(filters.iter().flat_map(|filter| &filter.actions).find_map(|action| match action.kind {
-        ActionKind::Redirect { to } => Some((to != 0).then_some(Index(to))),
-        ActionKind::Police { .. } | ActionKind::Other(_) => None,
-    }))
-}
-
 /// Reads one link again; `None` when it is gone.
 ///
 /// # Errors
@@ -225,10 +219,9 @@ fn is_our_tap(link: &Link) -> bool {
     link.mark.is_some_and(|mark| mark.kind == MarkKind::Tap) && !link.is_doomed()
 }
 
-/// Whether a link may be one end of a cord.
-pub(crate) fn is_cord_end(link: &Link) -> bool {
-    let kind = link.mark.map(|mark| mark.kind);
-    matches!(kind, Some(MarkKind::Tap | MarkKind::Macvlan)) && !link.is_doomed()
+/// Whether a link is ours and lives.
+pub(crate) fn is_ours(link: &Link) -> bool {
+    link.mark.is_some() && !link.is_doomed()
 }
 
 fn is_our_bridge(link: &Link) -> bool {

@@ -36,9 +36,16 @@ impl Kernel {
             Op::MakeTap(spec) => return self.make_tap(spec, run).map(Some),
             Op::MakeMacvlan(spec) => return self.make_on_device(spec, false).map(Some),
             Op::MakeMacvtap(spec) => return self.make_macvtap(spec, run).map(Some),
+            Op::MakeIfb(spec) => return self.make_ifb(spec).map(Some),
             Op::SetMode(link, mode) => self.set_mode(run.resolve(*link)?, *mode)?,
             Op::Redirect(link, to) => self.redirect(run.resolve(*link)?, run.resolve(*to)?)?,
             Op::EndRedirect(link) => self.end_redirect(run.resolve(*link)?)?,
+            Op::AddHtb(link, classes) => self.add_htb(run.resolve(*link)?, classes)?,
+            Op::EndHtb(link) => self.end_htb(run.resolve(*link)?)?,
+            Op::SetClass(link, number, class) => self.set_class(run.resolve(*link)?, *number, class)?,
+            Op::EndClass(link, number) => self.end_class(run.resolve(*link)?, *number)?,
+            Op::Police(link, police) => self.police(run.resolve(*link)?, *police)?,
+            Op::EndPolice(link) => self.end_police(run.resolve(*link)?)?,
             Op::Delete(index) => gone_is_done(self.route.delete_link(index.0))?,
             Op::SetLink(link, change) => {
                 let controller = match change.controller {
@@ -284,7 +291,10 @@ impl Kernel {
         let bridge = self.route.link_by_index(index.0)?.and_then(|link| link.controller).map(Index);
         let end = match bridge {
             Some(bridge) => Some(bridge),
-            None => crate::observe::read_redirect(&mut self.route, index)?.flatten(),
+            None => match self.observed.link(index).cloned() {
+                Some(link) => crate::shaping::read_incoming(&mut self.route, &link)?.redirect.flatten(),
+                None => None,
+            },
         };
         let Some(end) = end else { return Err(Cause::ours("it is plugged into nothing")) };
         let announcer = match &self.announcer {

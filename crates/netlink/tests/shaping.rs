@@ -28,7 +28,7 @@ fn minor(minor: u16) -> Handle {
 /// A class below the qdisc of one megabyte per second.
 fn class(link: u32, handle: Handle) -> HtbClass {
     let (rate, burst) = (1_000_000, 10_000);
-    HtbClass { link, handle, parent: QDISC, priority: 3, rate, ceil: 2 * rate, burst, cburst: 2 * burst }
+    HtbClass { link, handle, parent: QDISC, priority: 3, rate, ceil: 2 * rate, burst, cburst: 2 * burst, leaf: None }
 }
 
 /// A bridge that is up and sends no frame by itself, with an htb whose frames go to class 1:1 if not elsewhere.
@@ -123,6 +123,8 @@ fn a_class_gets(leaf: Leaf) {
             if let Leaf::Pfifo { limit } = leaf {
                 assert_eq!(seen[1]["options"]["limit"], limit);
             }
+            let told = socket.htb_classes(link).unwrap().entries[0].leaf.map(|leaf| leaf.to_string());
+            assert_eq!(told.as_deref(), seen[1]["handle"].as_str());
         }
         // And another one in its place.
         socket.set_leaf(link, minor(1), Leaf::Pfifo { limit: 7 }).unwrap();

@@ -116,9 +116,7 @@ impl Engine {
     pub(super) fn may_start(&self, uuid: Uuid, network: &Network) -> Result<Vec<String>, Error> {
         let refuse = |kind, cause: String| Error::new(kind, format!("network '{}'", network.name), cause);
         let mut warnings = Vec::new();
-        if network.bandwidth.is_some() {
-            return Err(refuse(ErrorKind::Unsupported, "bandwidth is not supported yet".into()).field("<bandwidth>"));
-        }
+        self.promises_fit(uuid, network)?;
         match network.forward.mode {
             ForwardMode::Isolated | ForwardMode::Nat | ForwardMode::Route | ForwardMode::Open => {
                 let Some(bridge) = &network.bridge.name else {

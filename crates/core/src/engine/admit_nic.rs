@@ -55,6 +55,7 @@ impl Engine {
             nic,
             network: network.flatten(),
             allocation: claimed.and_then(|reserved| reserved.allocation),
+            class: None,
             precedence: attach.precedence,
             owner: attach.owner,
             handover: attach.handover,
@@ -113,12 +114,12 @@ impl Engine {
         let unsupported = [
             ("<vlan>", "a VLAN", merged.vlan.is_some() && on_device),
             ("<virtualport>", "a virtual port profile", kind.is_some() && !ovs),
-            ("<bandwidth>", "bandwidth", merged.bandwidth.is_some() && !ovs),
         ];
         for (field, what, _) in unsupported.iter().filter(|(.., asked)| *asked) {
             let cause = format!("{what} is not supported yet");
             reasons.note::<()>(Err(Error::new(ErrorKind::Unsupported, object, cause).field(*field)));
         }
+        nic.class = reasons.note(self.promise(object, &nic, &merged)).flatten();
         let network = self.intent.active_network_of(&nic);
         let actual = ActualType::of_nic(&nic.nic, network);
         let plug = reasons.note(self.settle_plug(object, &nic, actual));

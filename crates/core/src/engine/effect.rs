@@ -97,6 +97,8 @@ pub enum Job {
     /// Read the link of that name, if there is one, and tell before this job ends: a client that has just made it may be
     /// faster than the kernel's announcement.
     LookFor(String),
+    /// Find out what the kernel can do about rates, and tell before this job ends.
+    TryShaping,
     /// Say when that process is gone.
     WatchOwner(Owner),
     /// Call the hooks about an object.

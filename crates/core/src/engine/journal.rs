@@ -2,7 +2,7 @@
 
 use super::effect::{Effect, Job, JobId, PlanId, Record, RecordKey};
 use super::work::{Flight, Goal};
-use super::{Engine, Object};
+use super::{Engine, Object, promise};
 use crate::intent::{NetworkIntent, NicIntent};
 use crate::model::{Name, Network};
 use crate::plan::{Outcome, StepFailure, Sysctl};
@@ -53,6 +53,7 @@ impl Engine {
         let before = self.intent.nic(id);
         self.journal.note(|| Entry::Nic(id, before.cloned().map(Box::new)));
         let network = before.and_then(|nic| nic.network).filter(|network| self.intent.has_vlans(*network));
+        promise::note(&mut self.promises, before, nic.as_ref());
         match nic {
             Some(nic) => self.intent.set_nic(nic),
             None => {
@@ -116,6 +117,7 @@ impl Engine {
                     touched.push(Object::Network(uuid));
                 }
                 Entry::Nic(id, before) => {
+                    promise::note(&mut self.promises, self.intent.nic(id), before.as_deref());
                     match before {
                         Some(nic) => self.intent.set_nic(*nic),
                         None => {

@@ -13,6 +13,7 @@
 //! | `networks`, `nics`, `live`, `reserve`, `read` | requests |
 //! | `admit`, `admit_nic` | whether a network or NIC may be, and what its document leaves to us |
 //! | `hooks`, `hook_call` | when hooks are called, and with what |
+//! | `promise` | guaranteed rates: who may be promised what, and the classes for that |
 //! | `observe` | which objects a change concerns |
 //! | `startup` | the first look after a start |
 //! | `view`, `devices` | what users see |
@@ -32,6 +33,7 @@ mod networks;
 mod nics;
 mod observe;
 mod ovs;
+mod promise;
 mod read;
 mod reconcile;
 mod reserve;
@@ -122,6 +124,8 @@ pub struct Engine {
     damaged: startup::Damaged,
     /// Objects of which hooks don't know yet what is intended.
     untold: HashMap<Object, hooks::Untold>,
+    /// Networks that promise other rates than before, to be looked at when this call is through.
+    promises: BTreeSet<Uuid>,
     /// Who changed our packet rules last, while their repair is being planned.
     culprit: Option<String>,
 }
@@ -154,6 +158,7 @@ impl Engine {
             start_by_itself: BTreeSet::new(),
             damaged: startup::Damaged::default(),
             untold: HashMap::new(),
+            promises: BTreeSet::new(),
             culprit: None,
         }
     }
@@ -171,6 +176,7 @@ impl Engine {
             Input::NotPersisted { key, cause, dropped } => self.not_persisted(key, &cause, dropped, journal),
             Input::Tick => self.tick(),
         }
+        self.keep_promises();
         std::mem::take(&mut self.out)
     }
 

@@ -16,9 +16,10 @@ impl Engine {
         let mut concerned = BTreeSet::new();
         match &change {
             Change::Link(index, link) => self.concerned_by_link(*index, link.as_ref(), &mut concerned),
-            Change::Addresses(index, _) | Change::Redirect(index, _) | Change::Vlans(index, _) => {
-                concerned.extend(self.object_of_link(*index))
-            }
+            Change::Addresses(index, _)
+            | Change::Redirect(index, _)
+            | Change::Vlans(index, _)
+            | Change::Shape(index, _) => concerned.extend(self.object_of_link(*index)),
             Change::Routes(routes) => {
                 let lost = self.observed.routes().filter(|r| !routes.contains(*r)).map(|r| r.link);
                 concerned.extend(lost.filter_map(|link| self.object_of_link(link)));
@@ -55,7 +56,7 @@ impl Engine {
                 }
             }
             Change::Hooks(hooks) => self.hooks_changed(hooks),
-            Change::Snapshot(_) => {}
+            Change::Snapshot(_) | Change::Shaping(_) => {}
         }
         let everything = matches!(change, Change::Snapshot(_));
         let macvtaps = self.macvtaps(&change);
@@ -235,7 +236,7 @@ impl Engine {
 /// The object that a marked link belongs to.
 fn object(mark: Mark) -> Object {
     match mark.kind {
-        MarkKind::Bridge => Object::Network(mark.id),
-        MarkKind::Tap | MarkKind::Macvlan => Object::Nic(mark.id),
+        MarkKind::Bridge | MarkKind::NetworkIfb => Object::Network(mark.id),
+        MarkKind::Tap | MarkKind::Macvlan | MarkKind::Ifb => Object::Nic(mark.id),
     }
 }

@@ -31,10 +31,13 @@ impl Engine {
         if let Some(job) = self.hook_job(object, Moment::Before).or_else(|| self.ovs_job(object, Moment::Before)) {
             return self.start_job(object, job);
         }
+        if self.needs_shaping_tried(object) {
+            return self.start_job(object, Job::TryShaping);
+        }
         match self.plan(object) {
             Err(error) => self.failed(object, error),
             Ok(plan) if !plan.is_empty() => {
-                if self.line.joins(object) {
+                if self.line.joins(object, self.is_promised(object)) {
                     self.launch(object, plan);
                 }
             }
@@ -73,11 +76,15 @@ impl Engine {
                 let before = self.rules_before(object);
                 diff::network(&mut plan, (self.config.instance, uuid), &desired, &self.observed, before)
                     .map_err(foreign)?;
+                self.plan_network_rates(&mut plan, uuid);
             }
             Object::Nic(id) => {
                 let desired = desired::nic(&self.intent, &self.observed, id);
                 plug::nic(&mut plan, id, desired.as_ref(), &self.observed);
                 vlan::last_leaves(&mut plan, &self.intent, &self.observed, id);
+                if let Some(network) = self.intent.nic(id).filter(|n| n.class.is_some()).and_then(|n| n.network) {
+                    self.plan_network_rates(&mut plan, network);
+                }
             }
             Object::Host => {
                 let wanted = desired::host(&self.intent, &self.observed);
@@ -242,6 +249,7 @@ impl Engine {
             Job::LookFor(_) => return self.looked(id),
             Job::SetOvsPort(_) | Job::RemoveOvsPort(..) => return self.ovs_done(object, job, outcome),
             Job::Hook(call) => return self.hooks_called(object, *call, outcome),
+            Job::TryShaping => return self.shaping_tried(object, &outcome),
             _ => {}
         }
         let Object::Network(uuid) = object else { return };
@@ -408,6 +416,7 @@ impl Engine {
         let Some(work) = self.work.get_mut(&object) else { return };
         let (repaired, why) = (std::mem::take(&mut work.plans) > 0, work.why.take());
         let made_bridge = std::mem::take(&mut work.made_bridge);
+        let expected = std::mem::take(&mut work.expected);
         let followed = work.operation.as_mut().map(|o| std::mem::replace(&mut o.followed, true));
         match object {
             Object::Network(uuid) => {
@@ -432,6 +441,7 @@ impl Engine {
         }
         if followed.is_none()
             && repaired
+            && !expected
             && self.started
             && let Some(why) = why.filter(|_| self.is_drift(object))
         {

@@ -47,8 +47,8 @@ impl Engine {
     /// Whether a link that nobody knows may belong to such an object.
     pub(super) fn may_be_damaged(&self, mark: Mark) -> bool {
         match mark.kind {
-            MarkKind::Bridge => !self.damaged.networks.is_empty(),
-            MarkKind::Tap | MarkKind::Macvlan => self.damaged.nics.contains(&mark.id),
+            MarkKind::Bridge | MarkKind::NetworkIfb => !self.damaged.networks.is_empty(),
+            MarkKind::Tap | MarkKind::Macvlan | MarkKind::Ifb => self.damaged.nics.contains(&mark.id),
         }
     }
 

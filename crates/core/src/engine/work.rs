@@ -30,6 +30,8 @@ pub(super) struct Work {
     pub(super) why: Option<&'static str>,
     /// Who made it needed, where that is known.
     pub(super) culprit: Option<String>,
+    /// Whether it is looked at because of what somebody asked of another object: what differs is no drift.
+    pub(super) expected: bool,
     /// Whether a bridge was made, so that NICs are to be plugged in again.
     pub(super) made_bridge: bool,
 }
@@ -108,7 +110,7 @@ impl Work {
 }
 
 /// Who may change what networks share: our table of packet rules, and the host's settings. A plan is made from what is
-/// there, so no two plans about the same thing may be under way at once. NICs share nothing.
+/// there, so no two plans about the same thing may be under way at once. NICs share nothing, save what a bridge promises them.
 #[derive(Debug, Default)]
 pub(super) struct Line {
     first: Option<Object>,
@@ -116,9 +118,10 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Whether an object's plan may be carried out now; if not, its turn comes.
-    pub(super) fn joins(&mut self, object: Object) -> bool {
-        if matches!(object, Object::Nic(_)) {
+    /// Whether an object's plan may be carried out now; if not, its turn comes. `shares` says whether a NIC's is about
+    /// what networks share.
+    pub(super) fn joins(&mut self, object: Object, shares: bool) -> bool {
+        if matches!(object, Object::Nic(_)) && !shares {
             return true;
         }
         if self.first.is_none() {

@@ -67,6 +67,28 @@ impl Observed {
                     self.redirects.remove(&link);
                 }
             }
+            Op::MakeIfb(spec) => {
+                let Some(index) = made else { return };
+                // The kernel's default MTU, which stops no frame here.
+                let link = made_link(
+                    index,
+                    spec.name.to_string(),
+                    LinkKind::Other("ifb".into()),
+                    super::desired::MTU,
+                    spec.mark,
+                );
+                self.set_link(index, Some(link));
+            }
+            Op::AddHtb(link, _)
+            | Op::EndHtb(link)
+            | Op::SetClass(link, ..)
+            | Op::EndClass(link, _)
+            | Op::Police(link, _)
+            | Op::EndPolice(link) => {
+                if let Some(index) = resolve(*link, all) {
+                    self.absorb_shape(index, op);
+                }
+            }
             Op::Delete(index) => self.set_link(*index, None),
             Op::SetLink(link, change) => self.edit(*link, all, |l| set_link(l, change, all)),
             Op::SetBridge(link, settings) => self.edit(*link, all, |l| l.bridge = Some(*settings)),
@@ -80,6 +102,7 @@ impl Observed {
             Op::Doom(index) => {
                 let doomed = format!("pcdel{}", index.0);
                 self.redirects.remove(index);
+                self.shapes.remove(index);
                 self.edit(LinkRef::Index(*index), all, |l| {
                     l.group = GROUP_DOOMED;
                     l.name = doomed;
@@ -150,6 +173,8 @@ impl Observed {
                 self.redirects.remove(&index);
             }
             Change::Vlans(index, vlans) => self.set_vlans(index, vlans),
+            Change::Shape(index, shape) => self.set_shape(index, shape),
+            Change::Shaping(support) => self.shaping = Some(support),
             Change::Routes(routes) => self.set_routes(routes),
             Change::Nft(table, _) => self.nft = table,
             Change::Sysctl(sysctl, Some(value)) => {

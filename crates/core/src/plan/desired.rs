@@ -4,6 +4,7 @@ use super::macvtap::{self, DesiredMacvtap};
 use super::mark::{Mark, MarkKind};
 use super::nft::NetworkRules;
 use super::observed::{BridgeState, Index, Link, LinkKind, Observed, PortFlags, Sysctl};
+use super::rates::{self, Rates};
 use super::step::{BridgeSpec, MacvlanSpec, RouteSpec, TapSpec};
 use super::vlan::{NO_VLAN, PortVlans};
 use crate::intent::{Intent, NetworkIntent, NicIntent};
@@ -16,7 +17,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use uuid::Uuid;
 
 /// MTU of links nobody gave one, in bytes.
-const MTU: u32 = 1500;
+pub(super) const MTU: u32 = 1500;
 
 /// The kernel objects of one network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub struct DesiredNic {
     pub tap: TapSpec,
     /// What the tap is plugged into.
     pub plug: Plug,
+    /// The limits at the tap.
+    pub rates: Rates,
     /// The guest's address, to be announced when the tap moves.
     pub announce: Option<MacAddr>,
 }
@@ -287,6 +290,11 @@ pub fn nic_as(intent: &Intent, observed: &Observed, nic: &NicIntent) -> Option<D
         (Resolved::Device(_, mode, _), Some(device)) => cord(intent, nic, *mode, device, mtu),
         (_, Some(bridge)) => bridge_port(intent, nic, network, bridge),
     };
+    let rates = match plug {
+        Plug::Bridge { .. } | Plug::Cord(_) | Plug::Nothing(_) => rates::of_nic(intent, observed, nic),
+        // Open vSwitch limits its ports itself, and a macvtap has no tap.
+        Plug::Ovs(_) | Plug::Macvtap(_) => Rates::default(),
+    };
     Some(DesiredNic {
         tap: TapSpec {
             name,
@@ -297,6 +305,7 @@ pub fn nic_as(intent: &Intent, observed: &Observed, nic: &NicIntent) -> Option<D
             handover: nic.handover,
         },
         plug,
+        rates,
         announce: nic.nic.mac,
     })
 }

@@ -188,8 +188,8 @@ pub fn orphans(plan: &mut Plan, intent: &Intent, observed: &Observed, keep: impl
     for link in observed.links().filter(|l| !l.is_doomed()) {
         let Some(mark) = link.mark.filter(|m| m.instance == intent.instance) else { continue };
         let known = match mark.kind {
-            MarkKind::Bridge => intent.network(mark.id).is_some(),
-            MarkKind::Tap | MarkKind::Macvlan => intent.nic(mark.id).is_some(),
+            MarkKind::Bridge | MarkKind::NetworkIfb => intent.network(mark.id).is_some(),
+            MarkKind::Tap | MarkKind::Macvlan | MarkKind::Ifb => intent.nic(mark.id).is_some(),
         };
         if !known && !keep(mark) {
             plan.push(Op::Doom(link.index), None, "it belongs to nothing any more");

@@ -21,11 +21,15 @@ pub enum MarkKind {
     Tap,
     /// The macvlan of the NIC with that id.
     Macvlan,
+    /// The ifb in which what the NIC with that id sends waits.
+    Ifb,
+    /// The ifb in which what comes in at the bridge of the network with that UUID waits.
+    NetworkIfb,
 }
 
 impl MarkKind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Bridge, Self::Tap, Self::Macvlan];
+    pub const ALL: [Self; 5] = [Self::Bridge, Self::Tap, Self::Macvlan, Self::Ifb, Self::NetworkIfb];
 
     /// The word in a mark.
     pub const fn as_str(self) -> &'static str {
@@ -33,6 +37,8 @@ impl MarkKind {
             Self::Bridge => "bridge",
             Self::Tap => "tap",
             Self::Macvlan => "macvlan",
+            Self::Ifb => "ifb",
+            Self::NetworkIfb => "network-ifb",
         }
     }
 }

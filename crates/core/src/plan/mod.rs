@@ -4,8 +4,9 @@
 //! |---|---|
 //! | `observed` | what is |
 //! | `desired`, `ovs` | what should be, of one network or NIC |
-//! | `diff`, `plug` | the steps from one to the other; `plug` for a NIC |
+//! | `diff`, `plug`, `shape` | the steps from one to the other; `plug` for a NIC, `shape` for rates |
 //! | `macvtap` | both for a NIC that is a macvtap |
+//! | `rates` | what `<bandwidth>` comes down to |
 //! | `vlan` | which VLANs ports of bridges are in, and the steps for that |
 //! | `step` | steps, plans and how they went |
 //! | `absorb` | what a step changes about what is |
@@ -22,6 +23,8 @@ pub mod nft;
 mod observed;
 mod ovs;
 pub mod plug;
+pub mod rates;
+pub mod shape;
 mod step;
 pub mod subnet;
 pub mod vlan;

@@ -4,6 +4,7 @@ use super::dnsmasq::Lease;
 use super::mark::{GROUP_DOOMED, Mark, MarkKind};
 use super::nft::{ObservedTable, foreign::Firewalls};
 use super::ovs::OvsKnown;
+use super::rates::{Shape, ShapingSupport};
 use super::vlan::{PortVlans, VlanState};
 use crate::model::{DirectMode, MacAddr};
 use ipnet::IpNet;
@@ -186,6 +187,10 @@ pub struct Observed {
     pub forwarding: BTreeSet<(Index, MacAddr)>,
     /// Links of ours that hand what comes in at them to another link, and that one; none when it is gone.
     pub redirects: BTreeMap<Index, Option<Index>>,
+    /// What of ours limits links of ours; none is empty.
+    pub shapes: BTreeMap<Index, Shape>,
+    /// What the kernel can do about rates, once it was tried.
+    pub shaping: Option<ShapingSupport>,
     /// Our packet rules.
     pub nft: ObservedTable,
     /// Settings that were read. What is missing was never read.
@@ -328,6 +333,7 @@ impl Observed {
         let Some(link) = link else {
             self.addresses.remove(&index);
             self.ports.remove(&index);
+            self.shapes.remove(&index);
             self.routes.retain(|r| r.link != index);
             self.forget_forwarding(index);
             return;
@@ -345,11 +351,11 @@ impl Observed {
         self.links.insert(index, link);
     }
 
-    /// What a link hands on goes with the link, and what is handed to it leads nowhere: the two ends of a cord belong to
-    /// one NIC.
+    /// What a link hands on goes with the link, and what is handed to it leads nowhere: both ends belong to one NIC or
+    /// network.
     fn forget_redirects(&mut self, index: Index, mark: Mark) {
         self.redirects.remove(&index);
-        for kind in [MarkKind::Tap, MarkKind::Macvlan] {
+        for kind in [MarkKind::Tap, MarkKind::Macvlan, MarkKind::Bridge] {
             let ends: Vec<Index> = self.links_marked(kind, mark.id).map(|l| l.index).collect();
             for end in ends {
                 if let Some(to) = self.redirects.get_mut(&end).filter(|to| **to == Some(index)) {
@@ -417,6 +423,10 @@ pub enum Change {
     Redirect(Index, Option<Option<Index>>),
     /// The VLANs of a bridge port, or of a bridge itself, were read again.
     Vlans(Index, PortVlans),
+    /// What limits a link of ours was read again.
+    Shape(Index, Shape),
+    /// What the kernel can do about rates was tried.
+    Shaping(ShapingSupport),
     /// The main routing table was read again.
     Routes(BTreeSet<Route>),
     /// Our table was read again; who changed it last, when known.

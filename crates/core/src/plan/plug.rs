@@ -6,17 +6,23 @@
 use super::desired::{DesiredNic, Plug};
 use super::mark::MarkKind;
 use super::observed::{Index, Link, LinkKind, Observed, PortFlags};
+use super::rates::{Classes, IfbSpec};
+use super::shape::{self, At};
 use super::step::{LinkChange, LinkRef, MacvlanSpec, Op, Plan};
 use super::vlan;
 use crate::model::DirectMode;
 use uuid::Uuid;
 
+/// Why frames are handed on.
+const JOINED: &str = "the two ends of the cord are joined";
+const WAITS: &str = "what the guest sends waits for its turn";
+
 /// The steps for one NIC; `desired` is `None` once it is detached.
 pub fn nic(plan: &mut Plan, id: Uuid, desired: Option<&DesiredNic>, observed: &Observed) {
     let there = observed.link_marked(MarkKind::Tap, id);
     let Some(desired) = desired else {
-        let ends = there.into_iter().chain(observed.links_marked(MarkKind::Macvlan, id));
-        for link in ends {
+        let others = [MarkKind::Macvlan, MarkKind::Ifb].into_iter().flat_map(|kind| observed.links_marked(kind, id));
+        for link in there.into_iter().chain(others) {
             plan.push(Op::Doom(link.index), None, "the NIC is detached");
         }
         return;
@@ -29,21 +35,33 @@ pub fn nic(plan: &mut Plan, id: Uuid, desired: Option<&DesiredNic>, observed: &O
         None => (plan.push(Op::MakeTap(desired.tap.clone()), None, "the NIC's tap"), None),
     };
     let now = index.and_then(|i| observed.link(i));
-    let end = match &desired.plug {
-        Plug::Cord(spec) => Some(far_end(plan, tap, id, spec, observed)),
-        Plug::Bridge { .. } | Plug::Ovs(_) | Plug::Macvtap(_) | Plug::Nothing(_) => None,
-    };
-    let redirected = end.is_some_and(|end| redirect(plan, (tap, index), end, observed));
+    shape::outgoing(plan, (tap, index), &desired.rates.classes, observed, "the rate towards the guest");
+    shape::police(plan, (tap, index), desired.rates.incoming.police(), observed);
+    let waiting = desired.rates.incoming.classes();
+    let (mut end, mut ifb) = (None, None);
+    match &desired.plug {
+        Plug::Cord(spec) => end = Some(far_end(plan, tap, id, (spec, &waiting), observed)),
+        Plug::Bridge { .. } => {
+            ifb = shape::ifb(plan, IfbSpec::of(desired.tap.mark.instance, MarkKind::Ifb, id), &waiting, observed);
+        }
+        Plug::Ovs(_) | Plug::Macvtap(_) | Plug::Nothing(_) => {}
+    }
+    let redirected = end.is_some_and(|end| redirect(plan, (tap, index), end, observed, JOINED));
+    // What leaves by a macvlan does so until the tap is in its bridge.
+    let leaves = index.is_some_and(|i| observed.redirects.contains_key(&i));
+    if let Some((ifb, _)) = ifb.filter(|_| !leaves) {
+        redirect(plan, (tap, index), ifb, observed, WAITS);
+    }
     let wanted = vlan::Wanted::of(&desired.plug, now, observed);
     if let Some(vlans) = &wanted {
         vlans.filtering(plan);
     }
     let held_back = wanted.as_ref().is_some_and(|vlans| vlans.held_back);
     let plugged = set_tap(plan, tap, now, desired, observed, held_back);
-    if end.is_none() && index.is_some_and(|i| observed.redirects.contains_key(&i)) {
-        let was = index.and_then(|i| observed.redirects[&i]);
-        let undo = was.map(|to| Op::Redirect(tap, LinkRef::Index(to)));
-        plan.push(Op::EndRedirect(tap), undo, "the tap's frames no longer go to a device");
+    match ifb {
+        Some((ifb, _)) if leaves => drop(redirect(plan, (tap, index), ifb, observed, WAITS)),
+        None if end.is_none() => end_redirect(plan, (tap, index), observed, "the tap's frames no longer go elsewhere"),
+        _ => {}
     }
     if let Plug::Bridge { flags, forwarding, controller: to, .. } = &desired.plug {
         port(plan, tap, now.filter(|l| l.controller == Some(*to)).and_then(|l| l.port), *flags);
@@ -72,6 +90,7 @@ pub fn nic(plan: &mut Plan, id: Uuid, desired: Option<&DesiredNic>, observed: &O
             plan.push(Op::Doom(old.index), None, "the NIC is no longer on that device");
         }
     }
+    shape::no_other_ifb(plan, (MarkKind::Ifb, id), ifb, observed);
 }
 
 /// What differs about the tap itself; says whether it joins a bridge. One that is held back is down until it is in its
@@ -121,9 +140,15 @@ fn set_tap(
     plugged
 }
 
-/// The macvlan that the NIC's frames leave by, with its way back to the tap: the one that is there, changed where it
-/// differs, or a new one.
-fn far_end(plan: &mut Plan, tap: LinkRef, id: Uuid, spec: &MacvlanSpec, observed: &Observed) -> LinkRef {
+/// The macvlan that the NIC's frames leave by, waiting there if need be, with its way back to the tap: the one that is
+/// there, changed where it differs, or a new one.
+fn far_end(
+    plan: &mut Plan,
+    tap: LinkRef,
+    id: Uuid,
+    (spec, waiting): (&MacvlanSpec, &Classes),
+    observed: &Observed,
+) -> LinkRef {
     let on_device = observed.links_marked(MarkKind::Macvlan, id).rfind(|l| l.lower == Some(spec.lower));
     let kept = on_device.filter(|l| l.mode == Some(spec.mode) || changes_in_place(l.mode, spec.mode));
     if let Some(old) = on_device.filter(|_| kept.is_none()) {
@@ -136,7 +161,8 @@ fn far_end(plan: &mut Plan, tap: LinkRef, id: Uuid, spec: &MacvlanSpec, observed
         }
         None => (plan.push(Op::MakeMacvlan(spec.clone()), None, "the macvlan on the NIC's device"), None),
     };
-    redirect(plan, (end, index), tap, observed);
+    redirect(plan, (end, index), tap, observed, JOINED);
+    shape::outgoing(plan, (end, index), waiting, observed, "the rate from the guest");
     if kept.is_none() {
         let up = LinkChange { up: Some(true), ..LinkChange::default() };
         plan.push(Op::SetLink(end, up), None, "the macvlan carries frames");
@@ -175,7 +201,13 @@ pub(super) fn change_macvlan(plan: &mut Plan, link: &Link, spec: &MacvlanSpec, u
 }
 
 /// Has what comes in at one end go out by the other; says whether it did not before.
-fn redirect(plan: &mut Plan, (from, index): (LinkRef, Option<Index>), to: LinkRef, observed: &Observed) -> bool {
+pub(super) fn redirect(
+    plan: &mut Plan,
+    (from, index): At,
+    to: LinkRef,
+    observed: &Observed,
+    why: &'static str,
+) -> bool {
     let was = index.and_then(|i| observed.redirects.get(&i));
     if was.is_some_and(|was| was.map(LinkRef::Index) == Some(to)) {
         return false;
@@ -184,8 +216,15 @@ fn redirect(plan: &mut Plan, (from, index): (LinkRef, Option<Index>), to: LinkRe
         Some(Some(was)) if !deletes(plan, *was) => Some(Op::Redirect(from, LinkRef::Index(*was))),
         _ => index.map(|_| Op::EndRedirect(from)),
     };
-    plan.push(Op::Redirect(from, to), undo, "the two ends of the cord are joined");
+    plan.push(Op::Redirect(from, to), undo, why);
     true
+}
+
+/// Has a link keep what comes in at it, if it hands it on.
+pub(super) fn end_redirect(plan: &mut Plan, (from, index): At, observed: &Observed, why: &'static str) {
+    if let Some(was) = index.and_then(|i| observed.redirects.get(&i)) {
+        plan.push(Op::EndRedirect(from), was.map(|to| Op::Redirect(from, LinkRef::Index(to))), why);
+    }
 }
 
 /// Whether a link is gone once the plan is carried out so far.
@@ -210,5 +249,6 @@ pub fn is_plugged(observed: &Observed, nic: Uuid) -> bool {
     }
     let in_bridge = tap.controller.and_then(|c| observed.link(c)).is_some_and(|l| !l.is_doomed());
     let on_device = tap.kind == LinkKind::Macvtap && tap.up;
-    in_bridge || on_device || observed.redirects.get(&tap.index).is_some_and(Option::is_some)
+    let end = observed.redirects.get(&tap.index).copied().flatten().and_then(|to| observed.link(to));
+    in_bridge || on_device || end.is_some_and(|end| end.mark.is_some_and(|mark| mark.kind == MarkKind::Macvlan))
 }

@@ -3,6 +3,7 @@
 use super::mark::Mark;
 use super::nft;
 use super::observed::{BridgeState, Index, PortFlags, Route, Sysctl};
+use super::rates::{self, Class, Classes, IfbSpec, Police};
 use super::vlan::PortVlans;
 use crate::model::{DirectMode, LinkName, MacAddr};
 use ipnet::IpNet;
@@ -129,6 +130,20 @@ pub enum Op {
     Redirect(LinkRef, LinkRef),
     /// Hands on no longer what comes in at a link of ours.
     EndRedirect(LinkRef),
+    /// Makes an ifb, down, with our mark, never taking part in IPv6 itself.
+    MakeIfb(IfbSpec),
+    /// Has what leaves a link wait in these classes, in place of whatever is at its root.
+    AddHtb(LinkRef, Classes),
+    /// Has nothing wait any more; what waits now is lost.
+    EndHtb(LinkRef),
+    /// Adds a class, or changes it in place.
+    SetClass(LinkRef, u16, Class),
+    /// Takes a class away.
+    EndClass(LinkRef, u16),
+    /// Limits what comes in at a link, or changes the limit in place.
+    Police(LinkRef, Police),
+    /// Limits it no longer.
+    EndPolice(LinkRef),
     /// Deletes a link of ours at once, which takes the kernel 15 to 30 ms: for what can't be there beside the next step.
     Delete(Index),
     /// Changes a link.
@@ -301,6 +316,18 @@ impl fmt::Display for Op {
                  action mirred egress redirect dev {to}"
             ),
             Self::EndRedirect(link) => write!(f, "tc filter del dev {link} ingress"),
+            Self::MakeIfb(spec) => write!(f, "ip link add {} type ifb", spec.name),
+            Self::AddHtb(link, classes) => {
+                write!(f, "tc qdisc add dev {link} root htb default {:x}", rates::class_of_the_rest(classes))?;
+                classes.iter().try_for_each(|(number, class)| write!(f, "; class {number:x} {class}"))
+            }
+            Self::EndHtb(link) => write!(f, "tc qdisc del dev {link} root"),
+            Self::SetClass(link, number, class) => write!(f, "tc class replace dev {link} classid {number:x} {class}"),
+            Self::EndClass(link, number) => write!(f, "tc class del dev {link} classid {number:x}"),
+            Self::Police(link, Police { rate, burst }) => {
+                write!(f, "tc filter replace dev {link} ingress u32 match u32 0 0 police rate {rate}bps burst {burst}")
+            }
+            Self::EndPolice(link) => write!(f, "tc filter del dev {link} ingress police"),
             Self::Delete(index) => write!(f, "ip link del {}", LinkRef::Index(*index)),
             Self::SetLink(link, c) => {
                 write!(f, "ip link set {link}")?;
@@ -375,6 +402,17 @@ const fn kernel_mode(mode: DirectMode) -> &'static str {
 
 fn on(flag: bool) -> &'static str {
     if flag { "on" } else { "off" }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rates::Limit { rate, ceil, burst, cburst } = self.limit;
+        if let Some(parent) = self.parent {
+            write!(f, "parent {parent:x} ")?;
+        }
+        write!(f, "rate {rate}bps ceil {ceil}bps burst {burst} cburst {cburst}")?;
+        self.destination.map_or(Ok(()), |mac| write!(f, " for {mac}"))
+    }
 }
 
 impl fmt::Display for LinkRef {

@@ -2,8 +2,10 @@
 
 use super::Host;
 use crate::engine::RecordKey;
+use crate::plan::desired::DesiredNic;
 use crate::plan::{
-    DesiredMacvtap, Link, LinkKind, MacvlanSpec, MarkKind, Plug, Sysctl, desired, diff, dnsmasq, nft, plug,
+    DesiredMacvtap, Link, LinkKind, MacvlanSpec, MarkKind, Plug, Sysctl, desired, diff, dnsmasq, nft, plug, rates,
+    shape,
 };
 use crate::xml;
 use std::collections::BTreeSet;
@@ -24,6 +26,11 @@ impl Host {
             }
             let mut plan = crate::plan::Plan::default();
             let _ = diff::network(&mut plan, (intent.instance, uuid), &desired, kernel, None);
+            let rates = rates::of_network(intent, kernel, uuid);
+            shape::network(&mut plan, (intent.instance, uuid), &rates, kernel);
+            if rates.incoming != rates::Incoming::Free && rates.incoming.police().is_none() {
+                expected.insert((MarkKind::NetworkIfb, uuid));
+            }
             wrong.extend(plan.steps.iter().map(|s| format!("network {name}: {}", s.op)));
             let served = network.active.as_ref().is_some_and(dnsmasq::Config::needed);
             if served != kernel.services.contains_key(&uuid) {
@@ -49,6 +56,11 @@ impl Host {
             plug::nic(&mut plan, nic.id, desired.as_ref(), kernel);
             wrong.extend(plan.steps.iter().map(|s| format!("NIC {}: {}", nic.id, s.op)));
             let tap = kernel.link_marked(MarkKind::Tap, nic.id);
+            if let Some(DesiredNic { plug: Plug::Bridge { .. }, rates, .. }) = &desired
+                && !rates.incoming.classes().is_empty()
+            {
+                expected.insert((MarkKind::Ifb, nic.id));
+            }
             match desired.map(|d| d.plug) {
                 Some(Plug::Bridge { controller, vlans, .. }) => {
                     let there = tap.map(|l| kernel.vlans_of(l));

@@ -27,6 +27,7 @@ use crate::engine::{
 use crate::intent::Owner;
 use crate::model::DirectMode;
 use crate::plan::nft;
+use crate::plan::rates::ShapingSupport;
 use crate::plan::{
     Change, Handover, Index, Link, LinkKind, LinkRef, MacvlanSpec, MarkKind, Observed, Op, Outcome, OvsKnown, Plan,
     Service, StepFailure, Sysctl, VlanState,
@@ -67,6 +68,8 @@ pub struct Host {
     pub refuse_after: Option<usize>,
     /// Whether bridges can't keep VLANs apart here.
     pub no_vlans: bool,
+    /// Whether its kernel drops what comes in above a rate.
+    pub police: bool,
     /// Which files can't be written.
     pub full: Full,
     /// Effects yet to be carried out, in order.
@@ -112,6 +115,7 @@ impl Host {
             ovs_refuses: None,
             refuse_after: None,
             no_vlans: false,
+            police: false,
             full: Full::default(),
             pending: VecDeque::new(),
             inputs: VecDeque::new(),
@@ -132,6 +136,8 @@ impl Host {
         self.inputs.clear();
         self.wakes.clear();
         self.watching.clear();
+        // A new daemon tries again.
+        self.kernel.shaping = None;
         let startup = self.startup();
         self.inputs.push_back(Input::Start(Box::new(startup)));
     }
@@ -365,6 +371,12 @@ impl Host {
                 }
                 JobOutcome::Done
             }
+            Job::TryShaping => {
+                let support = ShapingSupport { police: self.police };
+                self.kernel.shaping = Some(support);
+                self.inputs.push_back(Input::Observed(Change::Shaping(support)));
+                JobOutcome::Done
+            }
             Job::SetZone { network, bridge, zone, present, .. } => {
                 self.zone_of.retain(|(n, ..)| *n != network);
                 if present {
@@ -432,6 +444,7 @@ impl Host {
         let name = match op {
             Op::MakeBridge(spec) => Some(spec.name.to_string()),
             Op::MakeTap(spec) => Some(spec.name.to_string()),
+            Op::MakeIfb(spec) => Some(spec.name.to_string()),
             Op::MakeMacvlan(spec) => {
                 self.macvlan_refused(spec)?;
                 Some(spec.name.to_string())
@@ -539,11 +552,14 @@ fn link_of(op: &Op) -> Option<LinkRef> {
         Op::SetForwarding { port, .. } => *port,
         Op::SetFiltering(l, _) | Op::SetVlans { link: l, .. } => *l,
         Op::SetMode(l, _) | Op::Redirect(l, _) | Op::EndRedirect(l) => *l,
+        Op::AddHtb(l, _) | Op::EndHtb(l) | Op::SetClass(l, ..) | Op::EndClass(l, _) => *l,
+        Op::Police(l, _) | Op::EndPolice(l) => *l,
         Op::Doom(index) => LinkRef::Index(*index),
         Op::MakeBridge(_)
         | Op::MakeTap(_)
         | Op::MakeMacvlan(_)
         | Op::MakeMacvtap(_)
+        | Op::MakeIfb(_)
         | Op::Delete(_)
         | Op::Nft(_)
         | Op::SetSysctl(..) => {

@@ -99,6 +99,7 @@ pub fn write_nic_state(stamp: &Stamp, nic: &NicIntent) -> String {
             add("opener", uid.map(|u| u.to_string()));
         }
     }
+    add("class", nic.class.map(|c| c.to_string()));
     add("uid", Some(nic.uid.to_string()));
     if nic.precedence == Precedence::Host {
         attrs.push(("policy", "host".into()));
@@ -174,6 +175,7 @@ pub fn read_nic_state(stamp: &Stamp, text: &str) -> Result<Option<NicIntent>> {
             nic,
             network,
             allocation: read_allocation(c)?,
+            class: c.parsed("class", parse)?,
             precedence: if c.attr("policy") == Some("host") { Precedence::Host } else { Precedence::Nic },
             owner,
             handover,

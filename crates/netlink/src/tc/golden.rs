@@ -81,6 +81,7 @@ fn classes() {
         ceil: 2_000_000,
         burst: 10_000,
         cburst: 20_000,
+        leaf: None,
     };
     let request = Request::set_htb_class(&class);
     let header = bytes("28000504 00000000 00000000 00000000 03000000 10000100 00000100 00000000 08000100 68746200");

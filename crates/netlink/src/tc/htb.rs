@@ -63,6 +63,8 @@ pub struct HtbClass {
     pub burst: u64,
     /// How many bytes may leave at once at the highest rate; read back likewise.
     pub cburst: u64,
+    /// The qdisc that somebody put below it, as far as it is read: setting a class leaves that as it is.
+    pub leaf: Option<Handle>,
 }
 
 /// Reads the payload of an `RTM_NEWTCLASS`; `None` for classes of other kinds. Numbers that the kernel did not tell are 0.
@@ -89,6 +91,8 @@ pub(super) fn read(payload: &[u8]) -> Option<HtbClass> {
         ceil,
         burst: rate::bytes(word(OPT_BUFFER), rate),
         cburst: rate::bytes(word(OPT_CBUFFER), ceil),
+        // The queue that the kernel makes by itself is called nothing.
+        leaf: (header.info != 0).then(|| Handle::read(header.info)),
     })
 }
 

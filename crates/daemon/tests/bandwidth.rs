@@ -1,0 +1,407 @@
+//! Rates: what passes towards guests and from them, counted where it arrives, and what `tc` says of it.
+
+#![allow(clippy::unwrap_used)] // a helper that fails is the test failing
+
+mod common;
+
+use common::{Host, SOON, attach, interface, mac, tap, told};
+use patchcord_api::methods::{AttachNIC, ModifyNIC, UpdateNetwork};
+use patchcord_api::types::Nic;
+use patchcord_testkit::{Namespace, in_namespace, wait_until};
+use serde_json::Value;
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// The header in front of each frame of a tap that nobody told otherwise.
+const HEADER: usize = 10;
+/// How long bytes are counted, after the burst has passed.
+const WINDOW: Duration = Duration::from_secs(4);
+const KIB: f64 = 1024.0;
+
+/// A guest that only counts what it gets.
+struct Port {
+    nic: Nic,
+    file: File,
+    received: Arc<AtomicU64>,
+}
+
+impl Port {
+    fn attach(host: &Host<'_>, guest: &str, xml: &str) -> Self {
+        let method = AttachNIC { fetch: Some(true), ..attach(guest, xml) };
+        let answer = host.client().call_with_fds(&method, |reply| reply.fds.clone().unwrap_or_default());
+        let (reply, mut fds) = answer.unwrap_or_else(|error| panic!("{method:?}: {}", told(&error)));
+        let file = File::from(fds.remove(0));
+        let received = Arc::new(AtomicU64::new(0));
+        let (mut reader, count) = (file.try_clone().unwrap(), Arc::clone(&received));
+        // It ends with the tap.
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 70_000];
+            loop {
+                match reader.read(&mut buffer) {
+                    // Of frames that are not the test's there are few, and they are short.
+                    Ok(length) if length > 500 => drop(count.fetch_add((length - HEADER) as u64, Ordering::Relaxed)),
+                    Ok(_) => {}
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    Err(_) => return,
+                }
+            }
+        });
+        Self { nic: reply.nic, file, received }
+    }
+
+    /// Keeps sending frames to a guest, some 8 MiB a second.
+    fn send_to(&self, to: [u8; 6]) -> Sending {
+        let frame = [&[0; HEADER][..], &to, &mac(&self.nic), &[0x88, 0xb5], &[0; 1000]].concat();
+        let mut file = self.file.try_clone().unwrap();
+        // What the tap refuses is lost.
+        Sending::start(move || drop(file.write(&frame)))
+    }
+
+    fn counter(&self) -> impl Fn() -> u64 + use<> {
+        let received = Arc::clone(&self.received);
+        move || received.load(Ordering::Relaxed)
+    }
+}
+
+/// Something that is sent again and again, until this is dropped.
+struct Sending(Arc<AtomicBool>);
+
+impl Sending {
+    fn start(mut once: impl FnMut() + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&stop);
+        std::thread::spawn(move || {
+            while !seen.load(Ordering::Relaxed) {
+                (0..16).for_each(|_| once());
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        Self(stop)
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Bytes a second, over a while.
+fn rates<const N: usize>(counters: [&dyn Fn() -> u64; N]) -> [f64; N] {
+    // The burst passes, and queues fill.
+    std::thread::sleep(Duration::from_millis(1500));
+    let (begun, before) = (Instant::now(), counters.map(|count| count()));
+    std::thread::sleep(WINDOW);
+    let after = counters.map(|count| count());
+    let seconds = begun.elapsed().as_secs_f64();
+    std::array::from_fn(|n| (after[n] - before[n]) as f64 / seconds)
+}
+
+fn assert_rate(measured: f64, kib: f64, what: &str) {
+    let off = measured / (kib * KIB) - 1.0;
+    assert!(off.abs() < 0.05, "{what}: {:.0} KiB/s instead of {kib}", measured / KIB);
+}
+
+/// Measures what one guest gets of another that sends all it can.
+fn rate_between(from: &Port, to: &Port) -> f64 {
+    let _sending = from.send_to(mac(&to.nic));
+    rates([&to.counter()])[0]
+}
+
+/// The `<interface>` of a NIC with rates.
+fn limited(network: &str, bandwidth: &str) -> String {
+    format!("<interface type='network'><source network='{network}'/><bandwidth>{bandwidth}</bandwidth></interface>")
+}
+
+/// The kinds of a link's qdiscs.
+fn qdiscs(ns: &Namespace, link: &str) -> Vec<String> {
+    let all = ns.json(&format!("tc -j qdisc show dev {link}"));
+    all.as_array().unwrap().iter().map(|q| q["kind"].as_str().unwrap().to_owned()).collect()
+}
+
+fn ifbs(ns: &Namespace) -> Vec<String> {
+    let links = ns.json("ip -j link show type ifb");
+    let name = |l: &Value| Some(l["ifname"].as_str()?.to_owned());
+    let mut names: Vec<_> = links.as_array().into_iter().flatten().filter_map(name).collect();
+    names.sort();
+    names
+}
+
+/// Whether this kernel drops what comes in above a rate.
+fn has_police(ns: &Namespace) -> bool {
+    ns.run("ip link add trial type bridge");
+    ns.run("tc qdisc add dev trial clsact");
+    let there = ns
+        .try_run("tc filter add dev trial ingress protocol all u32 match u32 0 0 police rate 1mbit burst 10k drop")
+        .is_ok();
+    ns.run("ip link del trial");
+    there
+}
+
+const WIRE: &str = "<network><name>wire</name><bridge stp='off'/></network>";
+const LIMITS: &str = "<inbound average='1024'/><outbound average='2048'/>";
+
+#[test]
+fn the_rates_of_a_nic_in_a_bridge_are_those_that_were_asked_for_and_survive_moves() {
+    in_namespace(|ns| {
+        let mut host = Host::new(ns);
+        host.network(WIRE);
+        host.network(&WIRE.replace("wire", "other"));
+        let slow = Port::attach(&host, "slow", &limited("wire", LIMITS));
+        let fast = Port::attach(&host, "fast", &interface("wire"));
+        assert_rate(rate_between(&fast, &slow), 1024.0, "inbound");
+        assert_rate(rate_between(&slow, &fast), 2048.0, "outbound");
+        let police = has_police(ns);
+        assert_eq!(ifbs(ns).len(), usize::from(!police));
+        assert!(qdiscs(ns, &tap(&slow.nic)).contains(&"htb".into()));
+        assert!(!qdiscs(ns, &tap(&fast.nic)).contains(&"htb".into()));
+
+        // In place, and to another bridge and back.
+        let moved = |network: &str, limits: &str| {
+            host.call(&ModifyNIC { id: slow.nic.id.clone(), xml: limited(network, limits) });
+        };
+        moved("other", LIMITS);
+        moved("wire", "<inbound average='1024'/><outbound average='512'/>");
+        assert_rate(rate_between(&fast, &slow), 1024.0, "inbound after moves");
+        assert_rate(rate_between(&slow, &fast), 512.0, "outbound after a change");
+
+        // A daemon that starts anew finds all as it should be.
+        let seen = |ns: &Namespace| {
+            let tc = |what: &str| ns.run(&format!("tc {what} show dev {}", tap(&slow.nic)));
+            format!("{}{}{:?}", tc("qdisc"), tc("class"), ifbs(ns))
+        };
+        let before = seen(ns);
+        host.kill();
+        host.start();
+        let log = host.log();
+        assert!(!log.contains("repaired"), "{log}");
+        assert_eq!(seen(ns), before);
+
+        // Unset, there are no limits; and nothing is left behind.
+        host.call(&ModifyNIC { id: slow.nic.id.clone(), xml: interface("wire") });
+        wait_until("the ifb's end", SOON, || if ifbs(ns).is_empty() { Ok(()) } else { Err(format!("{:?}", ifbs(ns))) });
+        assert!(!qdiscs(ns, &tap(&slow.nic)).contains(&"htb".into()));
+        assert!(rate_between(&fast, &slow) > 3000.0 * KIB);
+        host.call(&ModifyNIC { id: slow.nic.id.clone(), xml: limited("wire", LIMITS) });
+        host.detach(&slow.nic.id);
+        wait_until(
+            "the end of all",
+            SOON,
+            || if ifbs(ns).is_empty() { Ok(()) } else { Err(format!("{:?}", ifbs(ns))) },
+        );
+    });
+}
+
+#[test]
+fn the_rates_of_a_nic_on_a_device_are_those_that_were_asked_for_and_survive_moves() {
+    in_namespace(|ns| {
+        let switch = ns.peer("switch");
+        for n in 0..2 {
+            ns.veth(&format!("eth1{n}"), &switch, &format!("p{n}"));
+        }
+        let host = Host::new(ns);
+        for n in 0..2 {
+            host.network(&format!(
+                "<network><name>pool{n}</name><forward mode='bridge'><interface dev='eth1{n}'/></forward></network>"
+            ));
+        }
+        let slow = Port::attach(&host, "slow", &limited("pool0", LIMITS));
+        let fast = Port::attach(&host, "fast", &interface("pool1"));
+        // To the other's device.
+        host.call(&ModifyNIC { id: slow.nic.id.clone(), xml: limited("pool1", LIMITS) });
+        assert_rate(rate_between(&fast, &slow), 1024.0, "inbound");
+        assert_rate(rate_between(&slow, &fast), 2048.0, "outbound");
+        assert_eq!(ifbs(ns), Vec::<String>::new());
+        // Into a bridge, where it waits elsewhere, and back.
+        host.network(WIRE);
+        host.call(&ModifyNIC { id: slow.nic.id.clone(), xml: limited("wire", LIMITS) });
+        assert_eq!(ifbs(ns).len(), usize::from(!has_police(ns)));
+        host.call(&ModifyNIC { id: slow.nic.id.clone(), xml: limited("pool1", LIMITS) });
+        assert_rate(rate_between(&slow, &fast), 2048.0, "outbound after moves");
+        wait_until("the ifb's end", SOON, || if ifbs(ns).is_empty() { Ok(()) } else { Err(format!("{:?}", ifbs(ns))) });
+    });
+}
+
+/// A network whose bridge has rates, and the host's address on it.
+const SHAPED: &str = "<network><name>shaped</name><forward mode='open'/><bridge name='virbr7' stp='off'/>
+    <mac address='52:54:00:77:00:01'/><bandwidth><inbound average='2048'/><outbound average='1024'/></bandwidth>
+    <ip address='10.7.0.1' prefix='24'/></network>";
+
+/// Has the host send datagrams to a guest, as many as can leave.
+fn host_sends(ns: &Namespace, to: &Port, last: u8) -> Sending {
+    let address = format!("10.7.0.{last}");
+    ns.run(&format!("ip neigh replace {address} lladdr {} dev virbr7 nud permanent", to.nic.mac.as_deref().unwrap()));
+    // The bridge learns where it is, and floods nothing.
+    let hello = [&[0; HEADER][..], &[0xff; 6], &mac(&to.nic), &[0x88, 0xb5], &[0; 46]].concat();
+    (&to.file).write_all(&hello).unwrap();
+    let socket = UdpSocket::bind("10.7.0.1:0").unwrap();
+    socket.set_nonblocking(true).unwrap();
+    Sending::start(move || drop(socket.send_to(&[0; 1000], (address.as_str(), 9))))
+}
+
+/// A datagram of 1000 bytes to port 7000 of the host.
+fn datagram(from: [u8; 6]) -> Vec<u8> {
+    let mut ip = vec![0x45, 0, 4, 4, 0, 0, 0, 0, 64, 17, 0, 0, 10, 7, 0, 9, 10, 7, 0, 1];
+    let sum: u32 = ip.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum = !((sum & 0xffff) as u16 + (sum >> 16) as u16);
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    let udp = [0x1b, 0x58, 0x1b, 0x58, 3, 240, 0, 0];
+    [&[0; HEADER][..], &[0x52, 0x54, 0, 0x77, 0, 1], &from, &[8, 0], &ip, &udp, &[0; 1000]].concat()
+}
+
+#[test]
+fn a_bridge_as_a_whole_has_the_rates_of_its_network() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        host.network(SHAPED);
+        let guests = [2, 3].map(|n| Port::attach(&host, &format!("g{n}"), &interface("shaped")));
+        let sending = [host_sends(ns, &guests[0], 2), host_sends(ns, &guests[1], 3)];
+        let [one, other] = rates([&guests[0].counter(), &guests[1].counter()]);
+        drop(sending);
+        assert_rate(one + other, 2048.0, "towards guests together");
+
+        let socket = UdpSocket::bind("10.7.0.1:7000").unwrap();
+        let received = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&received);
+        std::thread::spawn(move || {
+            let mut buffer = [0; 2000];
+            while let Ok(length) = socket.recv(&mut buffer) {
+                count.fetch_add(length as u64 + 42, Ordering::Relaxed);
+            }
+        });
+        let (frame, mut file) = (datagram(mac(&guests[0].nic)), guests[0].file.try_clone().unwrap());
+        let sending = Sending::start(move || drop(file.write(&frame)));
+        let [from] = rates([&|| received.load(Ordering::Relaxed)]);
+        drop(sending);
+        assert_rate(from, 1024.0, "from guests");
+
+        // One guest's own limit comes before: its frames wait twice.
+        let own = Port::attach(&host, "own", &limited("shaped", "<outbound average='512'/>"));
+        let (frame, mut file) = (datagram(mac(&own.nic)), own.file.try_clone().unwrap());
+        let sending = Sending::start(move || drop(file.write(&frame)));
+        let [from] = rates([&|| received.load(Ordering::Relaxed)]);
+        drop(sending);
+        assert_rate(from, 512.0, "from one guest");
+        assert_eq!(ifbs(ns).len(), if has_police(ns) { 0 } else { 2 });
+
+        host.stop_network("shaped");
+        host.detach(&own.nic.id);
+        wait_until("the ifbs' end", SOON, || if ifbs(ns).is_empty() { Ok(()) } else { Err(format!("{:?}", ifbs(ns))) });
+    });
+}
+
+#[test]
+fn what_is_promised_is_kept_while_others_are_greedy() {
+    in_namespace(|ns| {
+        let mut host = Host::new(ns);
+        host.network(SHAPED);
+        let favoured = Port::attach(&host, "favoured", &limited("shaped", "<inbound floor='1536'/>"));
+        let greedy: Vec<_> =
+            (3..6).map(|n| (n, Port::attach(&host, &format!("greedy{n}"), &interface("shaped")))).collect();
+        let _greed: Vec<_> = greedy.iter().map(|(n, port)| host_sends(ns, port, *n)).collect();
+        let all = |greedy: &[(u8, Port)]| greedy.iter().map(|(_, p)| p.received.load(Ordering::Relaxed)).sum::<u64>();
+        // What nobody uses is borrowed.
+        let [rest] = rates([&|| all(&greedy)]);
+        assert_rate(rest, 2048.0, "the others alone");
+        let sending = host_sends(ns, &favoured, 2);
+        let [promised, rest] = rates([&favoured.counter(), &|| all(&greedy)]);
+        assert!(promised > 0.95 * 1536.0 * KIB, "{:.0} KiB/s of 1536", promised / KIB);
+        assert_rate(promised + rest, 2048.0, "together");
+        assert!(rest > 0.9 * 512.0 * KIB, "the others are left {:.0} KiB/s", rest / KIB);
+        drop(sending);
+
+        let more = AttachNIC { ..attach("more", &limited("shaped", "<inbound floor='600'/>")) };
+        let (name, refusal) = host.refused(&more);
+        assert!(name.ends_with("InUse"), "{name}");
+        let says = ["600 KiB/s are asked for", "512 left of 2048", "1536 to guest 'favoured'", &favoured.nic.id];
+        assert!(says.iter().all(|part| refusal.cause.contains(part)), "{}", refusal.cause);
+        let classes = |ns: &Namespace| ns.run("tc class show dev virbr7").lines().count();
+        assert_eq!(classes(ns), 3);
+        let fits = host.call(&AttachNIC { ..attach("fits", &limited("shaped", "<inbound floor='512'/>")) }).nic;
+        assert_eq!(classes(ns), 4);
+        host.detach(&fits.id);
+        wait_until("the class's end", SOON, || match classes(ns) {
+            3 => Ok(()),
+            n => Err(n),
+        });
+        // A daemon that starts anew knows what is promised.
+        host.kill();
+        host.start();
+        assert_eq!(host.refused(&more).1.cause, refusal.cause);
+        assert_eq!(classes(ns), 3);
+    });
+}
+
+#[test]
+fn what_others_take_away_comes_back_and_a_class_of_connections_changes_its_nics() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        let group = |average: u32, burst: &str| {
+            format!(
+                "<portgroup name='all' default='yes'><bandwidth><inbound average='{average}'{burst}/>
+                 <outbound average='{average}'/></bandwidth></portgroup>"
+            )
+        };
+        host.network(&SHAPED.replace("<ip ", &format!("{}<ip ", group(1000, ""))));
+        let nic = host.call(&attach("web", &limited("shaped", "<inbound average='3000' floor='100'/>"))).nic;
+        let other = host.call(&attach("other", &interface("shaped"))).nic;
+        let seen = |ns: &Namespace| {
+            let links = [tap(&nic), tap(&other), "virbr7".into()].into_iter().chain(ifbs(ns));
+            let of = |link: String| {
+                let shown = |what: &str| ns.run(&format!("tc {what}"));
+                let classes = shown(&format!("class show dev {link}"));
+                let filters = shown(&format!("filter show dev {link}"));
+                let incoming = shown(&format!("filter show dev {link} ingress"));
+                // The kernel chooses the numbers of queues and actions anew.
+                let known = |line: &&str| !line.contains(" leaf ") && !line.contains("index ");
+                let leaves = classes.lines().filter(|line| line.contains(" leaf ")).count();
+                let text: Vec<_> =
+                    classes.lines().chain(filters.lines()).chain(incoming.lines()).filter(known).collect();
+                format!("{link} {:?} {leaves} {text:#?}", qdiscs(ns, &link))
+            };
+            links.map(of).collect::<String>()
+        };
+        let before = seen(ns);
+        let breaks = [
+            format!("tc qdisc del dev {} root", tap(&nic)),
+            "tc qdisc del dev virbr7 root".into(),
+            "tc filter del dev virbr7".into(),
+            "tc filter del dev virbr7 ingress".into(),
+            format!("tc filter del dev {} ingress", tap(&other)),
+            format!("tc qdisc replace dev {} root handle 5: htb", tap(&nic)),
+            format!("tc class change dev {} classid 7063:1 htb rate 1gbit", tap(&nic)),
+            format!("tc qdisc del dev {} parent 7063:1", tap(&nic)),
+            "tc qdisc del dev virbr7 clsact".into(),
+        ];
+        let ifbs_deleted = ifbs(ns).into_iter().map(|ifb| format!("ip link del {ifb}"));
+        for what in breaks.into_iter().chain(ifbs_deleted) {
+            ns.run(&what);
+            wait_until(&what, SOON, || match seen(ns) {
+                now if now == before => Ok(()),
+                now => Err(format!("{before}\n{now}")),
+            });
+        }
+        // A class of connections reaches its NICs, in place.
+        let rate = |link: &str| {
+            let text = ns.run(&format!("tc class show dev {link}"));
+            text.split(" rate ").nth(1).unwrap().split(' ').next().unwrap().to_owned()
+        };
+        assert_eq!((rate(&tap(&other)), rate(&tap(&nic))), ("8192Kbit".into(), "24576Kbit".into()));
+        let update = UpdateNetwork {
+            name: "shaped".into(),
+            command: "modify".into(),
+            section: "portgroup".into(),
+            xml: group(125, " burst='64'"),
+            ..UpdateNetwork::default()
+        };
+        host.call(&update);
+        assert_eq!((rate(&tap(&other)), rate(&tap(&nic))), ("1024Kbit".into(), "24576Kbit".into()));
+        assert!(ns.run(&format!("tc class show dev {}", tap(&other))).contains("burst 64Kb"));
+    });
+}

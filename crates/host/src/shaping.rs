@@ -1,0 +1,245 @@
+//! Rates: what limits links of ours in the kernel, and what this kernel can do about them.
+
+use std::num::NonZeroU64;
+
+use patchcord_core::model::MacAddr;
+use patchcord_core::plan::rates::{self, Class, Classes, IfbSpec, Limit, Police, ShapingSupport};
+use patchcord_core::plan::{GROUP_DOOMED, GROUP_LIVE, Index, Link, Mark, MarkKind, Sysctl};
+use patchcord_netlink as netlink;
+use patchcord_netlink::tc::{self, ActionKind, ClassFilter, ClassNumber, Handle, Htb, HtbClass, Leaf, Qdisc};
+use patchcord_netlink::{Error, Request, Socket};
+use rustix::io::Errno;
+use uuid::Uuid;
+
+use crate::Result;
+use crate::cause::Cause;
+use crate::cord::PRIORITY;
+use crate::kernel::Kernel;
+use crate::ops::{gone_is_done, set_sysctl};
+
+/// The major number of our token buckets, by which they are known as ours. It spells `pc`.
+const MAJOR: u16 = 0x7063;
+/// The longest frame that a limit lets pass, in bytes: more than any that a guest sends.
+const MTU: u32 = 128 * 1024;
+/// MTU of a link that nothing is said about, in bytes.
+const DEFAULT_MTU: u32 = 1500;
+/// Queues for classes, the best first. The last one every kernel has.
+const LEAVES: [Leaf; 3] = [Leaf::FqCodel, Leaf::Sfq, Leaf::Pfifo { limit: 128 }];
+/// The link that things are tried on.
+const TRIAL: &str = "pcdel-rates";
+
+fn handle(minor: u16) -> Handle {
+    Handle { major: MAJOR, minor }
+}
+
+/// Whether a qdisc is a token bucket of ours.
+pub(crate) fn is_our_htb(qdisc: &Qdisc) -> bool {
+    qdisc.kind == "htb" && qdisc.parent == Handle::ROOT && qdisc.handle == handle(0)
+}
+
+/// What of ours is done to what comes in at a link.
+#[derive(Debug, Default)]
+pub(crate) struct Incoming {
+    /// What it is handed to, if it is; none when that is gone.
+    pub(crate) redirect: Option<Option<Index>>,
+    /// How it is limited.
+    pub(crate) police: Option<Police>,
+}
+
+/// Reads what of ours is done to what comes in at a link of ours.
+pub(crate) fn read_incoming(route: &mut Socket, link: &Link) -> Result<Incoming> {
+    let cookie = link.mark.map(|mark| mark.instance.into_bytes());
+    let filters = route.ingress_filters(link.index.0)?.entries;
+    let mut incoming = Incoming::default();
+    for action in filters.iter().flat_map(|filter| &filter.actions) {
+        if action.cookie.as_deref() != cookie.as_ref().map(|cookie| &cookie[..]) {
+            continue;
+        }
+        match action.kind {
+            ActionKind::Redirect { to } => incoming.redirect = Some((to != 0).then_some(Index(to))),
+            ActionKind::Police { rate, burst, .. } => incoming.police = Some(Police { rate, burst }),
+            ActionKind::Other(_) => {}
+        }
+    }
+    Ok(incoming)
+}
+
+/// Reads our classes of a link.
+pub(crate) fn read_classes(route: &mut Socket, index: Index) -> Result<Classes> {
+    let told = route.htb_classes(index.0)?.entries;
+    let filters = match told.is_empty() {
+        true => Vec::new(),
+        false => route.filters(index.0, handle(0))?.entries,
+    };
+    let ours = told.iter().filter(|class| class.handle.major == MAJOR);
+    let read = |class: &HtbClass| {
+        let filter = filters.iter().find(|filter| filter.class == Some(class.handle));
+        Class {
+            parent: (class.parent.minor != 0).then_some(class.parent.minor),
+            limit: Limit { rate: class.rate, ceil: class.ceil, burst: class.burst, cburst: class.cburst },
+            destination: filter.and_then(|filter| filter.destination).map(MacAddr),
+            queue: class.leaf.is_some(),
+        }
+    };
+    Ok(ours.map(|class| (class.handle.minor, read(class))).collect())
+}
+
+fn class_request(link: Index, number: u16, class: &Class) -> Request {
+    let Limit { rate, ceil, burst, cburst } = class.limit;
+    let parent = handle(class.parent.unwrap_or(0));
+    let (link, handle) = (link.0, handle(number));
+    Request::set_htb_class(&HtbClass { link, handle, parent, priority: 0, rate, ceil, burst, cburst, leaf: None })
+}
+
+fn filter(link: Index, number: u16, class: &Class) -> Option<ClassFilter> {
+    let (class, MacAddr(destination)) = (ClassNumber::new(number)?, class.destination?);
+    Some(ClassFilter { link: link.0, major: MAJOR, priority: PRIORITY, class, destination })
+}
+
+impl Kernel {
+    /// Makes an ifb, down, that keeps out of IPv6.
+    pub(crate) fn make_ifb(&mut self, spec: &IfbSpec) -> Result<Index, Cause> {
+        let does_ipv6 = self.does_ipv6(DEFAULT_MTU);
+        let index = Index(self.route.make_ifb(&netlink::IfbSpec {
+            name: spec.name.to_string(),
+            group: GROUP_LIVE,
+            alias: Some(spec.mark.to_string()),
+            addr_gen_none: does_ipv6,
+            up: false,
+        })?);
+        if does_ipv6 && let Err(cause) = set_sysctl(&Sysctl::DisableIpv6(spec.name.to_string()), "1") {
+            return Err(match self.doom(index, Vec::new()) {
+                Ok(()) => cause,
+                Err(more) => Cause { text: format!("{}; and it stays: {}", cause.text, more.text), ..cause },
+            });
+        }
+        Ok(index)
+    }
+
+    /// Gives a link a token bucket of ours, whatever was at its root.
+    pub(crate) fn add_htb(&mut self, link: Index, classes: &Classes) -> Result<(), Cause> {
+        let htb = Htb { link: link.0, major: MAJOR, default: rates::class_of_the_rest(classes) };
+        match self.route.add_htb(&htb) {
+            Err(error) if error.is_exists() => {
+                let there = self.route.qdiscs(Some(link.0))?.entries;
+                let root = there.iter().find(|qdisc| qdisc.parent == Handle::ROOT);
+                if let Some(other) = root.filter(|root| !is_our_htb(root)) {
+                    self.route.delete_root(link.0, other.handle.major)?;
+                    self.route.add_htb(&htb)?;
+                }
+            }
+            result => result?,
+        }
+        let requests: Vec<Request> =
+            classes.iter().map(|(number, class)| class_request(link, *number, class)).collect();
+        all(self.route.execute_all(&requests)?)?;
+        self.set_leaves(link, classes.iter().filter(|(_, class)| class.queue).map(|(number, _)| *number))?;
+        let filters = classes.iter().filter_map(|(number, class)| filter(link, *number, class));
+        for filter in filters {
+            self.set_filter(&filter)?;
+        }
+        Ok(())
+    }
+
+    /// Takes our token bucket away. Another one at the root stays.
+    pub(crate) fn end_htb(&mut self, link: Index) -> Result<(), Cause> {
+        match self.route.delete_root(link.0, MAJOR) {
+            // So says the kernel when it is gone, or another one is there.
+            Err(error) if error.errno() == Some(Errno::INVAL.raw_os_error()) => Ok(()),
+            result => gone_is_done(result),
+        }
+    }
+
+    /// Adds a class, or changes it in place.
+    pub(crate) fn set_class(&mut self, link: Index, number: u16, class: &Class) -> Result<(), Cause> {
+        let was = self.observed.shapes.get(&link).and_then(|shape| shape.classes.get(&number)).copied();
+        self.route.execute(&class_request(link, number, class))?;
+        if class.queue && !was.is_some_and(|was| was.queue) {
+            self.set_leaves(link, [number])?;
+        }
+        match filter(link, number, class) {
+            Some(filter) if was.is_none_or(|was| was.destination != class.destination) => self.set_filter(&filter),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts queues below classes: of the best kind that this kernel has, which the first one finds out.
+    fn set_leaves(&mut self, link: Index, classes: impl IntoIterator<Item = u16>) -> Result<(), Cause> {
+        let mut requests = Vec::new();
+        for number in classes {
+            match self.leaf {
+                Some(leaf) => requests.push(Request::set_leaf(link.0, handle(number), leaf)),
+                None => self.leaf = Some(self.set_best_leaf(link, number)?),
+            }
+        }
+        all(self.route.execute_all(&requests)?)
+    }
+
+    fn set_best_leaf(&mut self, link: Index, number: u16) -> Result<Leaf, Cause> {
+        let mut refused = Cause::ours("there is no queue for a class");
+        for leaf in LEAVES {
+            match self.route.set_leaf(link.0, handle(number), leaf) {
+                Ok(()) => return Ok(leaf),
+                Err(error) => refused = error.into(),
+            }
+        }
+        Err(refused)
+    }
+
+    /// A filter's match can't be changed in place.
+    fn set_filter(&mut self, filter: &ClassFilter) -> Result<(), Cause> {
+        match self.route.add_class_filter(filter) {
+            Err(error) if error.is_exists() => {
+                gone_is_done(self.route.delete_class_filter(filter.link, MAJOR, filter.priority, filter.class))?;
+                Ok(self.route.add_class_filter(filter)?)
+            }
+            result => Ok(result?),
+        }
+    }
+
+    /// Takes a class away, and its filter.
+    pub(crate) fn end_class(&mut self, link: Index, number: u16) -> Result<(), Cause> {
+        if let Some(class) = ClassNumber::new(number) {
+            gone_is_done(self.route.delete_class_filter(link.0, MAJOR, PRIORITY, class))?;
+        }
+        gone_is_done(self.route.delete_htb_class(link.0, handle(number)))
+    }
+
+    /// Limits what comes in at a link.
+    pub(crate) fn police(&mut self, link: Index, police: Police) -> Result<(), Cause> {
+        let rate = NonZeroU64::new(police.rate).ok_or_else(|| Cause::ours("a rate of 0 is none"))?;
+        let cookie = self.instance.into_bytes();
+        let limit = tc::Police { link: link.0, priority: PRIORITY, rate, burst: police.burst, mtu: MTU, cookie };
+        let mut results = self.route.execute_all(&[Request::add_clsact(link.0), Request::police(&limit)])?.into_iter();
+        match results.next() {
+            Some(Err(error)) if !error.is_exists() => return Err(error.into()),
+            _ => all(results.collect()),
+        }
+    }
+
+    /// Limits it no longer.
+    pub(crate) fn end_police(&mut self, link: Index) -> Result<(), Cause> {
+        gone_is_done(self.route.delete_police(link.0, PRIORITY))
+    }
+
+    /// Finds out what this kernel can do about rates, on a link that is made for that and deleted.
+    pub(crate) fn try_shaping(&mut self) -> ShapingSupport {
+        // In the doomed group from its first moment, so that nobody takes it for a network's.
+        let made = self.route.make_bridge(&netlink::BridgeSpec {
+            name: TRIAL.to_owned(),
+            alias: Some(Mark { instance: self.instance, kind: MarkKind::Bridge, id: Uuid::nil() }.to_string()),
+            group: GROUP_DOOMED,
+            addr_gen_none: self.does_ipv6(DEFAULT_MTU),
+            ..netlink::BridgeSpec::default()
+        });
+        let Ok(index) = made.map(Index) else { return ShapingSupport::default() };
+        let limit = Police { rate: 1 << 20, burst: 1 << 20 };
+        let support = ShapingSupport { police: self.police(index, limit).is_ok() };
+        self.reaper.reap(index, Vec::new());
+        support
+    }
+}
+
+fn all(results: Vec<Result<(), Error>>) -> Result<(), Cause> {
+    Ok(results.into_iter().collect::<Result<(), Error>>()?)
+}
