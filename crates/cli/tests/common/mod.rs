@@ -126,8 +126,14 @@ async fn run_engine(mut questions: mpsc::Receiver<Ask>, events: broadcast::Sende
         upstream: Vec::new(),
     };
     let stamp = xml::Stamp { boot_id: "boot".into(), netns: 1 };
-    let mut host =
-        sim::Host::new(engine::Config { instance: Uuid::from_u128(7), stamp, needs_carrier: false, dnsmasq });
+    let mut host = sim::Host::new(engine::Config {
+        instance: Uuid::from_u128(7),
+        stamp,
+        needs_carrier: false,
+        plug: Default::default(),
+        nodes: "/run/patchcord/nodes".into(),
+        dnsmasq,
+    });
     let mut sequence = 0;
     while let Some(question) = questions.recv().await {
         match question {

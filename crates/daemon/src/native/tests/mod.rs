@@ -91,8 +91,14 @@ async fn run_engine(mut questions: mpsc::Receiver<Ask>, events: broadcast::Sende
         upstream: Vec::new(),
     };
     let stamp = xml::Stamp { boot_id: "boot".into(), netns: 1 };
-    let mut host =
-        sim::Host::new(engine::Config { instance: Uuid::from_u128(7), stamp, needs_carrier: false, dnsmasq });
+    let mut host = sim::Host::new(engine::Config {
+        instance: Uuid::from_u128(7),
+        stamp,
+        needs_carrier: false,
+        plug: Default::default(),
+        nodes: "/run/patchcord/nodes".into(),
+        dnsmasq,
+    });
     let lab = xml::read_network(LAB, xml::Mode::Strict).unwrap();
     host.ask(engine::Command::Create(Box::new(lab))).unwrap();
     host.events.clear();
