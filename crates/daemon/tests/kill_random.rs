@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 const KILLS: u32 = 30;
 const CLIENTS: u64 = 4;
-const NETWORKS: [&str; 3] = ["nat", "isolated", "plain"];
+const NETWORKS: [&str; 4] = ["nat", "isolated", "plain", "devices"];
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// SplitMix64: the same numbers for the same seed.
@@ -54,9 +54,20 @@ fn define(name: &str) -> DefineNetwork {
             "<network><name>isolated</name><bridge name='briso'/><ip address='10.6.0.1' prefix='24'>\
              <dhcp><range start='10.6.0.10' end='10.6.0.99'/></dhcp></ip></network>"
         }
+        "devices" => "<network><name>devices</name><forward mode='vepa' dev='eth10'/></network>",
         _ => "<network><name>plain</name><bridge name='brplain'/></network>",
     };
     DefineNetwork { xml: xml.into() }
+}
+
+/// The `<interface>` of a new NIC: on a device it is a macvtap.
+fn new_interface(network: &str) -> String {
+    let interface = interface(network);
+    if network != "devices" {
+        return interface;
+    }
+    let macvtap = "<pc:driver xmlns:pc='urn:patchcord:1' plug='macvtap'/></interface>";
+    interface.replace("</interface>", macvtap)
 }
 
 /// What a client knows of its NICs.
@@ -121,7 +132,7 @@ impl Load<'_> {
                 let fetch = !by_name && self.random.below(3) > 0;
                 let guest = format!("{guest}-{}", self.random.next());
                 let method =
-                    AttachNIC { by_name: Some(by_name), fetch: Some(fetch), ..attach(&guest, &interface(network)) };
+                    AttachNIC { by_name: Some(by_name), fetch: Some(fetch), ..attach(&guest, &new_interface(network)) };
                 let answer = self.ask(|client| client.call_with_fds(&method, |r| r.fds.clone().unwrap_or_default()));
                 match answer {
                     Some(Ok((reply, fds))) => drop(self.known.nics.insert(reply.nic.id, fds)),
@@ -161,6 +172,8 @@ fn killed_at_random_it_forgets_nothing_and_leaks_nothing() {
     println!("PATCHCORD_SEED={seed}");
     in_namespace(|ns| {
         let mut host = Host::new(ns);
+        ns.run("ip link add eth10 type veth peer name eth11");
+        ns.run("ip link set eth10 up");
         for name in NETWORKS {
             host.call(&define(name));
             host.start_network(name);
@@ -221,9 +234,8 @@ fn killed_at_random_it_forgets_nothing_and_leaks_nothing() {
             assert!(strange.len() < KILLS as usize, "{} NICs that nobody was told of", strange.len());
             let loose = nics.iter().find(|nic| {
                 let link = host.link(&tap(nic));
-                nic.state != "plugged"
-                    || link
-                        .is_none_or(|link| Some(&link["master"]) != nic.actual.bridge.clone().map(Into::into).as_ref())
+                let bridge = nic.actual.bridge.clone().map_or(serde_json::Value::Null, Into::into);
+                nic.state != "plugged" || link.is_none_or(|link| link["master"] != bridge)
             });
             loose.map_or(Ok(()), |nic| Err(format!("{nic:?}")))
         });
@@ -240,6 +252,7 @@ fn ends_clean(host: &Host<'_>) {
         host.stop_network(name);
         host.call(&UndefineNetwork { name: name.into() });
     }
+    host.ns.run("ip link del eth10");
     wait_until("nothing to be left", MINUTE, || {
         let links = host.ns.json("ip -j -d link show");
         let links: Vec<String> = links.as_array().unwrap().iter().map(|l| l["ifname"].to_string()).collect();

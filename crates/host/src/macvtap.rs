@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use patchcord_core::plan::{Handover, Index, LinkKind, MacvtapSpec, Observed};
-use rustix::fs::{AtFlags, CWD, Dev, FileType, Mode, OFlags, StatVfsMountFlags, Uid, major, makedev};
+use rustix::fs::{AtFlags, CWD, Dev, FileType, Mode, OFlags, StatVfsMountFlags, Uid, makedev};
 use rustix::io::Errno;
 
 use crate::cause::Cause;
@@ -125,13 +125,24 @@ impl Kernel {
     }
 }
 
-/// The number of a macvtap's node, from sysfs.
+/// The number of the node of the macvtap called `name`; none where there is no such macvtap.
+pub(crate) fn number_of(name: &str) -> Option<Dev> {
+    let tap = fs::read_dir(format!("/sys/class/net/{name}/macvtap")).ok()?.flatten().next()?;
+    number(&fs::read_to_string(tap.path().join("dev")).ok()?)
+}
+
+/// A device's number as sysfs writes it.
+fn number(text: &str) -> Option<Dev> {
+    let (major, minor) = text.trim().split_once(':')?;
+    Some(makedev(major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// The number of a new macvtap's node.
 fn device_number(name: &str, index: Index) -> Result<Dev> {
     let path = PathBuf::from(format!("/sys/class/net/{name}/macvtap/tap{}/dev", index.0));
     let hint = "; /sys must be that of the daemon's network namespace";
     let text = fs::read_to_string(&path).map_err(node_error("read", &path, hint))?;
-    let number = text.trim().split_once(':').and_then(|(a, b)| Some(makedev(a.parse().ok()?, b.parse().ok()?)));
-    number.ok_or_else(|| Error::Content { path, problem: format!("'{}' is no device number", text.trim()) })
+    number(&text).ok_or_else(|| Error::Content { path, problem: format!("'{}' is no device number", text.trim()) })
 }
 
 /// The kernel's node if it has that number, else one of our own.
@@ -159,7 +170,7 @@ fn is_device(path: &Path, number: Dev) -> bool {
     stat.is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::CharacterDevice && s.st_rdev == number)
 }
 
-/// Opens one queue, blocking as taps' are. Without a queue that was opened so, others may not be.
+/// Opens one queue, blocking as taps' are.
 fn open(node: &Node, name: &str, number: Dev, multi_queue: bool) -> Result<OwnedFd> {
     let path = node.path();
     let hint = "; the daemon keeps the right to it only if the kernel had macvtap when the daemon started, or \
@@ -193,11 +204,6 @@ fn give(node: &Node, uid: u32) -> Result<()> {
     }
     let owner = Some(Uid::from_raw(uid));
     rustix::fs::chownat(CWD, path, owner, None, AtFlags::SYMLINK_NOFOLLOW).map_err(node_error("give away", path, hint))
-}
-
-/// Whether a file is a macvtap's node, by its device number.
-pub(crate) fn is_node(number: Dev, macvtap: Option<u32>) -> bool {
-    macvtap == Some(major(number))
 }
 
 fn node_error<E: Into<io::Error>>(op: &'static str, path: &Path, hint: &'static str) -> impl FnOnce(E) -> Error {

@@ -22,11 +22,11 @@ pub fn tap_descriptors(process: &Process, name: &str) -> Vec<OwnedFd> {
     let directory = format!("/proc/{}/fd", process.id().pid);
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let tun = Path::new("/dev/net/tun");
-    let macvtap = macvtap::device_major();
-    // A macvtap's node may be gone, and its name says nothing.
+    let macvtap = macvtap::number_of(name);
+    // The name of a macvtap's node says nothing, and the node may be gone.
     let is_macvtap = |path: &Path| {
         let file = fs::metadata(path).ok().filter(|file| file.file_type().is_char_device());
-        file.is_some_and(|file| macvtap::is_node(file.rdev(), macvtap))
+        file.is_some_and(|file| macvtap == Some(file.rdev()))
     };
     let numbers = entries.take(MOST).flatten().filter_map(|entry| {
         let leads_to = fs::read_link(entry.path()).ok()?;
