@@ -148,6 +148,18 @@ fn a_node_is_for_the_user_that_it_was_made_for() {
 }
 
 #[test]
+fn the_daemon_keeps_what_macvtaps_take_and_no_more() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        let status = fs::read_to_string(format!("/proc/{}/status", host.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+        let kept = u64::from_str_radix(line.trim(), 16).unwrap();
+        // linux/capability.h: CHOWN is 0, NET_ADMIN 12, NET_RAW 13, MKNOD 27.
+        assert_eq!(kept, 1 << 0 | 1 << 12 | 1 << 13 | 1 << 27, "{kept:x}");
+    });
+}
+
+#[test]
 fn each_queue_has_a_descriptor() {
     in_namespace(|ns| {
         let switch = switch(ns, &["eth10"]);

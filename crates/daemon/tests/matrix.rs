@@ -24,9 +24,9 @@ const BROADCAST: [u8; 6] = [0xff; 6];
 const OUTSIDE: [u8; 6] = [0x52, 0x54, 0, 0x99, 0, 2];
 /// An address behind a guest's own, as of a guest in a guest.
 const NESTED: [u8; 6] = [0x52, 0x54, 0, 0x77, 0, 1];
-/// mDNS and all nodes of IPv6.
+/// mDNS, and a group by which neighbours are found (RFC 4291, section 2.7.1).
 const GROUP_V4: [u8; 6] = [0x01, 0, 0x5e, 0, 0, 0xfb];
-const GROUP_V6: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
+const GROUP_V6: [u8; 6] = [0x33, 0x33, 0xff, 0x12, 0x34, 0x56];
 const VLAN: Option<u16> = Some(5);
 const UDP: u16 = 4789;
 

@@ -3,7 +3,7 @@
 use super::Host;
 use super::devices::{appears, switchboard, vanishes};
 use super::tests::{at_rest, attach, nic, nic_on, on_devices};
-use crate::engine::{Command, Event, NicEvent, NicState, NicView};
+use crate::engine::{Command, Event, NicEvent, NicState, NicView, RecordKey};
 use crate::model::{DevicePlug, Nic, NicSource};
 use crate::plan::{Handover, LinkKind, MarkKind};
 use crate::{ErrorKind, xml};
@@ -214,4 +214,17 @@ fn a_refused_step_leaves_nothing_behind() {
         at_rest(&mut host);
         assert_eq!(host.kernel, before);
     }
+}
+
+/// Before there were macvtaps, their word was read and every NIC on a device had a cord.
+#[test]
+fn an_older_record_is_that_of_a_cord() {
+    let mut host = switchboard();
+    let id = nic(host.ask(attach("web", macvtap("vepa"))).unwrap().body).id;
+    let record = host.records[&RecordKey::Nic(id)].clone();
+    let read = |text: &str| xml::read_nic_state(&host.config.stamp, text).unwrap().unwrap();
+    assert!(read(&record).is_macvtap());
+    let older = read(&record.replacen(" plug='macvtap'", "", 1));
+    assert!(!older.is_macvtap());
+    assert_eq!(older.given.plug, Some(DevicePlug::Macvtap));
 }
