@@ -148,6 +148,45 @@ fn a_node_is_for_the_user_that_it_was_made_for() {
 }
 
 #[test]
+fn where_no_node_can_be_had_the_attach_says_so_and_leaves_nothing() {
+    in_namespace(|ns| {
+        let _switch = switch(ns, &["eth10"]);
+        let mut host = Host::without_daemon(ns);
+        // As systemd mounts /run.
+        let run = host.root.join("run/patchcord");
+        fs::create_dir_all(&run).unwrap();
+        ns.run(&format!("mount -t tmpfs -o nodev,mode=755 tmpfs {}", run.display()));
+        host.start();
+        host.network(&pool("vepa", "vepa", &["eth10"]));
+        let before = ns.run("ip -br link");
+        // Another namespace's are the nodes of the next indexes.
+        ns.run("ip link add probe type bridge");
+        let probe = ns.json("ip -j link show dev probe")[0]["ifindex"].as_u64().unwrap();
+        ns.run("ip link del probe");
+        let other = ns.peer("other");
+        other.run("ip link add v0 type veth peer name v1");
+        for index in probe + 1..probe + 5 {
+            other.run(&format!("ip link add link v0 name m{index} index {index} type macvtap mode vepa"));
+        }
+        let ask = attach("web", &macvtap("vepa"));
+        for ask in [AttachNIC { by_name: Some(true), ..ask.clone() }, ask] {
+            let (name, refusal) = host.refused(&ask);
+            assert_eq!(name, "HostFailed");
+            assert!(refusal.cause.contains("/dev/tapN is not there or another namespace's"), "{refusal}");
+            assert!(refusal.cause.contains("mounted nodev"), "{refusal}");
+            assert_eq!(host.nics(), []);
+            wait_until("the macvtap's end", SOON, || {
+                let now = ns.run("ip -br link");
+                if now == before { Ok(()) } else { Err(now) }
+            });
+        }
+        assert_eq!(nodes(&host), Vec::<String>::new());
+        drop(host);
+        ns.run(&format!("umount -l {}", run.display()));
+    });
+}
+
+#[test]
 fn the_daemon_keeps_what_macvtaps_take_and_no_more() {
     in_namespace(|ns| {
         let host = Host::new(ns);

@@ -98,7 +98,7 @@ pub struct NicView {
     pub dev: Option<String>,
     /// How it is on that device.
     pub mode: Option<DirectMode>,
-    /// How it is, or would be, plugged into a device.
+    /// How it is plugged into its device. A macvtap is one whatever it is plugged into.
     pub plug: Option<DevicePlug>,
     /// The device node of a macvtap that is opened by name.
     pub node: Option<String>,
@@ -219,7 +219,7 @@ pub(super) fn nic(intent: &Intent, observed: &Observed, nodes: &str, nic: &NicIn
         bridge: bridge.map(ToString::to_string),
         dev: dev.map(ToString::to_string),
         mode,
-        plug: (actual == "direct").then(|| nic.nic.plug.unwrap_or_default()),
+        plug: (actual == "direct" || nic.is_macvtap()).then(|| nic.nic.plug.unwrap_or_default()),
         node: tap.filter(|_| by_name && nic.is_macvtap() && link.is_some()).map(|tap| format!("{nodes}/{tap}")),
         cause: unplugged.and_then(Unplugged::cause),
         tap: tap.map(ToString::to_string),

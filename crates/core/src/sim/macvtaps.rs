@@ -141,6 +141,7 @@ fn with_its_cable_out_or_its_network_stopped_it_is_down() {
     host.ask(Command::Define(on_devices("vepa", "vepa", &["eth0", "eth1"]))).unwrap();
     host.ask(Command::Stop("vepa".into())).unwrap();
     assert_eq!((show(&mut host, id).state, up(&host)), (NicState::Parked, false));
+    assert_eq!(show(&mut host, id).plug, Some(DevicePlug::Macvtap));
     at_rest(&mut host);
     host.ask(Command::Start("vepa".into())).unwrap();
     assert_eq!((show(&mut host, id).state, up(&host)), (NicState::Plugged, true));
