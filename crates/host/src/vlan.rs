@@ -61,11 +61,7 @@ pub(crate) fn read_all(route: &mut Socket, observed: &mut Observed) -> Result<bo
         return Ok(true);
     }
     let dump = route.vlans(None)?;
-    // A link with many comes in several messages.
-    let mut by_link: BTreeMap<u32, Vec<BridgeVlans>> = BTreeMap::new();
-    for (index, vlans) in dump.entries {
-        by_link.entry(index).or_default().extend(vlans);
-    }
+    let by_link: BTreeMap<u32, Vec<BridgeVlans>> = dump.entries.into_iter().collect();
     // One that is in none is not listed.
     let filtered = |link: &&Link| observed.bridge_of(link).is_some_and(|b| b.vlan.filtering);
     let links: Vec<Index> = observed.links().filter(filtered).map(|link| link.index).collect();

@@ -69,6 +69,14 @@ fn ports_and_bridges_are_put_into_vlans() {
     socket.execute(&Request::delete_vlans(of, &[one(1, false, false), trunk, one(9, false, false)])).unwrap();
     assert_eq!(seen("p"), ["7", "42 PVID Egress Untagged"]);
 
+    // VLANs in a row that leave alike, the first of them for frames without a tag.
+    let row = BridgeVlans { first: 43, last: 45, pvid: false, untagged: false };
+    socket.execute(&Request::add_vlans(of, &[one(42, true, true), row])).unwrap();
+    socket.execute(&Request::add_vlans(of, &[one(42, true, false), row])).unwrap();
+    assert_eq!(seen("p"), ["7", "42 PVID", "43-45"]);
+    let read = socket.vlans(Some(port)).unwrap().entries;
+    assert_eq!(read, [(port, vec![one(7, false, false), one(42, true, false), row])]);
+
     let own = VlansOf::Bridge(bridge);
     socket.execute(&Request::add_vlans(own, &[one(42, true, true)])).unwrap();
     socket.execute(&Request::delete_vlans(own, &[one(1, false, false)])).unwrap();

@@ -1,11 +1,13 @@
 //! VLANs of bridge ports and of bridges themselves (IEEE 802.1Q).
 
+use std::collections::BTreeMap;
+
 use netlink_packet_route::link::{
     AfSpecBridge, BridgeFlag, BridgeVlanInfo, BridgeVlanInfoFlags, LinkAttribute, LinkMessage,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::attr::Attrs;
+use crate::attr::{Attrs, Writer};
 use crate::error::Error;
 use crate::socket::{Dump, Request, Socket};
 
@@ -15,6 +17,8 @@ const AF_BRIDGE: u8 = 7;
 const RTM_NEWVLAN: u16 = 112;
 const RTM_GETVLAN: u16 = 114;
 
+const BRIDGE_VLANDB_DUMP_FLAGS: u16 = 1;
+const BRIDGE_VLANDB_DUMPF_STATS: u32 = 1;
 const BRIDGE_VLANDB_ENTRY: u16 = 1;
 const BRIDGE_VLANDB_ENTRY_INFO: u16 = 1;
 const BRIDGE_VLANDB_ENTRY_RANGE: u16 = 2;
@@ -51,6 +55,21 @@ pub(crate) fn read(payload: &[u8]) -> Option<(u32, Vec<BridgeVlans>)> {
         Some(BridgeVlans { first, last, pvid: flags & PVID != 0, untagged: flags & UNTAGGED != 0 })
     });
     Some((index, vlans.collect()))
+}
+
+/// Puts VLANs behind others: into one row with the last ones where they leave alike.
+fn append(all: &mut Vec<BridgeVlans>, next: BridgeVlans) {
+    match all.last_mut() {
+        Some(last)
+            if last.last.checked_add(1) == Some(next.first)
+                && !last.pvid
+                && !next.pvid
+                && last.untagged == next.untagged =>
+        {
+            last.last = next.last;
+        }
+        _ => all.push(next),
+    }
 }
 
 /// How a bridge port is reached: through its bridge; and a bridge's own VLANs through the bridge itself.
@@ -108,14 +127,22 @@ impl Socket {
     /// [`Error::Kernel`], with EINVAL for a link that is neither bridge nor port and ENODEV for one that is gone, and
     /// the socket's own errors.
     pub fn vlans(&mut self, link: Option<u32>) -> Result<Dump<(u32, Vec<BridgeVlans>)>, Error> {
-        let mut body = [0; HEADER];
-        body[0] = AF_BRIDGE;
-        body[4..].copy_from_slice(&link.unwrap_or(0).to_ne_bytes());
-        let request = Request::encoded("list VLANs", RTM_GETVLAN, HEADER, body.to_vec());
-        match self.dump(&request, RTM_NEWVLAN, read) {
-            Err(error) if error.is_unsupported() => Ok(Dump { entries: Vec::new(), consistent: true }),
-            result => result,
+        let mut body = Writer::new();
+        body.raw(&[AF_BRIDGE, 0, 0, 0]).raw(&link.unwrap_or(0).to_ne_bytes());
+        // With statistics each VLAN comes by itself. Put together by the kernel (6.1), those in a row with the one for
+        // frames without a tag get lost.
+        body.put(BRIDGE_VLANDB_DUMP_FLAGS, &BRIDGE_VLANDB_DUMPF_STATS.to_ne_bytes());
+        let request = Request::encoded("list VLANs", RTM_GETVLAN, HEADER, body.into_bytes());
+        let dump = match self.dump(&request, RTM_NEWVLAN, read) {
+            Err(error) if error.is_unsupported() => Dump { entries: Vec::new(), consistent: true },
+            result => result?,
+        };
+        let mut links: BTreeMap<u32, Vec<BridgeVlans>> = BTreeMap::new();
+        for (link, vlans) in dump.entries {
+            let all = links.entry(link).or_default();
+            vlans.into_iter().for_each(|next| append(all, next));
         }
+        Ok(Dump { entries: links.into_iter().collect(), consistent: dump.consistent })
     }
 }
 
