@@ -1,6 +1,7 @@
 //! Random histories: requests, meddling, refused steps and crashes between any two effects. Whatever happened, the
 //! host comes to rest as it should be.
 
+use super::bandwidth::{limited, pick_shaped, shaped};
 use super::tests::{attach, host, nat, nic_on, on_devices, on_open_vswitch};
 use super::{Full, Host};
 use crate::engine::{Command, Input};
@@ -31,9 +32,10 @@ enum Happening {
         owner: Option<u8>,
         plug: Option<DevicePlug>,
         vlan: bool,
+        rates: u8,
     },
     Detach(u8),
-    Modify(u8, Option<u8>, bool),
+    Modify(u8, Option<u8>, bool, u8),
     Link(u8, bool),
     OwnerDies(u8),
     Fetched(u8),
@@ -46,6 +48,8 @@ enum Happening {
     Device(u8),
     /// Somebody takes a cord's filter or macvlan away.
     CordCut(u8),
+    /// Somebody takes away what limits a link, or the link.
+    LimitLifted(u8),
     DnsmasqKilled(u8),
     RefuseStep(u8),
     DiskFull(Full),
@@ -73,10 +77,11 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (network.clone(), any::<bool>()).prop_map(|(n, on)| Autostart(n, on)),
         2 => (network.clone(), 2u8..9, any::<bool>(), any::<bool>())
             .prop_map(|(network, host, live, config)| Update { network, host, live, config }),
-        4 => (network.clone(), any::<bool>(), proptest::option::of(0u8..3), plug(), any::<bool>())
-            .prop_map(|(network, by_name, owner, plug, vlan)| Attach { network, by_name, owner, plug, vlan }),
+        4 => (network.clone(), any::<bool>(), proptest::option::of(0u8..3), plug(), any::<bool>(), 0u8..6)
+            .prop_map(|(network, by_name, owner, plug, vlan, rates)| Attach { network, by_name, owner, plug, vlan, rates }),
         1 => nic.prop_map(Detach),
-        1 => (nic, proptest::option::of(network.clone()), any::<bool>()).prop_map(|(n, to, vlan)| Modify(n, to, vlan)),
+        1 => (nic, proptest::option::of(network.clone()), any::<bool>(), 0u8..6)
+            .prop_map(|(n, to, vlan, rates)| Modify(n, to, vlan, rates)),
         1 => (nic, any::<bool>()).prop_map(|(n, up)| Link(n, up)),
         1 => (0u8..3).prop_map(OwnerDies),
         1 => nic.prop_map(Fetched),
@@ -86,6 +91,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(RulesFlushed),
         2 => (0u8..4).prop_map(Device),
         1 => nic.prop_map(CordCut),
+        1 => nic.prop_map(LimitLifted),
         1 => network.prop_map(DnsmasqKilled),
         1 => (0u8..10).prop_map(RefuseStep),
         1 => any::<[bool; 2]>().prop_map(|[definitions, run_state]| DiskFull(Full { definitions, run_state })),
@@ -105,13 +111,14 @@ fn name(network: u8) -> String {
     format!("net{network}")
 }
 
-/// Networks with a bridge, one on shared devices, one that needs devices for itself (those share a device), and one on a
-/// bridge of Open vSwitch.
+/// Networks with a bridge, one of them with rates, one on shared devices, one that needs devices for itself (those share a
+/// device), and one on a bridge of Open vSwitch.
 fn network(n: u8) -> Box<Network> {
     match n {
         3 => on_devices(&name(n), "vepa", &["eth0", "eth1", "eth2"]),
         4 => on_devices(&name(n), "passthrough", &["eth2", "eth3"]),
         5 => on_open_vswitch(&name(n)),
+        1 => shaped(&name(n), n),
         // One whose NICs are all in a VLAN, and the host with them.
         2 => {
             let vlan = Some(Vlan { trunk: None, tags: vec![VlanTag { id: 7, native: None }] });
@@ -121,11 +128,18 @@ fn network(n: u8) -> Box<Network> {
     }
 }
 
-/// A NIC on a network, in a VLAN of its own if so wanted and possible there.
-fn nic_of(network: u8, vlan: bool) -> Nic {
+/// A NIC on a network, in a VLAN of its own if so wanted and possible there, and often with rates, which not every network
+/// can give.
+fn nic_of(network: u8, vlan: bool, rates: u8) -> Nic {
     let tags = vec![VlanTag { id: 42, native: None }, VlanTag { id: 43, native: None }];
     let vlan = (vlan && network < 3).then_some(Vlan { trunk: Some(true), tags });
-    Nic { vlan, ..nic_on(&name(network)) }
+    let bandwidth = match rates {
+        0 => "<inbound average='100' floor='300'/>",
+        1 => "<inbound floor='400'/><outbound average='50'/>",
+        2 => "<inbound average='100'/><outbound average='60'/>",
+        _ => return Nic { vlan, ..nic_on(&name(network)) },
+    };
+    Nic { mac: None, vlan, ..limited(&name(network), bandwidth) }
 }
 
 /// The nth NIC there is, counted round.
@@ -169,8 +183,9 @@ fn happen(host: &mut Host, what: &Happening) {
         Happening::Update { network, host: last, live, config } => {
             request(host, update(*network, *last, *live, *config))
         }
-        Happening::Attach { network, by_name, owner: of, plug, vlan } => {
-            let Command::Attach(mut wanted) = attach("guest", nic_of(*network, *vlan)) else { unreachable!() };
+        Happening::Attach { network, by_name, owner: of, plug, vlan, rates } => {
+            let nic = nic_of(*network, *vlan, *rates);
+            let Command::Attach(mut wanted) = attach("guest", nic) else { unreachable!() };
             wanted.nic.plug = *plug;
             wanted.handover = if *by_name { Handover::Name { uid: None } } else { Handover::Descriptor };
             wanted.owner = of.map(owner).filter(|o| host.processes.contains(o));
@@ -181,9 +196,9 @@ fn happen(host: &mut Host, what: &Happening) {
                 request(host, Command::Detach(id));
             }
         }
-        Happening::Modify(n, to, vlan) => {
+        Happening::Modify(n, to, vlan, rates) => {
             if let Some(id) = pick(host, *n) {
-                let nic = to.map_or(Nic::new(NicSource::None), |to| nic_of(to, *vlan));
+                let nic = to.map_or(Nic::new(NicSource::None), |to| nic_of(to, *vlan, *rates));
                 request(host, Command::Modify(id, Box::new(nic), Default::default()));
             }
         }
@@ -245,6 +260,15 @@ fn happen(host: &mut Host, what: &Happening) {
                 host.see_everything();
             }
         }
+        Happening::LimitLifted(n) => {
+            if let Some(link) = pick_shaped(host, *n) {
+                match host.kernel.link(link).and_then(|l| l.mark).map(|m| m.kind) {
+                    Some(MarkKind::Ifb | MarkKind::NetworkIfb) if n % 3 == 0 => host.remove_link(link),
+                    _ => drop(host.kernel.shapes.remove(&link)),
+                }
+                host.see_everything();
+            }
+        }
         Happening::DnsmasqKilled(n) => {
             let uuid = host.kernel.services.keys().nth(usize::from(*n)).copied();
             if let Some(uuid) = uuid {
@@ -276,8 +300,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_history_converges(running in any::<u8>(), hooked in any::<bool>(), history in proptest::collection::vec(happening(), 1..40)) {
+    fn every_history_converges(running in any::<u8>(), hooked in any::<bool>(), police in any::<bool>(), history in proptest::collection::vec(happening(), 1..40)) {
         let mut host = host();
+        host.police = police;
         for n in 0..4 {
             host.add_link(&format!("eth{n}"), device());
         }
@@ -327,6 +352,7 @@ proptest! {
         prop_assert!(left.is_empty(), "{:?}", left);
         prop_assert!(host.kernel.redirects.is_empty());
         prop_assert!(host.kernel.ovs.is_empty());
+        prop_assert!(host.kernel.shapes.is_empty());
         prop_assert_eq!(host.engine.intent().pool().usage().count(), 0);
         prop_assert_eq!(&host.kernel.nft, &Default::default());
         prop_assert!(host.kernel.services.is_empty());

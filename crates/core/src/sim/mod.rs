@@ -3,6 +3,8 @@
 //! It carries out effects one at a time, can refuse a step, can lose the daemon between two effects, and can be
 //! meddled with as by a third party. [`Host::check`] says whether what is there is what was asked for.
 
+#[cfg(test)]
+mod bandwidth;
 mod check;
 #[cfg(test)]
 mod devices;
