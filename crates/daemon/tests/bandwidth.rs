@@ -7,7 +7,7 @@ mod common;
 use common::{Host, SOON, attach, interface, mac, tap, told};
 use patchcord_api::methods::{AttachNIC, ModifyNIC, UpdateNetwork};
 use patchcord_api::types::Nic;
-use patchcord_testkit::{Namespace, in_namespace, wait_until};
+use patchcord_testkit::{Namespace, in_namespace, needs, wait_until};
 use serde_json::Value;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -180,7 +180,7 @@ fn the_rates_of_a_nic_in_a_bridge_are_those_that_were_asked_for_and_survive_move
         host.kill();
         host.start();
         let log = host.log();
-        assert!(!log.contains("repaired"), "{log}");
+        assert!(!log.contains("put right"), "{log}");
         assert_eq!(seen(ns), before);
 
         // Unset, there are no limits; and nothing is left behind.
@@ -403,5 +403,68 @@ fn what_others_take_away_comes_back_and_a_class_of_connections_changes_its_nics(
         host.call(&update);
         assert_eq!((rate(&tap(&other)), rate(&tap(&nic))), ("1024Kbit".into(), "24576Kbit".into()));
         assert!(ns.run(&format!("tc class show dev {}", tap(&other))).contains("burst 64Kb"));
+    });
+}
+
+/// Where the kernel drops what comes in above a rate, nothing else is needed for that, neither in a bridge nor on a device.
+#[test]
+fn what_a_guest_sends_too_much_is_dropped_at_its_tap() {
+    let limit = "tc filter add dev lo ingress protocol all u32 match u32 0 0 action police rate 1mbit burst 10k drop";
+    if !needs("act_police", &["tc qdisc add dev lo clsact", limit]) {
+        return;
+    }
+    in_namespace(|ns| {
+        let mut host = Host::new(ns);
+        host.network(WIRE);
+        let limits = "<outbound average='1'/>";
+        let slow = Port::attach(&host, "slow", &limited("wire", limits));
+        let fast = Port::attach(&host, "fast", &interface("wire"));
+        let frame = [&[0; HEADER][..], &mac(&fast.nic), &mac(&slow.nic), &[0x88, 0xb5], &[0; 1000]].concat();
+        let passed = || {
+            let before = fast.received.load(Ordering::Relaxed);
+            // What is dropped is none of the sender's business, and what the tap refuses is lost.
+            (0..200).for_each(|_| drop((&slow.file).write(&frame)));
+            std::thread::sleep(Duration::from_millis(500));
+            (fast.received.load(Ordering::Relaxed) - before) / 1014
+        };
+        // A frame of 64 KiB must fit: so much is the burst, and one frame comes of every second that this takes.
+        let some = passed();
+        assert!((60..100).contains(&some), "{some} frames passed");
+        assert_eq!(ifbs(ns), Vec::<String>::new());
+        let shown = |link: &str| ns.run(&format!("tc filter show dev {link} ingress"));
+        assert!(shown(&tap(&slow.nic)).contains("rate 8192bit burst 65558b"), "{}", shown(&tap(&slow.nic)));
+        host.call(&ModifyNIC { id: slow.nic.id.clone(), xml: limited("wire", "<outbound average='4000000'/>") });
+        assert_eq!(passed(), 200);
+
+        ns.run("ip link add eth10 type veth peer name eth11");
+        ns.run("ip link set eth10 up");
+        ns.run("ip link set eth11 up");
+        host.network("<network><name>dev</name><forward mode='bridge'><interface dev='eth10'/></forward></network>");
+        host.call(&ModifyNIC { id: slow.nic.id.clone(), xml: limited("dev", limits) });
+        host.call(&ModifyNIC { id: fast.nic.id.clone(), xml: interface("dev") });
+        let some = passed();
+        assert!((60..100).contains(&some), "{some} frames passed on the device");
+        let before = shown(&tap(&slow.nic));
+        assert!(before.contains("police") && before.contains("mirred"), "{before}");
+        host.kill();
+        host.start();
+        assert_eq!(shown(&tap(&slow.nic)), before);
+        assert!(!host.log().contains("put right"), "{}", host.log());
+        host.call(&ModifyNIC { id: slow.nic.id.clone(), xml: interface("dev") });
+        assert!(!shown(&tap(&slow.nic)).contains("police"));
+        assert_eq!(passed(), 200);
+    });
+}
+
+#[test]
+fn a_class_waits_in_the_best_queue_that_the_kernel_has() {
+    if !needs("fq_codel", &["tc qdisc add dev lo root fq_codel"]) {
+        return;
+    }
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        host.network(WIRE);
+        let nic = host.call(&attach("web", &limited("wire", "<inbound average='1000'/>"))).nic;
+        assert_eq!(qdiscs(ns, &tap(&nic)), ["htb", "fq_codel"]);
     });
 }

@@ -213,12 +213,13 @@ impl Kernel {
         Ok(snapshot)
     }
 
-    /// Deletes what a predecessor had made when it was killed, but not marked and brought up yet: bridges, macvlans and
-    /// macvtaps are in our group from the first moment, down and without a mark. Nobody uses them, and their names and
+    /// Deletes what a predecessor had made when it was killed, but not marked and brought up yet: bridges, ifbs, macvlans
+    /// and macvtaps are in our group from the first moment, down and without a mark. Nobody uses them, and their names and
     /// devices are wanted.
     fn delete_half_made(&mut self, observed: &mut Observed) {
+        let ifb = LinkKind::Other("ifb".to_owned());
         let half_made = |link: &&Link| {
-            let kind = link.kind == LinkKind::Bridge || link.is_macvlan();
+            let kind = link.kind == LinkKind::Bridge || link.kind == ifb || link.is_macvlan();
             kind && link.group == GROUP_LIVE && link.mark.is_none() && !link.up
         };
         let links: Vec<Index> = observed.links().filter(half_made).map(|link| link.index).collect();

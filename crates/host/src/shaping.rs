@@ -212,7 +212,7 @@ impl Kernel {
         let limit = tc::Police { link: link.0, priority: PRIORITY, rate, burst: police.burst, mtu: MTU, cookie };
         let mut results = self.route.execute_all(&[Request::add_clsact(link.0), Request::police(&limit)])?.into_iter();
         match results.next() {
-            Some(Err(error)) if !error.is_exists() => return Err(error.into()),
+            Some(Err(error)) if !error.is_exists() => Err(error.into()),
             _ => all(results.collect()),
         }
     }
