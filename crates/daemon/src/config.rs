@@ -26,7 +26,7 @@ pub struct Config {
 }
 
 /// How NICs get devices of the host's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Devices {
     /// `carrier`: devices without one are passed over.
@@ -34,6 +34,15 @@ pub struct Devices {
     /// `plug`: how NICs are plugged in that don't say so themselves.
     #[serde(deserialize_with = "plug")]
     pub plug: DevicePlug,
+    /// `association_timeout`: how many seconds a switch has to give a NIC's port its profile, 1 to 300.
+    #[serde(deserialize_with = "timeout")]
+    pub association_timeout: u16,
+}
+
+impl Default for Devices {
+    fn default() -> Self {
+        Self { carrier: false, plug: DevicePlug::default(), association_timeout: 10 }
+    }
 }
 
 /// Where Open vSwitch is.
@@ -200,7 +209,7 @@ mod tests {
         assert_eq!((config.log.as_str(), config.dnsmasq), ("debug", PathBuf::from("/opt/dnsmasq")));
         assert_eq!((config.hooks.timeout, Config::parse("[hooks]\ntimeout = 300").unwrap().hooks.timeout), (30, 300));
         let config = Config::parse("[devices]\nplug = 'macvtap'").unwrap();
-        assert_eq!(config.devices, Devices { carrier: false, plug: DevicePlug::Macvtap });
+        assert_eq!(config.devices, Devices { plug: DevicePlug::Macvtap, ..Devices::default() });
     }
 
     #[test]
@@ -213,6 +222,7 @@ mod tests {
             ("\n\ndnsmasq = 'dnsmasq'", 3, "not an absolute path"),
             ("log = ", 1, ""),
             ("[hooks]\ntimeout = 0", 2, "not between 1 and 300"),
+            ("[devices]\nassociation_timeout = 0", 2, "not between 1 and 300"),
             ("[hooks]\ntimeout = 301", 2, "not between 1 and 300"),
             ("[devices]\nplug = 'wire'", 2, "expected 'cord' or 'macvtap'"),
             ("\n[[access]]\nnetworks = ['*']\nallow = ['show']", 2, "needs users or groups"),

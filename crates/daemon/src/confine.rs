@@ -52,7 +52,10 @@ fn restrict(root: &Root, macvtaps: bool) -> Result<RulesetStatus, RulesetError> 
     let also = [Some(etc), resolv_conf];
     let also = also.iter().flatten().map(PathBuf::as_path);
     let read = READ.iter().map(Path::new).chain(also).map(|path| (path, AccessFs::from_read(RIGHTS)));
+    // lldpad's pid file, which comes and goes with it.
+    let lldpad = std::fs::canonicalize(parent(root.lldpad_pid())).unwrap_or_default();
     let rest = [
+        (lldpad.as_path(), AccessFs::ReadFile.into()),
         (Path::new(if macvtaps { "/dev" } else { "/dev/net/tun" }), device),
         (Path::new("/proc/sys/net"), AccessFs::from_read(RIGHTS) | AccessFs::WriteFile | AccessFs::Truncate),
     ];

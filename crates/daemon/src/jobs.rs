@@ -1,6 +1,7 @@
-//! Slow work: dnsmasq's starts and ends, ports of Open vSwitch and hooks on threads of their own, and waiting for
-//! processes to end.
+//! Slow work: dnsmasq's starts and ends, ports of Open vSwitch, associations and hooks on threads of their own, and
+//! waiting for processes to end.
 
+use crate::associations::{Associator, Demand};
 use crate::hooks::HookCaller;
 use crate::leases::LeaseFiles;
 use crate::pollable::readable;
@@ -25,6 +26,7 @@ pub struct Jobs {
     spawner: Spawner,
     hooks: HookCaller,
     ovs: Ovs,
+    associator: Associator,
     ends: mpsc::UnboundedSender<End>,
     /// Which process serves each network now: the end of another one means nothing.
     serving: HashMap<Uuid, u32>,
@@ -48,9 +50,11 @@ impl Jobs {
         spawner: Spawner,
         hooks: HookCaller,
         ovs: Ovs,
+        associator: Associator,
         ends: mpsc::UnboundedSender<End>,
     ) -> Self {
-        Self { dnsmasq, spawner, hooks, ovs, ends, serving: HashMap::new(), leases: LeaseFiles::default() }
+        let (serving, leases) = (HashMap::new(), LeaseFiles::default());
+        Self { dnsmasq, spawner, hooks, ovs, associator, ends, serving, leases }
     }
 
     /// What runs already, for the engine's start.
@@ -127,6 +131,12 @@ impl Jobs {
                     Ok(JobOutcome::Done)
                 });
             }
+            Job::Associate(of) => self.associator.start(Demand::Associate, *of, move |outcome| {
+                let _ = ends.send(End::Job(id, outcome));
+            }),
+            Job::Disassociate(of) => self.associator.start(Demand::Disassociate, *of, move |outcome| {
+                let _ = ends.send(End::Job(id, outcome));
+            }),
             Job::WatchOwner(owner) => {
                 tokio::task::spawn_local(async move {
                     owner_gone(owner).await;

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access;
+pub mod associations;
 pub mod config;
 pub mod confine;
 pub mod convert;

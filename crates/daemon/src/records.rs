@@ -13,6 +13,7 @@ pub struct Records {
     definitions: Definitions,
     networks: Directory,
     nics: Directory,
+    associations: Directory,
     run: Directory,
 }
 
@@ -37,6 +38,7 @@ impl Records {
             definitions: Definitions::open(root.networks())?,
             networks: open(root.run_networks())?,
             nics: open(root.run_nics())?,
+            associations: open(root.run_associations())?,
             run,
         })
     }
@@ -59,6 +61,7 @@ impl Records {
                 Some(content) => self.nics.create(&pending(*id), content),
                 None => put(&self.nics, &pending(*id), None),
             },
+            RecordKey::Association(id) => put(&self.associations, &confirmed(*id), content),
             RecordKey::Host => put(&self.run, HOST, content),
         }
     }
@@ -84,6 +87,7 @@ impl Records {
             networks: texts(self.networks.read_all(".xml", limits)?),
             nics: texts(self.nics.read_all(".xml", limits)?),
             pending_nics: texts(self.nics.read_all(PENDING, limits)?),
+            associations: texts(self.associations.read_all(".xml", limits)?),
             host: host.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
             ..Startup::default()
         })

@@ -1,5 +1,6 @@
 //! The daemon put together: claims its root and namespace, finds out what is there, and runs the loop.
 
+use crate::associations::Associator;
 use crate::config::Config as Settings;
 use crate::engine_loop::{EngineLoop, Parts, Sources};
 use crate::handle::Handle;
@@ -132,7 +133,9 @@ impl Service {
         let socket = config.openvswitch.socket.clone().unwrap_or_else(|| root.open_vswitch());
         let ovs = Ovs::new(&socket, instance.id, OVS_TIMEOUT);
         let ports = ports_of(&ovs, &socket);
-        let mut jobs = Jobs::new(services, spawner, caller, ovs, ends_in);
+        let patience = Duration::from_secs(config.devices.association_timeout.into());
+        let associator = Associator::new(root, instance.id, patience);
+        let mut jobs = Jobs::new(services, spawner, caller, ovs, associator, ends_in);
         let running = jobs.running()?;
         let mut files = watched(root, &resolv_conf)?;
         let mut hooks = HookDirectory::new(root.hooks());

@@ -57,6 +57,10 @@ impl Root {
         run_nics = "run/patchcord/nics";
         /// Device nodes of macvtaps that are opened by name, each called like its link.
         nodes = "run/patchcord/nodes";
+        /// What switches were asked to give NICs' ports.
+        run_associations = "run/patchcord/associations";
+        /// lldpad's process id; see [`crate::lldpad`].
+        lldpad_pid = "var/run/lldpad.pid";
         /// dnsmasq's configuration and process ids.
         run_dnsmasq = "run/patchcord/dnsmasq";
         /// The socket of Open vSwitch's database server.

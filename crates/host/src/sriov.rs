@@ -92,6 +92,23 @@ impl Sriov {
         self.place(&device, address, None)
     }
 
+    /// The index of the PF's link.
+    ///
+    /// # Errors
+    /// [`Error::VirtualFunction`] when it is gone; [`Error::File`], and [`Error::Content`] for what is no number.
+    pub fn pf_index(&self, place: &VfPlace) -> Result<u32> {
+        let path = self.sys.join("class/net").join(place.pf.as_str()).join("ifindex");
+        let gone = || Error::VirtualFunction {
+            function: format!("{} of {}", place.number, place.pf),
+            problem: "that link is gone".to_owned(),
+            left: None,
+            source: None,
+        };
+        let text = read(&path)?.ok_or_else(gone)?;
+        let problem = || Error::Content { path, problem: format!("{text:?} is no number") };
+        text.parse().map_err(|_| problem())
+    }
+
     fn device(&self, link: &LinkName) -> PathBuf {
         self.sys.join("class/net").join(link.as_str()).join("device")
     }

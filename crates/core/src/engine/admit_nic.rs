@@ -9,7 +9,7 @@ use crate::model::{
     ActualType, DevicePlug, DirectMode, ForwardMode, LinkName, MacAddr, Network, Nic, NicSource, VirtualPortType,
 };
 use crate::plan::desired::Resolved;
-use crate::plan::{LinkKind, MarkKind, desired};
+use crate::plan::{LinkKind, MarkKind, desired, is_associated};
 use crate::pool::{Access, Device, Refusal};
 use crate::{Error, ErrorKind};
 use uuid::Uuid;
@@ -111,9 +111,10 @@ impl Engine {
             warnings.extend(reasons.note(self.vlans_can_be_had(object, &resolved, merged.vlan.as_ref())).flatten());
         }
         let on_device = matches!(resolved, Resolved::Device(..));
+        let ported = ovs || kind.is_none_or(is_associated);
         let unsupported = [
             ("<vlan>", "a VLAN", merged.vlan.is_some() && on_device),
-            ("<virtualport>", "a virtual port profile", kind.is_some() && !ovs),
+            ("<virtualport>", "a virtual port of that type", !ported),
         ];
         for (field, what, _) in unsupported.iter().filter(|(.., asked)| *asked) {
             let cause = format!("{what} is not supported yet");

@@ -6,7 +6,7 @@ use super::input::{Now, RequestId};
 use super::view::{LeaseView, NetworkView, NicView};
 use crate::intent::Owner;
 use crate::model::LinkName;
-use crate::plan::{OvsPort, Plan, dnsmasq};
+use crate::plan::{Association, OvsPort, Plan, dnsmasq};
 use crate::{Error, Result};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -52,6 +52,8 @@ pub enum RecordKey {
     Nic(Uuid),
     /// A NIC whose attach is not answered yet.
     PendingNic(Uuid),
+    /// What a switch was asked to give a NIC's port.
+    Association(Uuid),
     /// The host's settings as they were before us.
     Host,
 }
@@ -101,6 +103,10 @@ pub enum Job {
     TryShaping,
     /// Say when that process is gone.
     WatchOwner(Owner),
+    /// Have the switch give a NIC's port its profile. One that fails is taken back by whoever carries out the job.
+    Associate(Box<Association>),
+    /// End that. That there is nothing to end is no failure.
+    Disassociate(Box<Association>),
     /// Call the hooks about an object.
     Hook(Box<HookCall>),
 }

@@ -54,6 +54,8 @@ pub struct Startup {
     pub nics: BTreeMap<String, String>,
     /// Run state of NICs whose attach was not answered, by file stem. What can't be read was never written whole.
     pub pending_nics: BTreeMap<String, String>,
+    /// What switches were asked for, by file stem.
+    pub associations: BTreeMap<String, String>,
     /// Settings of the host as they were before us.
     pub host: Option<String>,
     /// What is there.

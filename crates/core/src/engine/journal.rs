@@ -86,7 +86,9 @@ impl Engine {
             RecordKey::Definition(name) | RecordKey::Autostart(name) | RecordKey::Network(name) => {
                 format!("network '{name}'")
             }
-            RecordKey::Nic(id) | RecordKey::PendingNic(id) => self.describe(Object::Nic(*id)),
+            RecordKey::Nic(id) | RecordKey::PendingNic(id) | RecordKey::Association(id) => {
+                self.describe(Object::Nic(*id))
+            }
             RecordKey::Host => self.describe(Object::Host),
         };
         let error = || {
@@ -229,6 +231,7 @@ impl Engine {
                     let nic = self.intent.nic(*id).filter(|n| n.confirmed == confirmed);
                     nic.map(|n| xml::write_nic_state(&self.config.stamp, n))
                 }
+                RecordKey::Association(id) => self.association_record(*id),
                 RecordKey::Host => {
                     let saved = &self.intent.saved;
                     (!saved.is_empty()).then(|| xml::write_host_state(&self.config.stamp, saved))

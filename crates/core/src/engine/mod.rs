@@ -12,6 +12,7 @@
 //! | `reconcile` | from an object to its next plan or job, until it is settled |
 //! | `networks`, `nics`, `live`, `reserve`, `read` | requests |
 //! | `admit`, `admit_nic` | whether a network or NIC may be, and what its document leaves to us |
+//! | `associations` | when switches are asked for profiles |
 //! | `hooks`, `hook_call` | when hooks are called, and with what |
 //! | `promise` | guaranteed rates: who may be promised what, and the classes for that |
 //! | `observe` | which objects a change concerns |
@@ -22,6 +23,7 @@ mod admit;
 mod admit_macvtap;
 mod admit_nic;
 mod admit_vlan;
+mod associations;
 mod devices;
 mod effect;
 mod hook_call;
@@ -126,6 +128,8 @@ pub struct Engine {
     untold: HashMap<Object, hooks::Untold>,
     /// Networks that promise other rates than before, to be looked at when this call is through.
     promises: BTreeSet<Uuid>,
+    /// What switches were asked for, by NIC.
+    associations: BTreeMap<Uuid, associations::Known>,
     /// Who changed our packet rules last, while their repair is being planned.
     culprit: Option<String>,
 }
@@ -159,6 +163,7 @@ impl Engine {
             damaged: startup::Damaged::default(),
             untold: HashMap::new(),
             promises: BTreeSet::new(),
+            associations: BTreeMap::new(),
             culprit: None,
         }
     }

@@ -114,7 +114,8 @@ impl Engine {
         for uuid in networks {
             self.advance(Object::Network(uuid));
         }
-        let nics: Vec<Uuid> = self.intent.nics().map(|n| n.id).collect();
+        // Associations of NICs that are gone are to be ended.
+        let nics: BTreeSet<Uuid> = self.intent.nics().map(|n| n.id).chain(self.associations.keys().copied()).collect();
         for id in nics {
             self.advance(Object::Nic(id));
         }

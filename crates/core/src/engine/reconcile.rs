@@ -41,7 +41,7 @@ impl Engine {
                     self.launch(object, plan);
                 }
             }
-            Ok(_) => match self.zone_job(object).map_or_else(|| self.service_job(object), |job| Ok(Some(job))) {
+            Ok(_) => match self.slow_job(object) {
                 Err(error) => self.failed(object, error),
                 Ok(Some(job)) => self.start_job(object, job),
                 Ok(None) => {
@@ -51,6 +51,14 @@ impl Engine {
                     }
                 }
             },
+        }
+    }
+
+    /// The job that an object needs, whose kernel objects are there.
+    fn slow_job(&mut self, object: Object) -> Result<Option<Job>, Error> {
+        match self.zone_job(object).or_else(|| self.association_job(object)) {
+            Some(job) => Ok(Some(job)),
+            None => self.service_job(object),
         }
     }
 
@@ -250,6 +258,7 @@ impl Engine {
             Job::SetOvsPort(_) | Job::RemoveOvsPort(..) => return self.ovs_done(object, job, outcome),
             Job::Hook(call) => return self.hooks_called(object, *call, outcome),
             Job::TryShaping => return self.shaping_tried(object, &outcome),
+            Job::Associate(_) | Job::Disassociate(_) => return self.association_done(object, job, outcome),
             _ => {}
         }
         let Object::Network(uuid) = object else { return };

@@ -65,6 +65,7 @@ impl Engine {
         }
         self.load_networks(&startup, &mut broken);
         self.load_nics(&startup, &mut broken);
+        self.load_associations(&startup, &mut broken);
         for (object, what) in broken {
             let what = format!("{what}; it is left as it is");
             self.out.push(Effect::Publish(Event::Drift { object, what, culprit: None, repaired: false }));

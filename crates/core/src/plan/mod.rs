@@ -10,10 +10,12 @@
 //! | `vlan` | which VLANs ports of bridges are in, and the steps for that |
 //! | `step` | steps, plans and how they went |
 //! | `absorb` | what a step changes about what is |
+//! | `association` | what a switch is asked to give a NIC's port |
 //! | `mark` | how what we make is told from what others made |
 //! | `nft`, `dnsmasq`, `subnet` | packet rules, name and address service, overlapping subnets |
 
 mod absorb;
+mod association;
 pub mod desired;
 pub mod diff;
 pub mod dnsmasq;
@@ -29,6 +31,7 @@ mod step;
 pub mod subnet;
 pub mod vlan;
 
+pub use association::{Association, association, is_associated};
 pub use desired::{Plug, Unplugged};
 pub use macvtap::DesiredMacvtap;
 pub use mark::{ADDRESS_PROTOCOL, GROUP_DOOMED, GROUP_LIVE, Mark, MarkKind, ROUTE_PROTOCOL};

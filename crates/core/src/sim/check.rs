@@ -7,7 +7,7 @@ use crate::plan::{
     DesiredMacvtap, Link, LinkKind, MacvlanSpec, MarkKind, Plug, Sysctl, desired, diff, dnsmasq, nft, plug, rates,
     shape,
 };
-use crate::xml;
+use crate::{plan, xml};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
@@ -98,6 +98,7 @@ impl Host {
             let known = match key {
                 RecordKey::Nic(id) => intent.nic(*id).is_some(),
                 RecordKey::PendingNic(_) => false,
+                RecordKey::Association(id) => plan::association(intent, kernel, *id).is_some(),
                 RecordKey::Network(name) => {
                     intent.networks().any(|(_, n)| n.active.as_ref().is_some_and(|a| a.name.as_str() == name))
                 }
@@ -115,6 +116,7 @@ impl Host {
         for known in kernel.ovs.iter().filter(|(id, _)| !on_ovs.contains(*id)).map(|(_, known)| known) {
             wrong.push(format!("port {} belongs to nothing", known.name));
         }
+        wrong.extend(self.check_switch());
         for (uuid, service) in &kernel.services {
             if intent.network(*uuid).is_none_or(|n| n.active.is_none()) {
                 wrong.push(format!("dnsmasq {} belongs to nothing", service.pid));

@@ -1,6 +1,7 @@
 //! Random histories: requests, meddling, refused steps and crashes between any two effects. Whatever happened, the
 //! host comes to rest as it should be.
 
+use super::associations::associated;
 use super::bandwidth::{limited, pick_shaped, shaped};
 use super::tests::{attach, host, nat, nic_on, on_devices, on_open_vswitch};
 use super::{Full, Host};
@@ -59,6 +60,8 @@ enum Happening {
     Hook(bool),
     /// It fails at what the bits say.
     HookFails(u8),
+    /// The switch refuses profiles, or does not answer.
+    Profiles(bool, bool),
     /// Lets that many effects happen, and then the daemon dies.
     Crash(u8),
     Rest,
@@ -98,6 +101,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => any::<bool>().prop_map(SwitchRefuses),
         1 => any::<bool>().prop_map(Hook),
         1 => any::<u8>().prop_map(HookFails),
+        1 => any::<(bool, bool)>().prop_map(|(refuses, hangs)| Profiles(refuses, hangs)),
         3 => (0u8..12).prop_map(Crash),
         4 => Just(Rest),
     ]
@@ -111,11 +115,11 @@ fn name(network: u8) -> String {
     format!("net{network}")
 }
 
-/// Networks with a bridge, one of them with rates, one on shared devices, one that needs devices for itself (those share a
-/// device), and one on a bridge of Open vSwitch.
+/// Networks with a bridge, one of them with rates, one on shared devices whose NICs a switch gives profiles, one that needs
+/// devices for itself (those share a device), and one on a bridge of Open vSwitch.
 fn network(n: u8) -> Box<Network> {
     match n {
-        3 => on_devices(&name(n), "vepa", &["eth0", "eth1", "eth2"]),
+        3 => associated(&name(n), "vepa", &["eth0", "eth1", "eth2"]),
         4 => on_devices(&name(n), "passthrough", &["eth2", "eth3"]),
         5 => on_open_vswitch(&name(n)),
         1 => shaped(&name(n), n),
@@ -286,6 +290,7 @@ fn happen(host: &mut Host, what: &Happening) {
             let fails = all.into_iter().enumerate().filter(|(n, _)| bits & (1 << n) != 0);
             host.hook.fails_at = fails.map(|(_, operation)| operation).collect();
         }
+        Happening::Profiles(refuses, hangs) => (host.switch.refuses, host.switch.hangs) = (*refuses, *hangs),
         Happening::Crash(effects) => {
             for _ in 0..*effects {
                 host.step();
@@ -324,6 +329,9 @@ proptest! {
         host.hook.fails_at.clear();
         host.refuse_after = None;
         host.ovs_refuses = None;
+        (host.switch.refuses, host.switch.hangs) = (false, false);
+        host.settle();
+        host.end_associations();
         host.settle();
         // What failed while steps were refused is tried again when its time has come.
         host.settle_with_clock();
@@ -353,6 +361,7 @@ proptest! {
         prop_assert!(host.kernel.redirects.is_empty());
         prop_assert!(host.kernel.ovs.is_empty());
         prop_assert!(host.kernel.shapes.is_empty());
+        prop_assert!(host.switch.given.is_empty());
         prop_assert_eq!(host.engine.intent().pool().usage().count(), 0);
         prop_assert_eq!(&host.kernel.nft, &Default::default());
         prop_assert!(host.kernel.services.is_empty());

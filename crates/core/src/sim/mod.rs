@@ -4,6 +4,8 @@
 //! meddled with as by a third party. [`Host::check`] says whether what is there is what was asked for.
 
 #[cfg(test)]
+mod associations;
+#[cfg(test)]
 mod bandwidth;
 mod check;
 #[cfg(test)]
@@ -16,6 +18,7 @@ mod hooks;
 #[cfg(test)]
 mod macvtaps;
 mod rules;
+mod switch;
 #[cfg(test)]
 mod switches;
 #[cfg(test)]
@@ -62,6 +65,8 @@ pub struct Host {
     pub zone_of: BTreeSet<(Uuid, String, String)>,
     /// The hook that may be installed: what it does, and what it was told.
     pub hook: hooks::Hook,
+    /// The switch that gives NICs' ports profiles.
+    pub switch: switch::Switch,
     /// Who waits for which process to end.
     watching: BTreeMap<Owner, crate::engine::JobId>,
     /// What Open vSwitch says to every port, if it takes none.
@@ -113,6 +118,7 @@ impl Host {
             held: BTreeSet::new(),
             zone_of: BTreeSet::new(),
             hook: hooks::Hook::default(),
+            switch: switch::Switch::default(),
             watching: BTreeMap::new(),
             ovs_refuses: None,
             refuse_after: None,
@@ -140,6 +146,7 @@ impl Host {
         self.watching.clear();
         // A new daemon tries again.
         self.kernel.shaping = None;
+        self.switch.abandon();
         let startup = self.startup();
         self.inputs.push_back(Input::Start(Box::new(startup)));
     }
@@ -172,6 +179,7 @@ impl Host {
         self.kernel = Self::new(self.config.clone()).kernel;
         self.processes.clear();
         self.held.clear();
+        self.switch = switch::Switch::default();
         self.start_daemon();
     }
 
@@ -201,6 +209,9 @@ impl Host {
                 }
                 RecordKey::PendingNic(id) => {
                     startup.pending_nics.insert(id.to_string(), content.clone());
+                }
+                RecordKey::Association(id) => {
+                    startup.associations.insert(id.to_string(), content.clone());
                 }
                 RecordKey::Host => startup.host = Some(content.clone()),
             }
@@ -324,9 +335,11 @@ impl Host {
     fn is_full(&self, key: &RecordKey) -> bool {
         match key {
             RecordKey::Definition(_) | RecordKey::Autostart(_) => self.full.definitions,
-            RecordKey::Network(_) | RecordKey::Nic(_) | RecordKey::PendingNic(_) | RecordKey::Host => {
-                self.full.run_state
-            }
+            RecordKey::Network(_)
+            | RecordKey::Nic(_)
+            | RecordKey::PendingNic(_)
+            | RecordKey::Association(_)
+            | RecordKey::Host => self.full.run_state,
         }
     }
 
@@ -392,6 +405,11 @@ impl Host {
                 return;
             }
             Job::WatchOwner(_) => JobOutcome::Done,
+            Job::Associate(association) => match self.switch.associate(id, *association) {
+                Some(outcome) => outcome,
+                None => return,
+            },
+            Job::Disassociate(association) => self.switch.disassociate(&association),
             Job::Hook(call) => match self.hook.call(id, *call) {
                 Some(outcome) => outcome,
                 None => return,

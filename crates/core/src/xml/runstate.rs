@@ -5,12 +5,13 @@
 
 use super::network::{read_network_element, write_network_into};
 use super::nic::{read_nic_element, write_nic_into};
+use super::parts::{read_virtualport, write_virtualport};
 use super::reader::{Cursor, Mode, read_document};
 use super::{WriteOptions, Writer};
 use crate::intent::{Allocation, NicIntent, Owner};
 use crate::merge::Precedence;
 use crate::model::{DevicePlug, LinkName, MacAddr, Name, Network, NicSource};
-use crate::plan::{Handover, Sysctl};
+use crate::plan::{Association, Handover, Index, Sysctl};
 use crate::pool::Access;
 use crate::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
@@ -196,6 +197,35 @@ fn read_allocation(c: &Cursor<'_, '_>) -> Result<Option<Allocation>> {
         access: if source.yes_no("exclusive")? == Some(true) { Access::Exclusive } else { Access::Shared },
         macvlan: source.required("macvlan", link)?,
     }))
+}
+
+/// What a switch is about to be asked to give a NIC's port.
+pub fn write_association(stamp: &Stamp, of: &Association) -> String {
+    let Index(index) = of.index;
+    let attrs = [
+        ("nic", of.nic.to_string()),
+        ("dev", of.device.to_string()),
+        ("index", index.to_string()),
+        ("mac", of.mac.to_string()),
+        ("vlan", of.vlan.to_string()),
+        ("guestuuid", of.guest.to_string()),
+    ];
+    document("association", stamp, &attrs, |w| write_virtualport(w, Some(&of.port)))
+}
+
+/// The same; `None` when the host has booted since.
+pub fn read_association(stamp: &Stamp, text: &str) -> Result<Option<Association>> {
+    read(text, "association", stamp, |c| {
+        Ok(Association {
+            nic: c.required("nic", uuid)?,
+            device: c.required("dev", |s| LinkName::new(s))?,
+            index: Index(c.required("index", parse)?),
+            mac: c.required("mac", str::parse::<MacAddr>)?,
+            vlan: c.required("vlan", parse)?,
+            guest: c.required("guestuuid", uuid)?,
+            port: read_virtualport(c)?.ok_or_else(|| c.error("it has no <virtualport>"))?,
+        })
+    })
 }
 
 /// The host's settings as they were before us.

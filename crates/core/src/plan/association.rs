@@ -1,0 +1,55 @@
+//! Associations: that a switch has given a guest's port one of its profiles (802.1Qbg, 802.1Qbh).
+//!
+//! Neither the kernel nor the switch's agent tells whose an association is, so each is written down before it is asked
+//! for, and what was written down is ended when nobody wants it any more.
+
+use super::desired::{self, Plug, Resolved};
+use super::observed::{Index, Observed};
+use crate::intent::{Intent, NicIntent};
+use crate::model::{LinkName, MacAddr, VirtualPort, VirtualPortType};
+use uuid::Uuid;
+
+/// A NIC's association: what it is about, and everything that the switch is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Association {
+    /// The NIC.
+    pub nic: Uuid,
+    /// The device whose link leads to the switch.
+    pub device: LinkName,
+    /// Its index.
+    pub index: Index,
+    /// The guest's address.
+    pub mac: MacAddr,
+    /// The VLAN of its frames, 1 to 4094; 0 for none.
+    pub vlan: u16,
+    /// The guest's UUID, or the NIC's where it has none; for 802.1Qbh.
+    pub guest: Uuid,
+    /// The virtualport, complete for its type, which is 802.1Qbg or 802.1Qbh.
+    pub port: VirtualPort,
+}
+
+/// Whether NICs with a virtualport of that type are associated by us.
+pub const fn is_associated(kind: VirtualPortType) -> bool {
+    matches!(kind, VirtualPortType::Qbg | VirtualPortType::Qbh)
+}
+
+/// The association that a NIC should have: while it is plugged into a device, and its virtualport asks for one.
+pub fn association(intent: &Intent, observed: &Observed, nic: Uuid) -> Option<Association> {
+    let nic: &NicIntent = intent.nic(nic)?;
+    let Resolved::Device(Some(device), ..) = desired::resolve(intent, nic) else { return None };
+    let merged = desired::merged(intent, nic).ok()?;
+    let port = merged.virtualport.filter(|port| port.kind.is_some_and(is_associated))?;
+    if matches!(desired::nic_as(intent, observed, nic)?.plug, Plug::Nothing(_)) {
+        return None;
+    }
+    Some(Association {
+        nic: nic.id,
+        device: device.clone(),
+        index: observed.link_named(device.as_str())?.index,
+        mac: nic.nic.mac?,
+        // More than one tag is refused where there are devices.
+        vlan: merged.vlan.and_then(|vlan| vlan.tags.first().map(|tag| tag.id)).unwrap_or(0),
+        guest: nic.guest_uuid.unwrap_or(nic.id),
+        port,
+    })
+}
