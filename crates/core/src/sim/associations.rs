@@ -174,7 +174,9 @@ fn a_daemon_that_starts_asks_again_and_ends_what_nobody_wants() {
         let id = attached(&mut host, "red").id;
         host.request(Command::Detach(id));
         host.request(attach("db", nic_on("blue")));
-        (0..effects).for_each(|_| drop(host.step()));
+        for _ in 0..effects {
+            host.step();
+        }
         host.processes.remove(&owner);
         host.switch.take();
         host.crash();
