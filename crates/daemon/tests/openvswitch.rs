@@ -49,7 +49,7 @@ fn guests_on_open_vswitch_reach_their_like_and_move_in_and_out() {
         assert!(ids.contains(&format!("attached-mac=\"{}\"", first.mac.as_deref().unwrap())), "{ids}");
         assert!(ids.contains("iface-id="), "{ids}");
         // A VLAN of its own keeps it apart, and only its port's tag says so.
-        let change = |network: &str| ModifyNIC { id: first.id.clone(), xml: interface(network), ..Default::default() };
+        let change = |network: &str| ModifyNIC { id: first.id.clone(), xml: interface(network) };
         let moved = host.call(&change("sales")).nic;
         assert_eq!((tap(&moved), moved.state.as_str()), (tap(&first), "plugged"));
         assert_eq!(switch.get("Port", &tap(&first), "tag"), "42");

@@ -136,6 +136,11 @@ impl Engine {
                 let allocation = reasons.note(self.allocate(object, &nic, mode, access));
                 if let (Some(allocation), Some(Some(DevicePlug::Macvtap))) = (&allocation, plug) {
                     reasons.note(self.macvtap_fits(object, &nic, mode, allocation.as_ref()));
+                    if merged.bandwidth.is_some() {
+                        let cause = "the rates of a macvtap are not supported yet";
+                        let error = Error::new(ErrorKind::Unsupported, object, cause).field("<bandwidth>");
+                        reasons.note::<()>(Err(error.hint("leave plug='macvtap' out to get a cord, which has them")));
+                    }
                 }
                 allocation.flatten()
             }
@@ -171,7 +176,8 @@ impl Engine {
     pub(super) fn nics_stay(&self, network: Uuid, changed: &Network) -> Result<(), Error> {
         for nic in self.intent.nics_of(network) {
             let merged = desired::merged_with(Some(changed), nic)?;
-            let bridge = changed.bridge.name.as_ref().filter(|_| changed.forward.mode == ForwardMode::Bridge);
+            let ovs = merged.virtualport.as_ref().and_then(|v| v.kind) == Some(VirtualPortType::OpenVSwitch);
+            let bridge = changed.bridge.name.as_ref().filter(|_| changed.forward.mode == ForwardMode::Bridge && !ovs);
             if let Some(bridge) = bridge {
                 let object = self.describe(super::Object::Nic(nic.id));
                 self.vlans_can_be_had(&object, &Resolved::HostBridge(bridge, Some(changed)), merged.vlan.as_ref())?;

@@ -290,11 +290,6 @@ pub fn nic_as(intent: &Intent, observed: &Observed, nic: &NicIntent) -> Option<D
         (Resolved::Device(_, mode, _), Some(device)) => cord(intent, nic, *mode, device, mtu),
         (_, Some(bridge)) => bridge_port(intent, nic, network, bridge),
     };
-    let rates = match plug {
-        Plug::Bridge { .. } | Plug::Cord(_) | Plug::Nothing(_) => rates::of_nic(intent, observed, nic),
-        // Open vSwitch limits its ports itself, and a macvtap has no tap.
-        Plug::Ovs(_) | Plug::Macvtap(_) => Rates::default(),
-    };
     Some(DesiredNic {
         tap: TapSpec {
             name,
@@ -305,7 +300,7 @@ pub fn nic_as(intent: &Intent, observed: &Observed, nic: &NicIntent) -> Option<D
             handover: nic.handover,
         },
         plug,
-        rates,
+        rates: rates::of_nic(intent, observed, nic),
         announce: nic.nic.mac,
     })
 }

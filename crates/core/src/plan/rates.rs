@@ -14,7 +14,7 @@
 use super::mark::{Mark, MarkKind};
 use super::observed::Observed;
 use crate::intent::{Intent, NicIntent};
-use crate::model::{ActualType, Bandwidth, LinkName, MacAddr, Network, Rate};
+use crate::model::{ActualType, Bandwidth, LinkName, MacAddr, Network, Rate, VirtualPortType};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
@@ -197,7 +197,10 @@ fn merged(intent: &Intent, nic: &NicIntent) -> Option<Bandwidth> {
     if !may_be_limited(nic, intent.active_network_of(nic)) {
         return None;
     }
-    super::desired::merged(intent, nic).ok()?.bandwidth
+    let merged = super::desired::merged(intent, nic).ok()?;
+    // Open vSwitch limits its ports by itself.
+    let kind = merged.virtualport.as_ref().and_then(|v| v.kind);
+    merged.bandwidth.filter(|_| kind != Some(VirtualPortType::OpenVSwitch))
 }
 
 /// The limits at a NIC's tap.
