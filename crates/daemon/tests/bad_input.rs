@@ -113,8 +113,8 @@ fn what_is_there_already() {
         refused(&host, &create("o", "taken", "10.9.0.1"), "InUse", "taken");
         let lan = "<network><name>lan</name><forward mode='bridge'/><bridge name='nobr'/></network>";
         refused(&host, &CreateNetwork { xml: lan.into() }, "NotFound", "nobr");
-        let direct = "<network><name>d</name><forward mode='private' dev='up0'/></network>";
-        refused(&host, &CreateNetwork { xml: direct.into() }, "Unsupported", "private");
+        let direct = "<network><name>d</name><forward mode='hostdev' dev='up0'/></network>";
+        refused(&host, &CreateNetwork { xml: direct.into() }, "Unsupported", "given to the guest whole");
     });
 }
 

@@ -2,6 +2,7 @@
 
 use super::Engine;
 use super::input::Attach;
+use super::work::Goal;
 use crate::error::Reasons;
 use crate::intent::{Allocation, NicIntent};
 use crate::merge::Precedence;
@@ -10,8 +11,9 @@ use crate::model::{
 };
 use crate::plan::desired::Resolved;
 use crate::plan::{LinkKind, MarkKind, desired, is_associated};
-use crate::pool::{Access, Device, Refusal};
+use crate::pool::{Access, Device, Refusal, Unusable};
 use crate::{Error, ErrorKind};
+use std::collections::BTreeSet;
 use uuid::Uuid;
 
 /// Ports a bridge can have (`BR_PORT_BITS` in the kernel's `net/bridge/br_private.h`, less port 0).
@@ -249,7 +251,11 @@ impl Engine {
                 .field("<mac address>")
                 .hint("give it with --mac, or use a network with a bridge"));
         }
-        let usable = |device: &Device| self.usable(device, access, mode);
+        let leaving = self.leaving_devices(nic.id, access);
+        let usable = |device: &Device| match device {
+            Device::Link(name) if leaving.contains(name) => Err(Unusable::Leaving),
+            _ => self.usable(device, access, mode),
+        };
         let pool = self.intent.pool();
         let chosen = match (&nic.nic.source, nic.network) {
             (NicSource::Direct { dev, .. }, _) => {
@@ -277,6 +283,24 @@ impl Engine {
             None => self.free_macvlan()?,
         };
         Ok(Some(Allocation { device, access, macvlan }))
+    }
+
+    /// Devices that other NICs are leaving: should a detach or a move fail, they come back to them.
+    fn leaving_devices(&self, but: Uuid, access: Access) -> BTreeSet<&LinkName> {
+        let previous = self.work.values().filter_map(|work| match &work.operation.as_ref()?.goal {
+            Goal::Nic { previous, .. } => previous.as_deref(),
+            Goal::Network { .. } => None,
+        });
+        let holds = |nic: &NicIntent, device: &LinkName| {
+            let now = self.intent.nic(nic.id).and_then(|nic| nic.allocation.as_ref());
+            now.is_some_and(|now| now.device == *device)
+        };
+        let left = previous.filter(|nic| nic.id != but).filter_map(|nic| {
+            let held = nic.allocation.as_ref()?;
+            (!holds(nic, &held.device)).then_some(held)
+        });
+        let in_the_way = |held: &&Allocation| access == Access::Exclusive || held.access == Access::Exclusive;
+        left.filter(in_the_way).map(|held| &held.device).collect()
     }
 
     /// Whether the bridge that the NIC would be plugged into is there and has room.

@@ -1,7 +1,7 @@
 //! What one call of the engine changed, so that it can be put back when its records can't be written.
 
 use super::effect::{Effect, Job, JobId, PlanId, Record, RecordKey};
-use super::work::{Flight, Goal};
+use super::work::{Flight, Goal, Operation};
 use super::{Engine, Object, promise};
 use crate::intent::{NetworkIntent, NicIntent};
 use crate::model::{Name, Network};
@@ -19,6 +19,8 @@ pub(super) struct Journal {
     pub(super) open: bool,
     /// The call's records, in the order in which they are written.
     records: Vec<RecordKey>,
+    /// Objects whose operation began.
+    begun: BTreeSet<Object>,
 }
 
 impl Journal {
@@ -37,6 +39,12 @@ enum Entry {
 }
 
 impl Engine {
+    /// Begins an operation, and remembers that.
+    pub(super) fn begin_operation(&mut self, object: Object, operation: Operation) {
+        self.journal.begun.insert(object);
+        self.work.entry(object).or_default().operation = Some(operation);
+    }
+
     /// Changes a network's intent, and remembers what it was.
     pub(super) fn set_network(&mut self, uuid: Uuid, network: Option<NetworkIntent>) {
         let told = self.to_be_told(Object::Network(uuid));
@@ -133,6 +141,10 @@ impl Engine {
         }
         self.write(written);
         for &object in &touched {
+            // One that was under way before goes on.
+            if !journal.begun.contains(&object) {
+                continue;
+            }
             // What was put back is what the operation would restore, so it has failed without a trace.
             if let Some(operation) = self.work.get_mut(&object).and_then(|w| w.operation.as_mut()) {
                 operation.error.get_or_insert_with(error);

@@ -92,7 +92,7 @@ impl Engine {
         let goal = Goal::Network { previous: previous.map(Box::new), event };
         let mut operation = Operation::new(request, goal);
         operation.warnings = warnings;
-        self.work.entry(object).or_default().operation = Some(operation);
+        self.begin_operation(object, operation);
         if event == NetworkEvent::Started {
             self.adopt_lost_nics(uuid);
             self.allocate_anew(uuid);

@@ -33,7 +33,7 @@ impl Engine {
         let goal = Goal::Nic { previous: previous.map(Box::new), event };
         let mut operation = Operation::new(Some(request), goal);
         operation.warnings = warnings;
-        self.work.entry(Object::Nic(id)).or_default().operation = Some(operation);
+        self.begin_operation(Object::Nic(id), operation);
         self.advance(Object::Nic(id));
     }
 

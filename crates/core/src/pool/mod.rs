@@ -45,6 +45,8 @@ pub enum Unusable {
     Absent,
     /// It has no carrier, and such devices are to be passed over.
     NoCarrier,
+    /// Who held it is leaving it just now, and comes back if that fails.
+    Leaving,
     /// It is a port of that bridge or bond, which takes all its frames.
     PortOf(String),
     /// Others made that macvlan on it, and it is wanted exclusively.

@@ -18,6 +18,7 @@ impl fmt::Display for Unusable {
         match self {
             Self::Absent => f.write_str("is not there"),
             Self::NoCarrier => f.write_str("has no carrier"),
+            Self::Leaving => f.write_str("is being given back just now"),
             Self::PortOf(controller) => write!(f, "is a port of {controller}, which takes all its frames"),
             Self::Carries(macvlan) => write!(f, "carries {macvlan}, which is not ours, and is wanted exclusively"),
             Self::TakenBy(macvlan) => write!(f, "is taken by {macvlan}, which is not ours, in passthrough mode"),
@@ -64,7 +65,7 @@ impl Refusal {
     pub(super) fn new<'a>(all: impl IntoIterator<Item = (&'a Device, Reason)>) -> Self {
         let mut refusal = Self::default();
         for (device, reason) in all {
-            refusal.in_use |= matches!(reason, Reason::Held { .. });
+            refusal.in_use |= matches!(reason, Reason::Held { .. } | Reason::Unusable(Unusable::Leaving));
             if refusal.reasons.len() < DEVICES {
                 refusal.reasons.push((device.clone(), reason));
             } else {

@@ -340,3 +340,21 @@ fn what_is_reserved_is_kept_for_its_guest_for_a_while() {
     at_rest(&mut host);
     assert_eq!(host.ask(Command::Check(fixed("coming", 1), Some(4000))).unwrap_err().kind, ErrorKind::InvalidArgument);
 }
+
+#[test]
+fn a_device_that_is_being_left_is_not_given_out_before_that_is_done() {
+    let mut host = switchboard();
+    let first = attached(&mut host, "a", "pass");
+    attached(&mut host, "b", "pass");
+    // The detach is under way, and will fail.
+    let leaving = host.request(Command::Detach(first.id));
+    host.step();
+    host.refuse_after = Some(0);
+    let next = host.request(attach("c", nic_on("pass")));
+    host.settle();
+    assert!(host.replies[&leaving].is_err());
+    let refused = host.replies[&next].clone().unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::InUse);
+    assert!(refused.to_string().contains("eth2 is being given back just now"), "{refused}");
+    at_rest(&mut host);
+}

@@ -302,7 +302,7 @@ fn happen(host: &mut Host, what: &Happening) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
     fn every_history_converges(running in any::<u8>(), hooked in any::<bool>(), police in any::<bool>(), history in proptest::collection::vec(happening(), 1..40)) {

@@ -268,7 +268,7 @@ fn others_do_what_the_list_grants_them() {
         AttachNIC { by_name: Some(true), uid: Some(0), ..attach(granted) },
         attach("<interface type='bridge'><source bridge='br0'/></interface>"),
         attach(
-            "<interface type='network'><source network='lab' portgroup='students'/><port isolated='no'/></interface>",
+            "<interface type='network'><source network='lab' portgroup='students'/><port isolated='yes'/></interface>",
         ),
         attach(
             "<interface type='network'><source network='lab' portgroup='students'/><target dev='eth0'/></interface>",
