@@ -42,15 +42,16 @@ struct Firewalld<'a> {
 }
 
 impl<'a> Firewalld<'a> {
-    /// Puts the package's files into the test's /usr, and starts both; or skips the test.
+    /// Puts the package's files under the test's /usr and /etc, and starts both; or skips the test.
     fn start(ns: &'a Namespace, package: &Path, scratch: &Path) -> Option<Self> {
-        let usr = format!("mount -t overlay -o lowerdir={}/usr:/usr overlay /usr", package.display());
-        if let Err(error) = ns.try_run(&usr) {
-            skip(
-                &test_name(),
-                &format!("kernel has no overlay of directories ({})", error.trim_end().replace('\n', " ")),
-            );
-            return None;
+        for directory in ["/usr", "/etc"] {
+            let more = format!("{}{directory}", package.display());
+            let mount = format!("mount -t overlay -o lowerdir={directory}:{more} overlay {directory}");
+            if let Err(error) = ns.try_run(&mount) {
+                let error = error.trim_end().replace('\n', " ");
+                skip(&test_name(), &format!("kernel has no overlay of directories ({error})"));
+                return None;
+            }
         }
         ns.run("mount -t tmpfs tmpfs /run");
         for directory in ["/run/netns", "/run/dbus"] {
