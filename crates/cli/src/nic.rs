@@ -76,7 +76,7 @@ fn changed(ui: Ui, reply: &ChangedNic) -> Result<(), CommandError> {
 
 /// NICs as a table.
 pub(crate) fn list(nics: &[Nic]) -> String {
-    let headings = ["ID", "GUEST", "MAC", "STATE", "NETWORK", "PORTGROUP", "BRIDGE", "TAP", "TAGS"];
+    let headings = ["ID", "GUEST", "MAC", "STATE", "NETWORK", "PORTGROUP", "ON", "TAP", "TAGS"];
     let rows = nics.iter().map(|nic| {
         vec![
             nic.id.clone(),

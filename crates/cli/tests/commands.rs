@@ -237,7 +237,7 @@ fn a_nic_from_its_attachment_to_its_end() {
     assert!(env.ok(&["nic", "show", id]).starts_with("<interface"));
     assert_eq!(env.json(&["network", "ports", "lab"])[0]["id"], id);
     insta::assert_snapshot!(env.ok(&["network", "ports", "lab"]).replace(id, "ID"), @r"
-    ID                                    GUEST  MAC                STATE    NETWORK  PORTGROUP  BRIDGE  TAP   TAGS
+    ID                                    GUEST  MAC                STATE    NETWORK  PORTGROUP  ON      TAP   TAGS
     ID  web    52:54:00:00:00:09  plugged  lab      -          virbr0  pct1  -
     ");
     insta::assert_snapshot!(env.ok(&["topology"]), @r"
