@@ -27,7 +27,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const USAGE: &str = "\
 usage: patchcord-bench --daemon PATH [--quick] [SECTION]...
 
-sections: networks attach nics restart scale libvirt; all of them without one
+sections: networks attach nics devices restart scale libvirt; all of them without one
 --quick   fewer rounds and smaller hosts: to see whether it works";
 
 /// What is measured with.
@@ -41,9 +41,10 @@ pub(crate) struct Setup {
 type Section = fn(&Setup, &Namespace) -> Result<()>;
 
 /// Each in namespaces of its own; one word may stand for several.
-const SECTIONS: [(&str, Section); 7] = [
+const SECTIONS: [(&str, Section); 8] = [
     ("networks", networks::run),
     ("attach", inside::run),
+    ("devices", nics::on_devices),
     ("nics", nics::run),
     ("restart", restart::networks),
     ("restart", restart::nics),

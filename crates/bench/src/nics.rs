@@ -17,6 +17,18 @@ pub(crate) const PER_NETWORK: usize = 1000;
 /// How long nothing is done before each attach, by the daemon and by hand alike: an attach comes alone.
 pub(crate) const REST: Duration = Duration::from_millis(5);
 
+const HEAD: [&str; 9] = [
+    "NICs",
+    "handed over by",
+    "socket alone",
+    "attach",
+    "raw",
+    "(attach − socket) / raw",
+    "detach",
+    "raw",
+    "(detach − socket) / raw",
+];
+
 /// Times of one way to hand taps over, with so many NICs present.
 #[derive(Default)]
 struct Times {
@@ -30,11 +42,11 @@ struct Times {
 impl Times {
     /// A NIC attached and detached by the daemon, then the same links by hand; each waits until the one before is
     /// gone from the kernel.
-    fn round(&mut self, daemon: &mut Daemon, raw: &mut Raw, by_name: bool, counts: bool) -> Result<()> {
+    fn round(&mut self, network: &str, daemon: &mut Daemon, raw: &mut Raw, by_name: bool, counts: bool) -> Result<()> {
         let mut times = Times::default();
         sleep(REST);
         times.socket.push(daemon.trivial_call());
-        let (time, nic) = daemon.attach("measured", "bench", by_name)?;
+        let (time, nic) = daemon.attach(network, "bench", by_name)?;
         times.attach.push(time);
         let link = nic.actual.ifindex.ok_or("a NIC without a tap")?;
         times.detach.push(daemon.detach(&nic)?);
@@ -95,26 +107,46 @@ pub(crate) fn run(setup: &Setup, _: &Namespace) -> Result<()> {
         for (how, by_name) in [("descriptor", false), ("name", true)] {
             let mut times = Times::default();
             for round in 0..rounds + 10 {
-                times.round(&mut daemon, &mut raw, by_name, round >= 10)?;
+                times.round("measured", &mut daemon, &mut raw, by_name, round >= 10)?;
             }
             rows.push(times.row(level, how));
         }
     }
-    table(
-        &format!("Attaching and detaching a NIC ({rounds} rounds after 10 that do not count)"),
-        &[
-            "NICs",
-            "handed over by",
-            "socket alone",
-            "attach",
-            "raw",
-            "(attach − socket) / raw",
-            "detach",
-            "raw",
-            "(detach − socket) / raw",
-        ],
-        &rows,
-    );
+    table(&format!("Attaching and detaching a NIC ({rounds} rounds after 10 that do not count)"), &HEAD, &rows);
     table("Memory, with NICs", &memory::HEAD, &sizes);
+    Ok(())
+}
+
+/// Devices of the pool.
+const DEVICES: usize = 1000;
+
+/// Measures NICs that are joined to devices of a large pool by cords.
+pub(crate) fn on_devices(setup: &Setup, ns: &Namespace) -> Result<()> {
+    let (levels, rounds, devices): (&[usize], _, _) =
+        if setup.quick { (&[1, 20], 5, 10) } else { (&[1, 100, 1000], 50, DEVICES) };
+    // Bridges without ports: as cheap as devices get, and macvlans sit on them like on any.
+    for device in 0..=devices {
+        ns.run(&format!("ip link add dev{device} up type bridge"));
+    }
+    let mut daemon = Daemon::start(&setup.program)?;
+    let mut raw = Raw::on_device(&format!("dev{devices}"))?;
+    let listed: String = (0..devices).map(|n| format!("<interface dev='dev{n}'/>")).collect();
+    daemon.transient(&format!("<network><name>pool</name><forward mode='vepa'>{listed}</forward></network>"))?;
+    let (mut rows, mut filled) = (Vec::new(), 0);
+    for &level in levels {
+        while filled + 1 < level {
+            daemon.attach("pool", &format!("guest{filled}"), true)?;
+            filled += 1;
+        }
+        for (how, by_name) in [("descriptor", false), ("name", true)] {
+            let mut times = Times::default();
+            for round in 0..rounds + 10 {
+                times.round("pool", &mut daemon, &mut raw, by_name, round >= 10)?;
+            }
+            rows.push(times.row(level, how));
+        }
+    }
+    let title = format!("The same on one of {devices} devices, by a cord ({rounds} rounds)");
+    table(&title, &HEAD, &rows);
     Ok(())
 }

@@ -1,9 +1,11 @@
 //! The kernel's own cost: the objects of a plugged NIC made and taken away with nothing around them.
 
+use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use patchcord_netlink::{BridgeSpec, LinkChange, Request, Socket};
+use patchcord_netlink::tc::Redirect;
+use patchcord_netlink::{BridgeSpec, LinkChange, MacvlanMode, MacvlanSpec, Request, Socket};
 use patchcord_testkit::{keep_tap, open_tap};
 use rustix::net::netdevice::name_to_index;
 
@@ -15,16 +17,26 @@ const LIVE: u32 = 4711;
 const DOOMED: u32 = 4712;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A bridge, and a socket to work on it.
+/// What taps are plugged into, and a socket to work on it.
 pub(crate) struct Raw {
     pub(crate) socket: Socket,
-    bridge: u32,
+    place: Place,
     made: u32,
+}
+
+/// What a tap is plugged into, by its index.
+#[derive(Clone, Copy)]
+pub(crate) enum Place {
+    /// A bridge.
+    Bridge(u32),
+    /// A device, by a cord: joined to a macvlan of its own in mode vepa.
+    Device(u32),
 }
 
 /// A tap that was plugged in.
 pub(crate) struct RawTap {
     index: u32,
+    macvlan: Option<u32>,
     _queue: Option<OwnedFd>,
 }
 
@@ -40,11 +52,18 @@ impl Raw {
             up: true,
             ..BridgeSpec::default()
         })?;
-        Ok(Self { socket, bridge, made: 0 })
+        Ok(Self { socket, place: Place::Bridge(bridge), made: 0 })
+    }
+
+    /// On a device.
+    pub(crate) fn on_device(device: &str) -> Result<Self> {
+        let mut raw = Self { socket: Socket::open()?, place: Place::Device(0), made: 0 };
+        raw.place = Place::Device(raw.index_of(device)?);
+        Ok(raw)
     }
 
     /// Makes and plugs in what the daemon makes and plugs in for a NIC: a tap with alias, group, MAC, MTU and without
-    /// IPv6, into a bridge, up. By name the tap is made persistent and let go.
+    /// IPv6, into a bridge or by a cord, up. By name the tap is made persistent and let go.
     pub(crate) fn attach(&mut self, by_name: bool) -> Result<(Duration, RawTap)> {
         self.made += 1;
         let name = format!("raw{}", self.made);
@@ -68,27 +87,69 @@ impl Raw {
                 ..LinkChange::default()
             };
             self.socket.set_link(index, &marked)?;
-            let plugged = LinkChange { controller: Some(Some(self.bridge)), up: Some(true), ..LinkChange::default() };
-            self.socket.set_link(index, &plugged)?;
-            Ok(RawTap { index, _queue: queue })
+            let up = LinkChange { up: Some(true), ..LinkChange::default() };
+            let macvlan = match self.place {
+                Place::Bridge(bridge) => {
+                    self.socket.set_link(index, &LinkChange { controller: Some(Some(bridge)), ..up })?;
+                    None
+                }
+                Place::Device(device) => {
+                    let macvlan = self.far_end(index, device)?;
+                    self.socket.set_link(macvlan, &up)?;
+                    self.socket.set_link(index, &up)?;
+                    Some(macvlan)
+                }
+            };
+            Ok(RawTap { index, macvlan, _queue: queue })
         })
+    }
+
+    /// A macvlan on a device, joined to a tap in both directions.
+    fn far_end(&mut self, tap: u32, device: u32) -> Result<u32> {
+        let name = format!("rawm{}", self.made);
+        let [.., a, b] = self.made.to_be_bytes();
+        let macvlan = self.socket.make_macvlan(&MacvlanSpec {
+            name: name.clone(),
+            lower: device,
+            mode: MacvlanMode::Vepa,
+            tap: false,
+            mac: Some([0x52, 0x54, 0, 2, a, b]),
+            mtu: Some(1500),
+            group: LIVE,
+            alias: Some(format!("raw:00000000-0000-0000-0000-000000000000:macvlan:{:032}", self.made)),
+        })?;
+        std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1")?;
+        let quiet = LinkChange { addr_gen_none: Some(true), all_multicast: Some(true), ..LinkChange::default() };
+        self.socket.set_link(macvlan, &quiet)?;
+        for (link, to) in [(macvlan, tap), (tap, macvlan)] {
+            let redirect = Redirect { link, priority: NonZeroU16::MIN, to, cookie: [1; 16] };
+            let requests = [Request::add_clsact(link), Request::redirect(&redirect)];
+            self.socket.execute_all(&requests)?.into_iter().collect::<std::result::Result<Vec<_>, _>>()?;
+        }
+        Ok(macvlan)
     }
 
     /// Takes a tap out of use as the daemon does, the deletion left for later, and says how long that took; then
     /// deletes it.
     pub(crate) fn detach(&mut self, tap: RawTap) -> Result<Duration> {
-        let out = LinkChange { up: Some(false), controller: Some(None), ..LinkChange::default() };
+        let controller = matches!(self.place, Place::Bridge(_)).then_some(None);
+        let out = LinkChange { up: Some(false), controller, ..LinkChange::default() };
         let away =
-            LinkChange { name: Some(format!("rawdel{}", tap.index)), group: Some(DOOMED), ..LinkChange::default() };
+            |link| LinkChange { name: Some(format!("rawdel{link}")), group: Some(DOOMED), ..LinkChange::default() };
+        let links = || [Some(tap.index), tap.macvlan].into_iter().flatten();
         let (time, ()) = timed(|| {
-            let requests: Vec<Request> =
-                [out, away].iter().flat_map(|change| Request::set_link(tap.index, change)).collect();
+            let requests: Vec<Request> = links()
+                .flat_map(|link| [out.clone(), away(link)].map(|change| Request::set_link(link, &change)))
+                .flatten()
+                .collect();
             for result in self.socket.execute_all(&requests)? {
                 result?;
             }
             Ok::<_, Box<dyn std::error::Error>>(())
         })?;
-        self.socket.delete_link(tap.index)?;
+        for link in links() {
+            self.socket.delete_link(link)?;
+        }
         Ok(time)
     }
 

@@ -5,8 +5,8 @@
 mod common;
 
 use common::switch::{address, pool, switch};
-use common::{Host, SOON, interface, interface_with_mac, ip, tap};
-use patchcord_api::methods::{AttachNIC, ModifyNIC};
+use common::{Host, SOON, attach, interface, interface_with_mac, ip, tap, told};
+use patchcord_api::methods::{AttachNIC, DetachNIC, ListDevices, ModifyNIC};
 use patchcord_testkit::{Namespace, in_namespace, wait_until};
 use serde_json::Value;
 use std::time::Duration;
@@ -147,5 +147,51 @@ fn a_device_that_goes_leaves_its_nic_waiting_until_it_is_back() {
         Host::reaches(&mut guest, "10.9.0.1");
         ns.run(&format!("ip link del {macvlan}"));
         Host::reaches(&mut guest, "10.9.0.1");
+    });
+}
+
+/// How often each client attaches a NIC and detaches it again, by its network. Those that have a device alone wait for the
+/// kernel, which deletes the macvlan before in its own time.
+const CLIENTS: [(&str, usize, usize); 2] = [("shared", 12, 800), ("alone", 8, 50)];
+
+fn attach_and_detach(host: &Host<'_>, network: &str, number: usize, pairs: usize) {
+    let mut client = host.client();
+    let wanted = attach(&format!("{network}{number}"), &interface(network));
+    for pair in 0..pairs {
+        // Eight have eight devices alone: there is one for each, however close they follow each other.
+        let failed = |error| panic!("{network} {number}, pair {pair}: {}", told(&error));
+        let id = client.call(&wanted).unwrap_or_else(failed).nic.id;
+        client.call(&DetachNIC { id }).unwrap_or_else(|error| panic!("{network} {number}: {}", told(&error)));
+    }
+}
+
+#[test]
+fn ten_thousand_attaches_and_detaches_from_many_clients_leave_nothing_held() {
+    in_namespace(|ns| {
+        let devices: Vec<String> = (0..10).map(|n| format!("eth{n}")).collect();
+        let devices: Vec<&str> = devices.iter().map(String::as_str).collect();
+        let _switch = switch(ns, &devices);
+        let host = Host::new(ns);
+        host.network(&pool("shared", "vepa", &devices[..2]));
+        host.network(&pool("alone", "passthrough", &devices[2..]));
+        std::thread::scope(|scope| {
+            for (network, clients, pairs) in CLIENTS {
+                for number in 0..clients {
+                    let host = &host;
+                    scope.spawn(move || attach_and_detach(host, network, number, pairs));
+                }
+            }
+        });
+        let left = host.call(&ListDevices {}).devices;
+        assert_eq!(left.len(), devices.len());
+        assert!(left.iter().all(|device| device.holders.is_empty()), "{left:?}");
+        assert!(host.nics().is_empty());
+        wait_until("every link to be gone", SOON, || {
+            let links = ns.run("ip -o link show");
+            if links.contains("pct") || links.contains("pcm") || links.contains("pcdel") { Err(links) } else { Ok(()) }
+        });
+        // All eight can be had at once.
+        let guests: Vec<_> = devices[2..].iter().map(|device| host.guest_on("alone", device)).collect();
+        assert!(guests.iter().all(|(nic, _)| nic.state == "plugged"));
     });
 }
