@@ -432,7 +432,8 @@ fn what_a_guest_sends_too_much_is_dropped_at_its_tap() {
         assert!((60..100).contains(&some), "{some} frames passed");
         assert_eq!(ifbs(ns), Vec::<String>::new());
         let shown = |link: &str| ns.run(&format!("tc filter show dev {link} ingress"));
-        assert!(shown(&tap(&slow.nic)).contains("rate 8192bit burst 65558b"), "{}", shown(&tap(&slow.nic)));
+        // tc counts the burst in ticks, and not every version rounds alike.
+        assert!(shown(&tap(&slow.nic)).contains("rate 8192bit burst 6555"), "{}", shown(&tap(&slow.nic)));
         host.call(&ModifyNIC { id: slow.nic.id.clone(), xml: limited("wire", "<outbound average='4000000'/>") });
         assert_eq!(passed(), 200);
 
