@@ -6,7 +6,7 @@ mod common;
 
 use common::{Host, SOON, attach, idler, interface, tap};
 use patchcord_api::methods::{AttachNIC, ModifyNIC};
-use patchcord_testkit::{OpenVSwitch, in_namespace, wait_until};
+use patchcord_testkit::{OpenVSwitch, in_namespace, unpacked, wait_until};
 use std::fs;
 
 fn network(name: &str, bridge: &str, more: &str) -> String {
@@ -18,9 +18,10 @@ fn network(name: &str, bridge: &str, more: &str) -> String {
 
 /// Runs a test on a host with Open vSwitch and the networks `ovs` and `sales`, and with `sw`, whose bridge is the kernel's.
 fn with_switch(test: impl FnOnce(&mut Host<'_>, &mut OpenVSwitch) + Send) {
+    let Some(package) = unpacked("openvswitch") else { return };
     in_namespace(|ns| {
         let dir = tempfile::tempdir().unwrap();
-        let Some(mut switch) = OpenVSwitch::start(dir.path()) else { return };
+        let mut switch = OpenVSwitch::start(&package, dir.path());
         let mut host = Host::without_daemon(ns);
         let etc = host.root.join("etc/patchcord");
         fs::create_dir_all(&etc).unwrap();

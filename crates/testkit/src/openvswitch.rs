@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::{Process, unpacked, wait_until};
+use crate::{Process, wait_until};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -22,27 +22,25 @@ pub struct OpenVSwitch {
 }
 
 impl OpenVSwitch {
-    /// Starts it with all its files in `dir`, and the bridges `br0` and `br1`. None, with a reason said aloud, when it
-    /// has not been unpacked.
+    /// Starts it from where it was [unpacked](crate::unpacked), with all its files in `dir`, and the bridges `br0` and `br1`.
     ///
     /// # Panics
     /// When it does not start.
-    pub fn start(dir: &Path) -> Option<Self> {
-        let package = unpacked("openvswitch")?;
-        let run = |program: &str, arguments: &[&str]| command(dir, &package, program, arguments);
+    pub fn start(package: &Path, dir: &Path) -> Self {
+        let run = |program: &str, arguments: &[&str]| command(dir, package, program, arguments);
         let schema = package.join("usr/share/openvswitch/vswitch.ovsschema");
         let created = run("ovsdb-tool", &["create", "conf.db", &schema.to_string_lossy()]).output();
         assert!(created.as_ref().is_ok_and(|c| c.status.success()), "{created:?}");
         let database = Process::start(run("ovsdb-server", &["conf.db", "--remote=punix:db.sock", "-vsyslog:off"]));
         drop(wait_until("ovsdb-server", SOON, || UnixStream::connect(dir.join("db.sock"))));
-        let mut started = Self { package, dir: dir.to_owned(), switch: None, _database: database };
+        let mut started = Self { package: package.to_owned(), dir: dir.to_owned(), switch: None, _database: database };
         // The first row, as Open vSwitch's own start script makes it.
         started.vsctl("--no-wait init");
         started.start_switch();
         for bridge in ["br0", "br1"] {
             started.vsctl(&format!("add-br {bridge} -- set bridge {bridge} datapath_type=netdev"));
         }
-        Some(started)
+        started
     }
 
     /// The socket of ovsdb-server.

@@ -9,7 +9,7 @@ use patchcord_core::model::LinkName;
 use patchcord_core::plan::Index;
 use patchcord_core::plan::OvsPort;
 use patchcord_host::ovs::Ovs;
-use patchcord_testkit::{Namespace, OpenVSwitch, create_tap, in_namespace, wait_until};
+use patchcord_testkit::{Namespace, OpenVSwitch, create_tap, in_namespace, unpacked, wait_until};
 use uuid::Uuid;
 
 pub(crate) const INSTANCE: Uuid = Uuid::from_u128(0xa1);
@@ -75,9 +75,10 @@ impl Bed<'_> {
 
 /// Runs a test with its bed, or skips it aloud.
 pub(crate) fn with_bed(test: impl FnOnce(&mut Bed<'_>) + Send) {
+    let Some(package) = unpacked("openvswitch") else { return };
     in_namespace(|ns| {
         let dir = tempfile::tempdir().unwrap();
-        let Some(started) = OpenVSwitch::start(dir.path()) else { return };
+        let started = OpenVSwitch::start(&package, dir.path());
         test(&mut Bed { ns, started, _dir: dir });
     });
 }
