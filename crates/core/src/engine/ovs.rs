@@ -6,7 +6,7 @@ use super::input::JobOutcome;
 use super::work::Goal;
 use super::{Engine, Object};
 use crate::model::LinkName;
-use crate::plan::desired::{self, Plug};
+use crate::plan::desired::{self, Plug, Resolved};
 use crate::plan::{Handover, MarkKind, Op, OvsKnown, OvsPort, Plan};
 use crate::{Error, ErrorKind};
 use uuid::Uuid;
@@ -17,15 +17,15 @@ impl Engine {
     pub(super) fn ovs_job(&self, object: Object, moment: Moment) -> Option<Job> {
         let Object::Nic(id) = object else { return None };
         let known = self.observed.ovs.get(&id);
-        let wanted = self.wanted_port(id);
-        match (moment, known, wanted) {
-            (Moment::Before, Some(known), None) if !self.is_to_be_on_ovs(id) => {
-                Some(Job::RemoveOvsPort(id, known.name.clone()))
+        match moment {
+            Moment::Before => {
+                let known = known?;
+                (!self.is_to_be_on_ovs(id)).then(|| Job::RemoveOvsPort(id, known.name.clone()))
             }
-            (Moment::After, known, Some(wanted)) if known.and_then(|k| k.port.as_ref()) != Some(&wanted) => {
-                Some(Job::SetOvsPort(Box::new(wanted)))
+            Moment::After => {
+                let wanted = self.wanted_port(id)?;
+                (known.and_then(|k| k.port.as_ref()) != Some(&wanted)).then(|| Job::SetOvsPort(Box::new(wanted)))
             }
-            _ => None,
         }
     }
 
@@ -37,6 +37,10 @@ impl Engine {
     /// The port that a NIC should have, with its bridge; none before its tap is there.
     fn wanted_port(&self, id: Uuid) -> Option<(LinkName, OvsPort)> {
         let nic = self.intent.nic(id)?;
+        // Most NICs are on none: those are not looked at closer.
+        if !matches!(desired::resolve(&self.intent, nic), Resolved::HostBridge(..)) {
+            return None;
+        }
         let Plug::Ovs(bridge) = desired::nic_as(&self.intent, &self.observed, nic)?.plug else { return None };
         let tap = self.observed.link_marked(MarkKind::Tap, id)?;
         let merged = desired::merged(&self.intent, nic).ok()?;
