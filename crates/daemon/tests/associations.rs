@@ -185,34 +185,25 @@ fn a_nic_is_associated_with_exactly_what_its_document_and_its_networks_say() {
     });
 }
 
-/// The host without what passes by itself: links that are about to be deleted.
-fn at_rest(host: &Host<'_>) -> String {
-    wait_until("the deletion of links", SOON, || {
-        let links = host.ns.run("ip -o link show");
-        if links.contains("pcdel") { Err(links) } else { Ok(()) }
-    });
-    host.state()
-}
-
 #[test]
 fn what_the_switch_refuses_or_does_not_answer_is_not_attached_and_leaves_nothing() {
     in_namespace(|ns| {
         let (host, lldpad, _switch) = bed(ns, "refuse");
-        let before = at_rest(&host);
+        let before = host.state();
         let (name, refusal) = host.refused(&attach(NIC));
         assert!(name.ends_with("HostFailed"), "{name}");
         let says = "eth10: 802.1Qbg type 1193047 version 2 of manager 11, instance 09b11c53-8b5c-4eeb-8f00-d84eaa0aaa4f: \
             the type is not allowed here, or the switch has other reasons (response 4)";
         assert!(refusal.cause.contains(says), "{}", refusal.cause);
-        assert_eq!(at_rest(&host), before);
+        assert_eq!(host.state(), before);
         lldpad.mode("silent");
         let (_, refusal) = host.refused(&attach(NIC));
         assert!(refusal.cause.contains(": lldpad does not answer; see "), "{}", refusal.cause);
-        assert_eq!(at_rest(&host), before);
+        assert_eq!(host.state(), before);
         drop(lldpad);
         let (_, refusal) = host.refused(&attach(NIC));
         assert!(refusal.cause.contains("which does not run"), "{}", refusal.cause);
-        assert_eq!(at_rest(&host), before);
+        assert_eq!(host.state(), before);
         let again = Lldpad::start(&host, "accept");
         assert_eq!(host.call(&attach(NIC)).nic.state, "plugged");
         assert_eq!(again.operations(), [2]);
@@ -223,7 +214,7 @@ fn what_the_switch_refuses_or_does_not_answer_is_not_attached_and_leaves_nothing
 fn a_daemon_that_is_killed_while_it_asks_leaves_nothing() {
     in_namespace(|ns| {
         let (mut host, lldpad, _switch) = bed(ns, "accept");
-        let before = at_rest(&host);
+        let before = host.state();
         lldpad.mode("silent");
         let client = host.client();
         let asking = std::thread::spawn(move || {
@@ -243,11 +234,7 @@ fn a_daemon_that_is_killed_while_it_asks_leaves_nothing() {
             });
         };
         asked(&[2, 3]);
-        wait_until(
-            "the end of its record",
-            SOON,
-            || if at_rest(&host) == before { Ok(()) } else { Err(at_rest(&host)) },
-        );
+        wait_until("the end of its record", SOON, || if host.state() == before { Ok(()) } else { Err(host.state()) });
         // And what lives on is asked for again.
         let nic = host.call(&attach(NIC)).nic;
         host.kill();
@@ -255,6 +242,6 @@ fn a_daemon_that_is_killed_while_it_asks_leaves_nothing() {
         asked(&[2, 3, 2, 2]);
         host.detach(&nic.id);
         asked(&[2, 3, 2, 2, 3]);
-        assert_eq!(at_rest(&host), before);
+        assert_eq!(host.state(), before);
     });
 }

@@ -142,10 +142,7 @@ fn a_zone_that_does_not_exist_and_a_firewalld_that_does_not_run_refuse_the_start
             let (error, refusal) = host.refused(&StartNetwork { name: "z".into() });
             assert_eq!((error.as_str(), refusal.field.as_deref()), ("HostFailed", Some("<bridge zone>")), "{refusal}");
             assert!(refusal.cause.contains("'nowhere'") && refusal.cause.contains(says), "{refusal}");
-            wait_until("everything as it was", SOON, || match host.state() {
-                after if after == before => Ok(()),
-                after => Err(differences(&before, &after)),
-            });
+            assert_eq!(differences(&before, &host.state()), "");
             assert_eq!(host.dnsmasqs(), [0; 0]);
         };
         refused(host, "INVALID_ZONE");

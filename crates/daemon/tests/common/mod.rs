@@ -196,9 +196,14 @@ impl<'a> Host<'a> {
     }
 
     /// What can be compared before and after an operation that must change nothing: links, addresses, routes, rules,
-    /// forwarding and the files below the root. Counters and what passes by itself are left out.
+    /// forwarding and the files below the root. Counters and what passes by itself are left out; doomed links, whose
+    /// deletion the daemon doesn't wait for, are waited for.
     pub(crate) fn state(&self) -> String {
-        let mut links = self.ns.json("ip -j -d link show");
+        let mut links = wait_until("the deletion of doomed links", SOON, || {
+            let links = self.ns.json("ip -j -d link show");
+            let doomed = |link: &Value| link["ifname"].as_str().is_some_and(|name| name.starts_with("pcdel"));
+            if links.as_array().unwrap().iter().any(doomed) { Err(links.to_string()) } else { Ok(links) }
+        });
         for link in links.as_array_mut().unwrap() {
             scrub(link);
         }
