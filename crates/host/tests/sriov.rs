@@ -9,62 +9,23 @@ use patchcord_core::model::{LinkName, PciAddress};
 use patchcord_host::Error;
 use patchcord_host::sriov::{Sriov, VfDevice, VfPlace, program, restore};
 use patchcord_netlink::{Socket, VfChange};
-use patchcord_testkit::in_namespace;
+use patchcord_testkit::{Sysfs, in_namespace};
 
-/// A sysfs with the links and the device links that the kernel makes.
-struct Sysfs {
+/// A sysfs in a directory that goes with the test.
+struct Host {
     root: tempfile::TempDir,
+    sysfs: Sysfs,
 }
 
-impl Sysfs {
+impl Host {
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
-        for directory in ["class/net", "bus/pci/devices", "devices/pci0000:3a"] {
-            fs::create_dir_all(root.path().join("sys").join(directory)).unwrap();
-        }
-        Self { root }
-    }
-
-    fn sys(&self) -> std::path::PathBuf {
-        self.root.path().join("sys")
+        let sysfs = Sysfs::new(root.path());
+        Self { root, sysfs }
     }
 
     fn sriov(&self) -> Sriov {
         Sriov::new(self.root.path())
-    }
-
-    fn device(&self, address: &str) -> std::path::PathBuf {
-        self.sys().join("devices/pci0000:3a").join(address)
-    }
-
-    /// A PCI function.
-    fn function(&self, address: &str) {
-        fs::create_dir(self.device(address)).unwrap();
-        let bus = self.sys().join("bus/pci/devices").join(address);
-        symlink(format!("../../../devices/pci0000:3a/{address}"), bus).unwrap();
-    }
-
-    /// A link of that function.
-    fn link(&self, address: &str, name: &str, attributes: &[(&str, &str)]) {
-        let directory = self.device(address).join("net").join(name);
-        fs::create_dir_all(&directory).unwrap();
-        symlink(format!("../../../{address}"), directory.join("device")).unwrap();
-        symlink(format!("../../devices/pci0000:3a/{address}/net/{name}"), self.sys().join("class/net").join(name))
-            .unwrap();
-        for (attribute, value) in attributes {
-            fs::write(directory.join(attribute), format!("{value}\n")).unwrap();
-        }
-    }
-
-    /// Makes functions virtual ones of another.
-    fn enable(&self, pf: &str, vfs: &[&str]) {
-        let physical = self.device(pf);
-        fs::write(physical.join("sriov_totalvfs"), "64\n").unwrap();
-        fs::write(physical.join("sriov_numvfs"), format!("{}\n", vfs.len())).unwrap();
-        for (number, vf) in vfs.iter().enumerate() {
-            symlink(format!("../{vf}"), physical.join(format!("virtfn{number}"))).unwrap();
-            symlink(format!("../{pf}"), self.device(vf).join("physfn")).unwrap();
-        }
     }
 }
 
@@ -85,14 +46,15 @@ const VFS: [&str; 12] = [
 ];
 
 /// A PF with twelve VFs, of which the one with number 10 has a link and the others are guests'.
-fn usual() -> Sysfs {
-    let sysfs = Sysfs::new();
-    sysfs.function(PF);
-    VFS.iter().for_each(|vf| sysfs.function(vf));
+fn usual() -> Host {
+    let host = Host::new();
+    let sysfs = &host.sysfs;
+    sysfs.add_function(PF);
+    VFS.iter().for_each(|vf| sysfs.add_function(vf));
     sysfs.enable(PF, &VFS);
-    sysfs.link(PF, "eth0", &[]);
-    sysfs.link(VFS[10], "eth0v10", &[]);
-    sysfs
+    sysfs.add_link(PF, "eth0", &[]);
+    sysfs.add_link(VFS[10], "eth0v10", &[]);
+    host
 }
 
 fn name(text: &str) -> LinkName {
@@ -109,8 +71,8 @@ fn place(pf: &str, number: u32) -> Option<VfPlace> {
 
 #[test]
 fn a_pf_lists_its_vfs_by_number() {
-    let sysfs = usual();
-    let sriov = sysfs.sriov();
+    let host = usual();
+    let sriov = host.sriov();
     assert_eq!(sriov.count(&name("eth0")).unwrap(), Some(12));
     let functions = sriov.functions(&name("eth0")).unwrap();
     assert_eq!(functions.iter().map(|vf| vf.number).collect::<Vec<_>>(), (0..12).collect::<Vec<_>>());
@@ -120,19 +82,19 @@ fn a_pf_lists_its_vfs_by_number() {
         assert_eq!(sriov.count(&name(other)).unwrap(), None);
         assert_eq!(sriov.functions(&name(other)).unwrap(), []);
     }
-    fs::write(sysfs.device(PF).join("sriov_numvfs"), "many\n").unwrap();
+    fs::write(host.sysfs.device(PF).join("sriov_numvfs"), "many\n").unwrap();
     assert!(matches!(sriov.count(&name("eth0")), Err(Error::Content { .. })));
 }
 
 #[test]
 fn a_vf_is_found_by_its_link_and_by_its_address() {
-    let sysfs = usual();
-    let sriov = sysfs.sriov();
+    let host = usual();
+    let sriov = host.sriov();
     assert_eq!(sriov.of_link(&name("eth0v10")).unwrap(), place("eth0", 10));
     assert_eq!(sriov.of_address(address(2, 0)).unwrap(), place("eth0", 0));
     assert_eq!(sriov.of_address(address(3, 3)).unwrap(), place("eth0", 11));
     // A PF, a link without a device, a link and a function that are not there.
-    fs::create_dir(sysfs.sys().join("class/net/lo")).unwrap();
+    fs::create_dir(host.sysfs.path("class/net/lo")).unwrap();
     for other in ["eth0", "lo", "absent"] {
         assert_eq!(sriov.of_link(&name(other)).unwrap(), None);
     }
@@ -143,34 +105,34 @@ fn a_vf_is_found_by_its_link_and_by_its_address() {
 #[test]
 fn the_pf_is_told_from_the_links_beside_it() {
     // A PF that is a switch has a link for itself and for each of its VFs.
-    let sysfs = usual();
-    sysfs.link(PF, "eth0r0", &[("phys_port_name", "pf0vf0")]);
-    sysfs.link(PF, "eth0s0", &[("phys_port_name", "pf0sf88")]);
-    assert_eq!(sysfs.sriov().of_address(address(2, 0)).unwrap(), place("eth0", 0));
+    let host = usual();
+    host.sysfs.add_link(PF, "eth0r0", &[("phys_port_name", "pf0vf0")]);
+    host.sysfs.add_link(PF, "eth0s0", &[("phys_port_name", "pf0sf88")]);
+    assert_eq!(host.sriov().of_address(address(2, 0)).unwrap(), place("eth0", 0));
     // Two ports of one function: only the VF's own link tells which of them it belongs to.
-    sysfs.link(PF, "eth1", &[("phys_port_id", "b"), ("phys_port_name", "p1")]);
-    let error = sysfs.sriov().of_address(address(2, 0)).unwrap_err().to_string();
+    host.sysfs.add_link(PF, "eth1", &[("phys_port_id", "b"), ("phys_port_name", "p1")]);
+    let error = host.sriov().of_address(address(2, 0)).unwrap_err().to_string();
     assert_eq!(
         error,
         "virtual function 0000:3b:02.0: its physical function 0000:3b:00.0 has several links: eth0, eth1"
     );
-    sysfs.link(VFS[1], "eth1v1", &[("phys_port_id", "b")]);
-    assert_eq!(sysfs.sriov().of_link(&name("eth1v1")).unwrap(), place("eth1", 1));
+    host.sysfs.add_link(VFS[1], "eth1v1", &[("phys_port_id", "b")]);
+    assert_eq!(host.sriov().of_link(&name("eth1v1")).unwrap(), place("eth1", 1));
 }
 
 #[test]
 fn a_pf_without_a_link_is_named() {
-    let sysfs = Sysfs::new();
+    let host = Host::new();
     for function in [PF, VFS[0], VFS[1]] {
-        sysfs.function(function);
+        host.sysfs.add_function(function);
     }
-    sysfs.enable(PF, &VFS[..1]);
-    sysfs.link(VFS[0], "eth5", &[]);
-    let error = sysfs.sriov().of_link(&name("eth5")).unwrap_err().to_string();
+    host.sysfs.enable(PF, &VFS[..1]);
+    host.sysfs.add_link(VFS[0], "eth5", &[]);
+    let error = host.sriov().of_link(&name("eth5")).unwrap_err().to_string();
     let expected = "virtual function eth5: its physical function 0000:3b:00.0 has no link; it needs its network driver";
     assert_eq!(error, expected);
-    symlink(format!("../{PF}"), sysfs.device(VFS[1]).join("physfn")).unwrap();
-    let error = sysfs.sriov().of_address(address(2, 1)).unwrap_err().to_string();
+    symlink(format!("../{PF}"), host.sysfs.device(VFS[1]).join("physfn")).unwrap();
+    let error = host.sriov().of_address(address(2, 1)).unwrap_err().to_string();
     let expected = "virtual function 0000:3b:02.1: its physical function 0000:3b:00.0 does not list it";
     assert_eq!(error, expected);
 }

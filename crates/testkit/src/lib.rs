@@ -1,4 +1,4 @@
-//! What Patchcord's tests share: private network namespaces, guests in user space, probes and skips.
+//! What Patchcord's tests share: private network namespaces, guests in user space, a sysfs of files, probes and skips.
 //!
 //! A kernel test runs in a namespace of its own and looks at it through other people's programs:
 //!
@@ -25,6 +25,7 @@ mod process;
 mod raw;
 mod skip;
 mod sys;
+mod sysfs;
 mod wait;
 mod wire;
 
@@ -38,5 +39,6 @@ pub use peer::NetlinkPeer;
 pub use process::Process;
 pub use raw::{Frames, frame};
 pub use skip::{has_bond, has_bridge_vlan_filtering, has_dummy, has_vlan, needs, probe, require_root, skip, test_name};
+pub use sysfs::Sysfs;
 pub use wait::wait_until;
 pub use wire::Wire;

@@ -1,0 +1,155 @@
+//! A sysfs of directories, files and links below a directory of the test's: PCI functions, which of them are virtual ones
+//! (VFs) of another (PF), their drivers and network links.
+//!
+//! Code with a root directory of its own reads this one; what it asks of the kernel still goes to the real one. Everything
+//! may change while that code runs. What is written to a file stays there, and nothing comes of it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+/// The bridge that all functions are below.
+const BRIDGE: &str = "devices/pci0000:3a";
+
+/// A sysfs at `ROOT/sys`. Functions are named by their addresses, such as `0000:3b:02.1`. All that this does panics when
+/// it can't be done.
+#[derive(Debug)]
+pub struct Sysfs {
+    sys: PathBuf,
+}
+
+impl Sysfs {
+    /// One without functions or links.
+    pub fn new(root: &Path) -> Self {
+        let sysfs = Self { sys: root.join("sys") };
+        for directory in ["class/net", "bus/pci/devices", "bus/pci/drivers", BRIDGE] {
+            done(directory, fs::create_dir_all(sysfs.sys.join(directory)));
+        }
+        sysfs.set("bus/pci/drivers_probe", "");
+        sysfs
+    }
+
+    /// Something in it, such as `bus/pci/drivers_probe`.
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.sys.join(below)
+    }
+
+    /// The directory of a function.
+    pub fn device(&self, address: &str) -> PathBuf {
+        self.sys.join(BRIDGE).join(address)
+    }
+
+    /// Adds a function that has no driver.
+    pub fn add_function(&self, address: &str) {
+        let device = self.device(address);
+        done(address, fs::create_dir(&device));
+        self.link_to("../../../bus/pci", &device.join("subsystem"));
+        self.link_to(&format!("../../../{BRIDGE}/{address}"), &self.path("bus/pci/devices").join(address));
+        self.set(&format!("{BRIDGE}/{address}/driver_override"), "(null)\n");
+    }
+
+    /// Removes a function with its links. A PF is told of a VF that goes by [`Sysfs::enable`].
+    pub fn remove_function(&self, address: &str) {
+        self.unbind(address);
+        done(address, fs::remove_file(self.path("bus/pci/devices").join(address)));
+        done(address, fs::remove_dir_all(self.device(address)));
+    }
+
+    /// Makes functions the virtual ones of another, and those that were before no longer.
+    pub fn enable(&self, pf: &str, vfs: &[&str]) {
+        let physical = self.device(pf);
+        for number in 0.. {
+            let function = physical.join(format!("virtfn{number}"));
+            let Ok(target) = fs::read_link(&function) else { break };
+            remove_if_there(&physical.join(target).join("physfn"));
+            done(pf, fs::remove_file(function));
+        }
+        self.set(&format!("{BRIDGE}/{pf}/sriov_totalvfs"), "64\n");
+        for (number, vf) in vfs.iter().enumerate() {
+            self.link_to(&format!("../{vf}"), &physical.join(format!("virtfn{number}")));
+            self.link_to(&format!("../{pf}"), &self.device(vf).join("physfn"));
+        }
+        self.set(&format!("{BRIDGE}/{pf}/sriov_numvfs"), &format!("{}\n", vfs.len()));
+    }
+
+    /// Adds a link of a function, with attributes such as `ifindex`.
+    pub fn add_link(&self, address: &str, name: &str, attributes: &[(&str, &str)]) {
+        let directory = self.device(address).join("net").join(name);
+        done(name, fs::create_dir_all(&directory));
+        self.link_to(&format!("../../../{address}"), &directory.join("device"));
+        for (attribute, value) in attributes {
+            done(attribute, fs::write(directory.join(attribute), format!("{value}\n")));
+        }
+        self.link_to(&format!("../../{BRIDGE}/{address}/net/{name}"), &self.path("class/net").join(name));
+    }
+
+    /// Adds a link that is in the test's namespace as one of a function, with what the kernel's sysfs says of it.
+    pub fn add_real_link(&self, address: &str, name: &str) {
+        let real = Path::new("/sys/class/net").join(name);
+        let attributes = ["ifindex", "address", "phys_port_id", "phys_port_name"].map(|attribute| {
+            // Many drivers don't have the last two.
+            let value = fs::read_to_string(real.join(attribute)).unwrap_or_default();
+            (attribute, value.trim().to_owned())
+        });
+        assert!(!attributes[0].1.is_empty(), "there is no link {name}");
+        let attributes: Vec<_> = attributes.iter().map(|(attribute, value)| (*attribute, value.as_str())).collect();
+        self.add_link(address, name, &attributes);
+    }
+
+    /// Removes a link.
+    pub fn remove_link(&self, name: &str) {
+        let class = self.path("class/net").join(name);
+        let directory = fs::canonicalize(&class);
+        done(name, fs::remove_file(class));
+        let directory = done(name, directory);
+        done(name, fs::remove_dir_all(&directory));
+        // `net` goes with the last of its links.
+        let _ = directory.parent().map(fs::remove_dir);
+    }
+
+    /// Adds a driver of PCI functions.
+    pub fn add_driver(&self, driver: &str) {
+        done(driver, fs::create_dir(self.path("bus/pci/drivers").join(driver)));
+        for file in ["bind", "unbind"] {
+            self.set(&format!("bus/pci/drivers/{driver}/{file}"), "");
+        }
+    }
+
+    /// Gives a function that has none a driver.
+    pub fn bind(&self, address: &str, driver: &str) {
+        self.link_to(&format!("../../../bus/pci/drivers/{driver}"), &self.device(address).join("driver"));
+        let of_driver = self.path("bus/pci/drivers").join(driver).join(address);
+        self.link_to(&format!("../../../../{BRIDGE}/{address}"), &of_driver);
+    }
+
+    /// Takes the driver of a function away, if it has one, and with it the function's links.
+    pub fn unbind(&self, address: &str) {
+        let device = self.device(address);
+        for link in fs::read_dir(device.join("net")).into_iter().flatten().flatten() {
+            self.remove_link(&link.file_name().to_string_lossy());
+        }
+        remove_if_there(&device.join("driver").join(address));
+        remove_if_there(&device.join("driver"));
+    }
+
+    fn set(&self, below: &str, content: &str) {
+        done(below, fs::write(self.path(below), content));
+    }
+
+    fn link_to(&self, target: &str, link: &Path) {
+        done(target, symlink(target, link));
+    }
+}
+
+fn remove_if_there(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        outcome => done(&path.to_string_lossy(), outcome),
+    }
+}
+
+#[track_caller]
+fn done<T>(what: &str, outcome: io::Result<T>) -> T {
+    outcome.unwrap_or_else(|error| panic!("{what}: {error}"))
+}
