@@ -69,6 +69,7 @@ if [ "$task" = test ] || [ "$task" = demo-vm ]; then
 fi
 if [ "$task" = test ]; then
     need git git
+    need make make
     need ethtool ethtool
     need virsh libvirt-clients
 fi

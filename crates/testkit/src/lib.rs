@@ -1,4 +1,5 @@
-//! What Patchcord's tests share: private network namespaces, guests in user space, a sysfs of files, probes and skips.
+//! What Patchcord's tests share: private network namespaces, guests in user space, a sysfs of files, simulated devices,
+//! probes and skips.
 //!
 //! A kernel test runs in a namespace of its own and looks at it through other people's programs:
 //!
@@ -18,6 +19,7 @@
 
 mod guest;
 mod namespace;
+mod netdevsim;
 mod openvswitch;
 mod packages;
 mod peer;
@@ -33,12 +35,16 @@ pub use guest::{
     Background, Continuity, Guest, GuestError, Lease, Prefix, RouterAdvertisement, create_tap, keep_tap, open_tap,
 };
 pub use namespace::{Namespace, in_namespace};
+pub use netdevsim::NetdevSim;
 pub use openvswitch::OpenVSwitch;
 pub use packages::unpacked;
 pub use peer::NetlinkPeer;
 pub use process::Process;
 pub use raw::{Frames, frame};
-pub use skip::{has_bond, has_bridge_vlan_filtering, has_dummy, has_vlan, needs, probe, require_root, skip, test_name};
+pub use skip::{
+    has_bond, has_bridge_vlan_filtering, has_dummy, has_netdevsim, has_vlan, needs, probe, require_root, skip,
+    test_name,
+};
 pub use sysfs::Sysfs;
 pub use wait::wait_until;
 pub use wire::Wire;

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::Command;
 
-use crate::{process, sys};
+use crate::{NetdevSim, process, sys};
 
 /// The running test's name, as libtest gives it to its thread; `test` on a thread without one.
 ///
@@ -68,8 +68,7 @@ pub fn require_root() -> bool {
 /// # Panics
 /// If no namespace can be made.
 pub fn probe(commands: &[&str]) -> Result<(), String> {
-    let run = || {
-        sys::unshare(false).map_err(|error| format!("unshare: {error}"))?;
+    elsewhere(|| {
         for line in commands {
             let mut words = line.split_whitespace();
             let program = words.next().ok_or("an empty command line")?;
@@ -78,8 +77,15 @@ pub fn probe(commands: &[&str]) -> Result<(), String> {
             process::output(command)?;
         }
         Ok(())
+    })
+}
+
+/// Tries something on a thread of its own, in a network namespace that ends with it.
+fn elsewhere(attempt: impl FnOnce() -> Result<(), String> + Send) -> Result<(), String> {
+    let run = || {
+        sys::unshare(false).map_err(|error| format!("unshare: {error}"))?;
+        attempt()
     };
-    // A thread of its own: its namespace ends with it.
     std::thread::scope(|scope| scope.spawn(run).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
@@ -115,4 +121,9 @@ pub fn has_vlan() -> bool {
 /// Whether there are bonds here.
 pub fn has_bond() -> bool {
     probe(&["ip link add name probe0 type bond"]).is_ok()
+}
+
+/// Whether the kernel simulates physical functions here, see [`NetdevSim`].
+pub fn has_netdevsim() -> bool {
+    elsewhere(|| NetdevSim::new().map(drop).map_err(|error| error.to_string())).is_ok()
 }

@@ -18,6 +18,7 @@ modprobe -a crc32c_generic libcrc32c nfnetlink nf_tables
 modprobe -a 8021q bridge veth dummy macvtap ifb sch_htb sch_ingress cls_u32 cls_matchall cls_flower
 modprobe -a act_mirred act_police
 modprobe bonding max_bonds=0
+modprobe netdevsim
 ip link set lo up
 
 passed=0 failed=0

@@ -4,6 +4,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::netdevsim;
 use crate::Result;
 use crate::workspace::{Workspace, capture, run, write};
 
@@ -22,6 +23,9 @@ const INIT: &str = include_str!("init");
 /// Fetches and unpacks the packages unless they are there, and makes the initramfs.
 pub(super) fn prepare(ws: &Workspace, dir: &Path) -> Result<Kernel> {
     let version = fetch(ws, dir)?;
+    if let Err(reason) = netdevsim::add(ws, dir, &version) {
+        println!("vm: tests that need netdevsim will fail, since it can't be built: {reason}");
+    }
     let initramfs = dir.join("initramfs");
     let init = INIT.replace("@DIR@", &dir.to_string_lossy());
     make_initramfs(ws, dir, &version, &BOOT_MODULES, &init, &initramfs)?;
@@ -36,7 +40,7 @@ pub(crate) fn fetch(ws: &Workspace, dir: &Path) -> Result<String> {
     }
     let busybox = dir.join("busybox");
     if !busybox.exists() {
-        unpack(ws, dir, "busybox-static", &busybox)?;
+        unpack(ws, dir, &["busybox-static"], &busybox)?;
     }
     only_entry(&kernel.join("lib/modules"))
 }
@@ -52,28 +56,19 @@ const KERNELS: [&str; 2] = ["linux-image-amd64", "linux-image-virtual"];
 /// The kernel that one of them stands for at present.
 fn fetch_kernel(ws: &Workspace, dir: &Path, kernel: &Path) -> Result<()> {
     let find = || {
-        KERNELS.iter().find_map(|package| {
-            // apt-cache complains of a package that it does not know.
-            let text = capture(ws.command("apt-cache").args(["-q", "depends", package])).ok()?;
-            let mut depends = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
-            depends.find(|name| name.starts_with("linux-image-")).map(str::to_owned)
-        })
+        let mut known = KERNELS.iter().filter_map(|package| apt_depends(ws, package));
+        known.find_map(|depends| depends.into_iter().find(|name| name.starts_with("linux-image-")))
     };
-    let package = match find() {
-        Some(package) => package,
-        None => {
-            update(ws)?;
-            find().ok_or("apt knows no kernel for a machine: this needs Debian or Ubuntu on x86-64")?
-        }
-    };
+    let package = updated(ws, find)?;
+    let package = package.ok_or("apt knows no kernel for a machine: this needs Debian or Ubuntu on x86-64")?;
     println!("vm: fetching {package}");
     let unpacked = dir.join("kernel.new");
-    unpack(ws, dir, &package, &unpacked)?;
+    unpack(ws, dir, &[&package], &unpacked)?;
     // Ubuntu keeps the modules in a package of their own.
     let modules = package.replacen("linux-image-", "linux-modules-", 1);
     if !unpacked.join("lib/modules").exists() && !unpacked.join("usr/lib/modules").exists() {
         let beside = dir.join("modules.new");
-        unpack(ws, dir, &modules, &beside)?;
+        unpack(ws, dir, &[&modules], &beside)?;
         run(ws.command("cp").arg("-a").arg(beside.join(".")).arg(&unpacked))?;
         std::fs::remove_dir_all(beside)?;
     }
@@ -93,30 +88,48 @@ fn fetch_kernel(ws: &Workspace, dir: &Path, kernel: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Downloads a package and unpacks it into a directory that appears only when complete.
-fn unpack(ws: &Workspace, dir: &Path, package: &str, into: &Path) -> Result<()> {
+/// Downloads packages and unpacks them into a directory that appears only when complete.
+pub(super) fn unpack(ws: &Workspace, dir: &Path, packages: &[&str], into: &Path) -> Result<()> {
     let scratch = dir.join("package");
     empty(&scratch)?;
     let download = || {
         let mut apt = ws.command("apt-get");
         // Its sandbox user could not write here.
-        apt.args(["-qq", "-o", "APT::Sandbox::User=root", "download", package]);
+        apt.args(["-qq", "-o", "APT::Sandbox::User=root", "download"]).args(packages);
         run(apt.current_dir(&scratch))
     };
     if download().is_err() {
         update(ws)?;
         download()?;
     }
-    let archive = scratch.join(only_entry(&scratch)?);
     let partial = dir.join("partial");
     empty(&partial)?;
-    run(ws.command("dpkg").arg("-x").arg(archive).arg(&partial))?;
+    for archive in std::fs::read_dir(&scratch)? {
+        run(ws.command("dpkg").arg("-x").arg(archive?.path()).arg(&partial))?;
+    }
     std::fs::remove_dir_all(&scratch)?;
     if into.exists() {
         std::fs::remove_dir_all(into)?;
     }
     std::fs::rename(&partial, into)?;
     Ok(())
+}
+
+/// What a package depends on; `None` if apt does not know it, which it complains of.
+pub(super) fn apt_depends(ws: &Workspace, package: &str) -> Option<Vec<String>> {
+    let text = capture(ws.command("apt-cache").args(["-q", "depends", package])).ok()?;
+    let depends = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    Some(depends.map(str::to_owned).collect())
+}
+
+/// What is found in apt's lists, if need be once they are refreshed.
+pub(super) fn updated<T>(ws: &Workspace, find: impl Fn() -> Option<T>) -> Result<Option<T>> {
+    let found = find();
+    if found.is_some() {
+        return Ok(found);
+    }
+    update(ws)?;
+    Ok(find())
 }
 
 /// Refreshes apt's lists, which a fresh container does not have.

@@ -6,6 +6,7 @@
 
 pub(crate) mod kernel;
 mod machine;
+mod netdevsim;
 pub(crate) mod systemd;
 
 use crate::ci::{Count, skip_log};
