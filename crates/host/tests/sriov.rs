@@ -1,4 +1,4 @@
-//! Virtual functions in a sysfs made for the test, and on links that have none.
+//! Virtual functions in a sysfs made for the test; set on a device that the kernel simulates, and on links that have none.
 #![allow(clippy::unwrap_used)] // a helper that fails is the test failing
 
 use std::fs;
@@ -8,8 +8,9 @@ use std::path::Path;
 use patchcord_core::model::{LinkName, PciAddress};
 use patchcord_host::Error;
 use patchcord_host::sriov::{Sriov, VfDevice, VfPlace, program, restore};
-use patchcord_netlink::{Socket, VfChange};
-use patchcord_testkit::{Sysfs, in_namespace};
+use patchcord_netlink::{Socket, VfChange, VfVlan};
+use patchcord_testkit::{Namespace, NetdevSim, Sysfs, in_namespace};
+use serde_json::{Value, json};
 
 /// A sysfs in a directory that goes with the test.
 struct Host {
@@ -167,5 +168,110 @@ fn a_link_that_is_no_pf_has_no_vf_to_set() {
         let error = restore(&mut netlink, index, &vf, &change).unwrap_err();
         assert_eq!(error.errno(), Some(rustix::io::Errno::OPNOTSUPP));
         restore(&mut netlink, index, &vf, &VfChange::default()).unwrap();
+    });
+}
+
+/// What `ip` shows of a VF's settings: address, VLAN, spoof check, trust.
+fn shown(ns: &Namespace, number: usize) -> Value {
+    let vf = &ns.json("ip -j -d link show eth0")[0]["vfinfo_list"][number];
+    json!([vf["address"], vf["vlan_list"][0], vf["spoofchk"], vf["trust"]])
+}
+
+/// The VF, and the index of its PF's link, for what follows.
+fn of_eth0(netlink: &mut Socket, number: u32) -> (u32, VfPlace) {
+    let index = netlink.link_by_name("eth0").unwrap().unwrap().index;
+    (index, VfPlace { pf: name("eth0"), number })
+}
+
+const MAC: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
+
+#[test]
+fn a_vf_is_programmed_and_restored() {
+    in_namespace(|ns| {
+        let Some(_pf) = NetdevSim::start("eth0", 3) else { return };
+        ns.run("ip link set eth0 vf 1 mac 52:54:00:aa:aa:aa vlan 7 qos 2 spoofchk on");
+        let untouched = json!(["00:00:00:00:00:00", {}, false, false]);
+        let was = json!(["52:54:00:aa:aa:aa", {"vlan": 7, "qos": 2}, true, false]);
+        assert_eq!([shown(ns, 0), shown(ns, 1)], [untouched.clone(), was.clone()]);
+
+        let mut netlink = Socket::open().unwrap();
+        let (index, vf) = of_eth0(&mut netlink, 1);
+        let vlan = VfVlan { id: 5, qos: 3, service: false };
+        let wanted = VfChange { mac: Some(MAC), vlan: Some(vlan), spoof_check: Some(false), trust: Some(true) };
+        let before = program(&mut netlink, index, &vf, &wanted).unwrap();
+        let programmed = json!(["52:54:00:01:02:03", {"vlan": 5, "qos": 3}, false, true]);
+        assert_eq!(shown(ns, 1), programmed);
+        assert_eq!([shown(ns, 0), shown(ns, 2)], [untouched.clone(), untouched.clone()]);
+        assert_eq!(program(&mut netlink, index, &vf, &wanted).unwrap(), VfChange::default(), "all is as it should be");
+
+        // A service tag, and no other change: what is to be restored is the VLAN alone.
+        let service = VfChange { vlan: Some(VfVlan { service: true, ..vlan }), ..wanted };
+        let vlan_before = program(&mut netlink, index, &vf, &service).unwrap();
+        assert_eq!(vlan_before, VfChange { vlan: Some(vlan), ..VfChange::default() });
+        assert_eq!(shown(ns, 1)[1], json!({"vlan": 5, "qos": 3, "protocol": "802.1ad"}));
+        restore(&mut netlink, index, &vf, &vlan_before).unwrap();
+        assert_eq!(shown(ns, 1), programmed);
+
+        restore(&mut netlink, index, &vf, &before).unwrap();
+        assert_eq!(shown(ns, 1), was);
+
+        // One that had no settings has none again.
+        let (index, vf) = of_eth0(&mut netlink, 2);
+        let before = program(&mut netlink, index, &vf, &VfChange { spoof_check: Some(true), ..wanted }).unwrap();
+        assert_eq!(shown(ns, 2), json!(["52:54:00:01:02:03", {"vlan": 5, "qos": 3}, true, true]));
+        restore(&mut netlink, index, &vf, &before).unwrap();
+        assert_eq!([shown(ns, 0), shown(ns, 1), shown(ns, 2)], [untouched.clone(), was, untouched]);
+    });
+}
+
+#[test]
+fn a_vf_that_is_refused_one_setting_keeps_what_it_had() {
+    in_namespace(|ns| {
+        let Some(pf) = NetdevSim::start("eth0", 3) else { return };
+        ns.run("ip link set eth0 vf 1 mac 52:54:00:aa:aa:aa vlan 7");
+        let was = shown(ns, 1);
+        let mut netlink = Socket::open().unwrap();
+        let (index, vf) = of_eth0(&mut netlink, 1);
+        // The driver refuses a priority beyond 7, and a group's address.
+        let vlan = VfVlan { id: 5, qos: 8, service: false };
+        let wanted = VfChange { mac: Some(MAC), vlan: Some(vlan), spoof_check: Some(true), trust: Some(true) };
+        let error = program(&mut netlink, index, &vf, &wanted).unwrap_err();
+        assert_eq!(error.to_string(), "virtual function 1 of eth0: its driver refuses the VLAN");
+        assert_eq!(shown(ns, 1), was);
+        let group = VfChange { mac: Some([1, 0, 0x5e, 0, 0, 1]), ..wanted };
+        let error = program(&mut netlink, index, &vf, &group).unwrap_err();
+        assert_eq!(error.to_string(), "virtual function 1 of eth0: its driver refuses the MAC address");
+        assert_eq!(shown(ns, 1), was);
+
+        // What is put back is refused, too, once there is no such VF.
+        let before = program(&mut netlink, index, &vf, &VfChange { vlan: None, ..wanted }).unwrap();
+        pf.enable(1);
+        let error = restore(&mut netlink, index, &vf, &before).unwrap_err();
+        assert_eq!(error.errno(), Some(rustix::io::Errno::INVAL));
+        let error = program(&mut netlink, index, &vf, &wanted).unwrap_err().to_string();
+        assert_eq!(error, "virtual function 1 of eth0: there is none of that number; the link has 1");
+        assert_eq!(shown(ns, 0), json!(["00:00:00:00:00:00", {}, false, false]));
+    });
+}
+
+#[test]
+fn the_last_of_very_many_vfs_is_programmed() {
+    in_namespace(|ns| {
+        let Some(pf) = NetdevSim::start("eth0", 200) else { return };
+        let mut netlink = Socket::open().unwrap();
+        let wanted = VfChange { mac: Some(MAC), ..VfChange::default() };
+        let (index, vf) = of_eth0(&mut netlink, 199);
+        program(&mut netlink, index, &vf, &wanted).unwrap();
+        assert_eq!(shown(ns, 199), json!(["52:54:00:01:02:03", {}, false, false]));
+        // `ip` asks for counters, too, for which a message has no room from 223 VFs on.
+        pf.enable(256);
+        let vf = VfPlace { number: 255, ..vf };
+        let before = program(&mut netlink, index, &vf, &wanted).unwrap();
+        assert_eq!(before, VfChange { mac: Some([0; 6]), ..VfChange::default() });
+        assert_eq!(program(&mut netlink, index, &vf, &wanted).unwrap(), VfChange::default());
+        // More than the kernel can list: that is told, and nothing is set.
+        pf.enable(600);
+        let error = program(&mut netlink, index, &vf, &wanted).unwrap_err();
+        assert!(matches!(error, Error::Netlink(patchcord_netlink::Error::Answer { .. })), "{error:?}");
     });
 }
