@@ -3,7 +3,7 @@
 //! [`Socket`] speaks rtnetlink: links, virtual functions, addresses, routes, forwarding-database entries, traffic control
 //! ([`tc`]) and port profiles ([`portprofile`]), each as a plain struct and a handful of verbs. [`nft::Socket`] speaks
 //! nfnetlink: nftables transactions and what is needed to read them back. [`Monitor`] and [`nft::Monitor`] receive the
-//! kernel's announcements as [`Hint`]s that say what to read again.
+//! kernel's announcements as [`Hint`]s that say what to read again, and [`DeviceMonitor`] those of devices.
 //!
 //! The packet crates' types end at this crate's edge: they encode our requests. What the kernel sends is read attribute
 //! by attribute by readers of our own, because one surprising attribute (an alias that is not UTF-8, a number of
@@ -27,6 +27,7 @@ pub mod portprofile;
 mod route;
 mod socket;
 pub mod tc;
+mod uevent;
 mod vf;
 
 pub use addr::{Address, AddressFilter, NewAddress};
@@ -39,6 +40,7 @@ pub use monitor::{Hint, LINK_GROUPS, Monitor, MonitorGroups};
 pub use neigh::{FdbChange, FdbEntry};
 pub use route::{NewRoute, Route, RouteFilter, TABLE_LOCAL, TABLE_MAIN};
 pub use socket::{Dump, Request, Socket};
+pub use uevent::DeviceMonitor;
 pub use vf::{VfChange, VfLinkState, VfVlan, VirtualFunction};
 
 /// Feeds bytes to every reader of kernel messages in this crate; for fuzzing, which looks for panics.

@@ -86,6 +86,8 @@ pub struct VfChange {
     pub vlan: Option<VfVlan>,
     /// Whether frames from other addresses than its own are dropped.
     pub spoof_check: Option<bool>,
+    /// What it is told of the cable.
+    pub link_state: Option<VfLinkState>,
     /// Whether it may change its address and receive more than is for it.
     pub trust: Option<bool>,
 }
@@ -107,9 +109,14 @@ impl Request {
             Some(vlan) => put_vlan(&mut info, number, vlan.id, vlan.qos),
             None => {}
         }
-        for (kind, switch) in [(IFLA_VF_SPOOFCHK, change.spoof_check), (IFLA_VF_TRUST, change.trust)] {
-            if let Some(on) = switch {
-                info.put(kind, &[number, u32::from(on)].map(u32::to_ne_bytes).concat());
+        let numbers = [
+            (IFLA_VF_SPOOFCHK, change.spoof_check.map(u32::from)),
+            (IFLA_VF_LINK_STATE, change.link_state.map(VfLinkState::number)),
+            (IFLA_VF_TRUST, change.trust.map(u32::from)),
+        ];
+        for (kind, value) in numbers {
+            if let Some(value) = value {
+                info.put(kind, &[number, value].map(u32::to_ne_bytes).concat());
             }
         }
         set_link("change the virtual function", pf, [(IFLA_VFINFO_LIST, info_list(info))])
@@ -260,6 +267,14 @@ impl VfLinkState {
             _ => None,
         }
     }
+
+    const fn number(self) -> u32 {
+        match self {
+            Self::Auto => 0,
+            Self::Enable => 1,
+            Self::Disable => 2,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -280,9 +295,20 @@ mod tests {
         let cases = [
             // mac 52:54:00:01:02:03 vlan 5 qos 2 spoofchk on trust off
             (
-                VfChange { mac: Some(MAC), vlan: tagged(false), spoof_check: Some(true), trust: Some(false) },
+                VfChange {
+                    mac: Some(MAC),
+                    vlan: tagged(false),
+                    spoof_check: Some(true),
+                    trust: Some(false),
+                    link_state: None,
+                },
                 "580016005400010028000100030000005254000102030000000000000000000000000000000000000000000000000000\
                  100002000300000005000000020000000c00040003000000010000000c0009000300000000000000",
+            ),
+            // state disable
+            (
+                VfChange { link_state: Some(VfLinkState::Disable), ..VfChange::default() },
+                "14001600100001000c0005000300000002000000",
             ),
             // vlan 5 qos 2 proto 802.1ad
             (
