@@ -1,7 +1,7 @@
 //! Intent: what people asked for. With what is observed, it decides everything.
 
 use crate::merge::Precedence;
-use crate::model::{DevicePlug, LinkName, MacAddr, Name, Network, Nic, NicSource};
+use crate::model::{DevicePlug, Forward, LinkName, MacAddr, Name, Network, Nic, NicSource, PciAddress};
 use crate::plan::{Handover, Sysctl};
 use crate::pool::{Access, Device, Pool};
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,14 +36,53 @@ pub struct Owner {
 
 /// The record that a NIC has a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Allocation {
+pub enum Allocation {
+    /// A link that it sits on.
+    Link {
+        /// The link.
+        device: LinkName,
+        /// Whether others may have it, too.
+        access: Access,
+        /// The name of the NIC's macvlan on it. Another device means another name, since for a moment both are there. A
+        /// NIC that is a macvtap makes no use of it.
+        macvlan: LinkName,
+    },
+    /// A virtual function, which its guest gets whole, and nobody else.
+    Function(PciAddress),
+}
+
+impl Allocation {
     /// The device.
-    pub device: LinkName,
+    pub fn device(&self) -> Device {
+        match self {
+            Self::Link { device, .. } => Device::Link(device.clone()),
+            Self::Function(address) => Device::Pci(*address),
+        }
+    }
+
+    /// The device, where it is a link.
+    pub const fn link(&self) -> Option<&LinkName> {
+        match self {
+            Self::Link { device, .. } => Some(device),
+            Self::Function(_) => None,
+        }
+    }
+
+    /// The name of the NIC's macvlan on its device.
+    pub const fn macvlan(&self) -> Option<&LinkName> {
+        match self {
+            Self::Link { macvlan, .. } => Some(macvlan),
+            Self::Function(_) => None,
+        }
+    }
+
     /// Whether others may have it, too.
-    pub access: Access,
-    /// The name of the NIC's macvlan on it. Another device means another name, since for a moment both are there. A NIC
-    /// that is a macvtap makes no use of it.
-    pub macvlan: LinkName,
+    pub const fn access(&self) -> Access {
+        match self {
+            Self::Link { access, .. } => *access,
+            Self::Function(_) => Access::Exclusive,
+        }
+    }
 }
 
 /// A NIC that was attached.
@@ -89,6 +128,19 @@ impl NicIntent {
     /// Whether it is a macvtap, for its whole life, instead of a tap that is plugged into something.
     pub fn is_macvtap(&self) -> bool {
         self.nic.plug == Some(DevicePlug::Macvtap)
+    }
+
+    /// The link of the host's that it sits on, where it sits on one.
+    pub fn device(&self) -> Option<&LinkName> {
+        self.allocation.as_ref()?.link()
+    }
+
+    /// The virtual function that its guest has, where it has one. Such a NIC has no tap.
+    pub fn function(&self) -> Option<PciAddress> {
+        match self.allocation {
+            Some(Allocation::Function(address)) => Some(address),
+            _ => None,
+        }
     }
 }
 
@@ -168,8 +220,8 @@ impl Intent {
         }
         match &network.active {
             Some(active) => {
-                let devices = active.forward.devices.iter().filter(|_| !active.forward.mode.has_own_bridge());
-                self.pool.register(uuid, devices.map(|d| Device::Link(d.dev.clone())));
+                let forward = Some(&active.forward).filter(|f| !f.mode.has_own_bridge());
+                self.pool.register(uuid, forward.into_iter().flat_map(devices));
             }
             None => self.pool.unregister(uuid),
         }
@@ -185,9 +237,8 @@ impl Intent {
     }
 
     /// The NICs that hold that device.
-    pub fn nics_on_device(&self, device: &LinkName) -> impl Iterator<Item = &NicIntent> {
-        let holders: Vec<Uuid> = self.pool.holders(&Device::Link(device.clone())).collect();
-        holders.into_iter().filter_map(|id| self.nics.get(&id))
+    pub fn nics_on_device(&self, device: &Device) -> impl Iterator<Item = &NicIntent> {
+        self.pool.holders(device).filter_map(|id| self.nics.get(&id))
     }
 
     /// How many active networks need the host to forward.
@@ -234,7 +285,7 @@ impl Intent {
     /// Holds for a NIC that is to come what it would get, until that time (milliseconds on the engine's clock).
     pub fn reserve(&mut self, nic: NicIntent, until: u64) {
         if let Some(allocation) = &nic.allocation {
-            self.pool.hold(nic.id, &Device::Link(allocation.device.clone()), allocation.access);
+            self.pool.hold(nic.id, &allocation.device(), allocation.access());
         }
         self.reserved.insert(nic.id, (nic, until));
     }
@@ -278,7 +329,7 @@ impl Intent {
             self.by_owner.entry(owner).or_default().insert(nic.id);
         }
         if let Some(allocation) = &nic.allocation {
-            self.pool.hold(nic.id, &Device::Link(allocation.device.clone()), allocation.access);
+            self.pool.hold(nic.id, &allocation.device(), allocation.access());
         }
         self.nics.insert(nic.id, nic);
     }
@@ -320,6 +371,12 @@ impl Intent {
         }
         Some(nic)
     }
+}
+
+/// What NICs that need a device get one of, in order.
+pub fn devices(forward: &Forward) -> impl Iterator<Item = Device> {
+    let links = forward.devices.iter().map(|d| Device::Link(d.dev.clone()));
+    links.chain(forward.addresses.iter().map(|address| Device::Pci(*address)))
 }
 
 fn remove<K: Ord>(index: &mut BTreeMap<K, BTreeSet<Uuid>>, key: &K, id: Uuid) {

@@ -130,7 +130,13 @@ fn a_nic_as_given() {
 fn a_nic_as_it_is() {
     let nic = read_nic(NIC).expect("a NIC");
     let dev = LinkName::new("eth2").expect("a name");
-    let live = LiveSource { kind: NicType::Direct, bridge: None, dev: Some(&dev), mode: Some(DirectMode::Passthrough) };
+    let live = LiveSource {
+        kind: NicType::Direct,
+        bridge: None,
+        dev: Some(&dev),
+        mode: Some(DirectMode::Passthrough),
+        function: None,
+    };
     insta::assert_snapshot!(write_nic_live(&nic, &live), @r#"
     <interface xmlns:pc='urn:patchcord:1' type='direct'>
       <mac address='52:54:00:aa:bb:cc'/>

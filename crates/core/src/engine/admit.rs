@@ -2,7 +2,7 @@
 
 use super::Engine;
 use crate::intent::NetworkIntent;
-use crate::model::{ForwardMode, LinkName, MacAddr, Network, VirtualPortType};
+use crate::model::{ActualType, ForwardMode, LinkName, MacAddr, Network, VirtualPortType};
 use crate::plan::{MarkKind, subnet};
 use crate::{Error, ErrorKind};
 use uuid::Uuid;
@@ -139,7 +139,7 @@ impl Engine {
                     }
                 }
             }
-            ForwardMode::Bridge if network.forward.devices.is_empty() => {
+            ForwardMode::Bridge if ActualType::of_network(network) == ActualType::Bridge => {
                 let Some(bridge) = &network.bridge.name else {
                     return Err(refuse(ErrorKind::InvalidXml, "it names neither a bridge nor a device".into())
                         .field("<bridge name>")
@@ -153,10 +153,7 @@ impl Engine {
                 warnings.extend(self.vlans_cannot_be_had(network));
             }
             ForwardMode::Bridge | ForwardMode::Private | ForwardMode::Vepa | ForwardMode::Passthrough => {
-                if network.forward.pf.is_some() {
-                    let cause = "the virtual functions of a device are not supported yet".into();
-                    return Err(refuse(ErrorKind::Unsupported, cause).field("<forward pf>"));
-                }
+                warnings.extend(self.functions_can_be_had(network)?);
                 let devices = network.forward.devices.iter().map(|d| d.dev.as_str());
                 let absent: Vec<&str> = devices.filter(|d| self.observed.link_named(d).is_none()).collect();
                 if !absent.is_empty() {
@@ -164,8 +161,15 @@ impl Engine {
                 }
             }
             ForwardMode::Hostdev => {
-                let cause = "devices that are given to the guest whole are not supported yet".into();
-                return Err(refuse(ErrorKind::Unsupported, cause).field("<forward mode>"));
+                if network.forward.managed == Some(true) && !self.config.binds_drivers {
+                    let cause = "it wants its devices bound to another driver for their guests".into();
+                    return Err(refuse(ErrorKind::Unsupported, cause).field("<forward managed>").hint(
+                        "allow it with 'bind_drivers = true' under [devices] in patchcord.toml, or set managed='no' and \
+                         bind them yourself",
+                    ));
+                }
+                warnings.extend(self.functions_can_be_had(network)?);
+                warnings.extend(self.absent_functions(network));
             }
         }
         Ok(warnings)

@@ -60,7 +60,7 @@ impl Engine {
         allocation: Option<&Allocation>,
     ) -> Result<(), Error> {
         let refuse = |kind, cause: String| Err(Error::new(kind, object, cause).field("<source>"));
-        let device = allocation.map(|a| &a.device);
+        let device = allocation.and_then(Allocation::link);
         let Some(was) = self.intent.nic(nic.id) else {
             let there = device.is_some_and(|d| self.observed.link_named(d.as_str()).is_some());
             if !there && nic.handover == Handover::Descriptor {
@@ -78,7 +78,7 @@ impl Engine {
             }
             return Ok(());
         };
-        let sits_on = was.allocation.as_ref().map(|a| &a.device);
+        let sits_on = was.device();
         if device != sits_on {
             let name = |d: Option<&crate::model::LinkName>| d.map_or_else(|| "no device".into(), ToString::to_string);
             let cause = format!("the NIC is a macvtap on {}, and can't be moved to {}", name(sits_on), name(device));

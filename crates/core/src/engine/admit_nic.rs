@@ -4,7 +4,7 @@ use super::Engine;
 use super::input::Attach;
 use super::work::Goal;
 use crate::error::Reasons;
-use crate::intent::{Allocation, NicIntent};
+use crate::intent::{Allocation, NicIntent, devices};
 use crate::merge::Precedence;
 use crate::model::{
     ActualType, DevicePlug, DirectMode, ForwardMode, LinkName, MacAddr, Network, Nic, NicSource, VirtualPortType,
@@ -66,8 +66,13 @@ impl Engine {
         };
         // Without its network nothing can be said about the rest.
         let settled = network.and_then(|_| reasons.note(self.settle_on(&object, intent.clone())));
-        let (mut intent, warnings) = reasons.or_value(settled.unwrap_or((intent, Vec::new())))?;
-        if intent.nic.target.is_none() {
+        let (mut intent, mut warnings) = reasons.or_value(settled.unwrap_or((intent, Vec::new())))?;
+        if intent.function().is_some() {
+            // What stands for the guest's end there is the PCI device itself.
+            let given = intent.nic.target.take();
+            warnings
+                .extend(given.map(|name| format!("there will be no {name}: its guest gets a PCI device, and no tap")));
+        } else if intent.nic.target.is_none() {
             intent.nic.target = Some(self.free_tap()?);
         }
         Ok((intent, warnings))
@@ -112,15 +117,9 @@ impl Engine {
         if !ovs {
             warnings.extend(reasons.note(self.vlans_can_be_had(object, &resolved, merged.vlan.as_ref())).flatten());
         }
-        let on_device = matches!(resolved, Resolved::Device(..));
-        let ported = ovs || kind.is_none_or(is_associated);
-        let unsupported = [
-            ("<vlan>", "a VLAN", merged.vlan.is_some() && on_device),
-            ("<virtualport>", "a virtual port of that type", !ported),
-        ];
-        for (field, what, _) in unsupported.iter().filter(|(.., asked)| *asked) {
-            let cause = format!("{what} is not supported yet");
-            reasons.note::<()>(Err(Error::new(ErrorKind::Unsupported, object, cause).field(*field)));
+        if !ovs && !kind.is_none_or(is_associated) {
+            let cause = "a virtual port of that type is not supported yet";
+            reasons.note::<()>(Err(Error::new(ErrorKind::Unsupported, object, cause).field("<virtualport>")));
         }
         nic.class = reasons.note(self.promise(object, &nic, &merged)).flatten();
         let network = self.intent.active_network_of(&nic);
@@ -136,6 +135,9 @@ impl Engine {
             ActualType::Direct(mode) => {
                 let access = if actual.is_exclusive(kind) { Access::Exclusive } else { Access::Shared };
                 let allocation = reasons.note(self.allocate(object, &nic, mode, access));
+                if merged.vlan.is_some() {
+                    reasons.note(self.function_has_vlans(object, allocation.as_ref().and_then(Option::as_ref), kind));
+                }
                 if let (Some(allocation), Some(Some(DevicePlug::Macvtap))) = (&allocation, plug) {
                     reasons.note(self.macvtap_fits(object, &nic, mode, allocation.as_ref()));
                     if merged.bandwidth.is_some() {
@@ -147,21 +149,56 @@ impl Engine {
                 allocation.flatten()
             }
             ActualType::Hostdev => {
-                let cause = "devices that are given to the guest whole are not supported yet";
-                reasons.note::<()>(Err(Error::new(ErrorKind::Unsupported, object, cause).field("<forward mode>")));
-                None
+                reasons.note(self.allocate(object, &nic, DirectMode::Passthrough, Access::Exclusive)).flatten()
             }
             ActualType::None => None,
         };
+        reasons.note(self.function_stays(object, &nic));
         nic.nic.plug = plug.flatten();
         reasons.or_value((nic, warnings))
+    }
+
+    /// Whether a NIC has a PCI device, and which, is settled when it is attached: only its guest can give it back.
+    fn function_stays(&self, object: &str, nic: &NicIntent) -> Result<(), Error> {
+        let Some(was) = self.intent.nic(nic.id).map(NicIntent::function).filter(|was| *was != nic.function()) else {
+            return Ok(());
+        };
+        let cause = match was {
+            Some(address) => format!("its guest has PCI device {address}, which can't be taken from it"),
+            None => "the NIC has a tap, and can't become a PCI device".to_owned(),
+        };
+        let error = Error::new(ErrorKind::Unsupported, object, format!("{cause} while the NIC lives"));
+        Err(error.field("<source>").hint("detach the NIC and attach a new one"))
+    }
+
+    /// Whether there is somebody who keeps a NIC's VLAN on its device apart.
+    fn function_has_vlans(
+        &self,
+        object: &str,
+        allocation: Option<&Allocation>,
+        kind: Option<VirtualPortType>,
+    ) -> Result<(), Error> {
+        let refuse = |cause: String| Error::new(ErrorKind::Unsupported, object, cause).field("<vlan>");
+        if kind == Some(VirtualPortType::Qbh) {
+            let error = refuse("with 802.1Qbh the switch's profile says which VLAN a NIC is in".into());
+            return Err(error.hint("remove <vlan>, or the virtualport"));
+        }
+        let Some(device) = allocation.and_then(Allocation::link) else { return Ok(()) };
+        if self.observed.functions.with_link(device).is_some() {
+            return Ok(());
+        }
+        let error = refuse(format!("{device} is no virtual function, and only those have a VLAN set by their device"));
+        Err(error.hint("use a bridge, or a VLAN link of the host's as the device"))
     }
 
     /// A network starts, maybe with other devices than those that its parked NICs had: whoever's will not do any more gets
     /// another one, or waits for somebody to move it.
     pub(super) fn allocate_anew(&mut self, network: Uuid) {
-        // A macvtap stays where it is, fit for its network or not.
-        let stays = |nic: &&NicIntent| nic.is_macvtap() && self.observed.link_marked(MarkKind::Tap, nic.id).is_some();
+        // A macvtap and a PCI device stay where they are, fit for their network or not.
+        let stays = |nic: &&NicIntent| {
+            let macvtap = nic.is_macvtap() && self.observed.link_marked(MarkKind::Tap, nic.id).is_some();
+            macvtap || nic.function().is_some()
+        };
         let nics: Vec<NicIntent> = self.intent.nics_of(network).filter(|nic| !stays(nic)).cloned().collect();
         for nic in nics {
             let optional = Nic { optional: true, ..nic.nic.clone() };
@@ -185,8 +222,9 @@ impl Engine {
                 self.vlans_can_be_had(&object, &Resolved::HostBridge(bridge, Some(changed)), merged.vlan.as_ref())?;
             }
             let Some(allocation) = &nic.allocation else { continue };
-            if !changed.forward.devices.iter().any(|d| d.dev == allocation.device) {
-                let cause = format!("NIC {} of guest '{}' sits on {}", nic.id, nic.guest, allocation.device);
+            let device = allocation.device();
+            if !devices(&changed.forward).any(|d| d == device) {
+                let cause = format!("NIC {} of guest '{}' has {device}", nic.id, nic.guest);
                 return Err(Error::new(ErrorKind::InUse, format!("network '{}'", changed.name), cause)
                     .field("<forward interface>")
                     .hint("move or detach the NIC first"));
@@ -252,9 +290,9 @@ impl Engine {
                 .hint("give it with --mac, or use a network with a bridge"));
         }
         let leaving = self.leaving_devices(nic.id, access);
-        let usable = |device: &Device| match device {
-            Device::Link(name) if leaving.contains(name) => Err(Unusable::Leaving),
-            _ => self.usable(device, access, mode),
+        let usable = |device: &Device| match leaving.contains(device) {
+            true => Err(Unusable::Leaving),
+            false => self.usable(device, access, mode),
         };
         let pool = self.intent.pool();
         let chosen = match (&nic.nic.source, nic.network) {
@@ -271,36 +309,35 @@ impl Engine {
         };
         let device = match chosen {
             Ok(Device::Link(device)) => device,
-            Ok(Device::Pci(_)) => return Ok(None),
+            Ok(Device::Pci(address)) => return Ok(Some(Allocation::Function(address))),
             Err(refusal) if nic.nic.optional && refusal.is_absence() => return Ok(None),
             Err(refusal) => {
                 return Err(refusal.into_error(object, |holder| self.holder_name(holder)).field("<source>"));
             }
         };
-        let kept = nic.allocation.as_ref().filter(|a| a.device == device).map(|a| a.macvlan.clone());
-        let macvlan = match kept {
-            Some(name) => name,
-            None => self.free_macvlan()?,
+        let macvlan = match &nic.allocation {
+            Some(Allocation::Link { device: had, macvlan, .. }) if *had == device => macvlan.clone(),
+            _ => self.free_macvlan()?,
         };
-        Ok(Some(Allocation { device, access, macvlan }))
+        Ok(Some(Allocation::Link { device, access, macvlan }))
     }
 
     /// Devices that other NICs are leaving: should a detach or a move fail, they come back to them.
-    fn leaving_devices(&self, but: Uuid, access: Access) -> BTreeSet<&LinkName> {
+    fn leaving_devices(&self, but: Uuid, access: Access) -> BTreeSet<Device> {
         let previous = self.work.values().filter_map(|work| match &work.operation.as_ref()?.goal {
             Goal::Nic { previous, .. } => previous.as_deref(),
             Goal::Network { .. } => None,
         });
-        let holds = |nic: &NicIntent, device: &LinkName| {
+        let holds = |nic: &NicIntent, device: &Device| {
             let now = self.intent.nic(nic.id).and_then(|nic| nic.allocation.as_ref());
-            now.is_some_and(|now| now.device == *device)
+            now.is_some_and(|now| now.device() == *device)
         };
+        let in_the_way = |held: &&Allocation| access == Access::Exclusive || held.access() == Access::Exclusive;
         let left = previous.filter(|nic| nic.id != but).filter_map(|nic| {
-            let held = nic.allocation.as_ref()?;
-            (!holds(nic, &held.device)).then_some(held)
+            let device = nic.allocation.as_ref().filter(in_the_way)?.device();
+            (!holds(nic, &device)).then_some(device)
         });
-        let in_the_way = |held: &&Allocation| access == Access::Exclusive || held.access == Access::Exclusive;
-        left.filter(in_the_way).map(|held| &held.device).collect()
+        left.collect()
     }
 
     /// Whether the bridge that the NIC would be plugged into is there and has room.

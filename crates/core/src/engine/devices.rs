@@ -2,9 +2,10 @@
 
 use super::Engine;
 use crate::intent::NetworkIntent;
-use crate::model::{ActualType, DirectMode, ForwardMode, LinkName, Network};
-use crate::plan::LinkKind;
+use crate::model::{ActualType, DirectMode, ForwardMode, LinkName, Network, PciAddress};
+use crate::plan::{Link, LinkKind};
 use crate::pool::{Access, Device, Unusable, Usage};
+use std::net::IpAddr;
 use uuid::Uuid;
 
 /// A device that networks list or NICs hold.
@@ -12,12 +13,14 @@ use uuid::Uuid;
 pub struct DeviceView {
     /// Its name.
     pub name: String,
-    /// Its link's kind; none while it is not there, empty for physical devices.
+    /// Its link's kind, empty for physical devices; `pci` for a virtual function by address; none while it is not there.
     pub kind: Option<String>,
     /// Whether it has a carrier.
     pub carrier: bool,
     /// Its MTU in bytes, while it is there.
     pub mtu: Option<u32>,
+    /// The link of the device whose virtual function it is, and its number there.
+    pub function: Option<(String, u32)>,
     /// The active networks that list it, with their modes.
     pub networks: Vec<(String, ForwardMode)>,
     /// Those who hold it.
@@ -73,7 +76,11 @@ impl Engine {
 
     /// How many devices of a network nobody holds and somebody could; none for a network that has no devices.
     pub(super) fn free_devices(&self, uuid: Uuid, network: &Network) -> Option<usize> {
-        let ActualType::Direct(mode) = ActualType::of_network(network) else { return None };
+        let mode = match ActualType::of_network(network) {
+            ActualType::Direct(mode) => mode,
+            ActualType::Hostdev => DirectMode::Passthrough,
+            _ => return None,
+        };
         let pool = self.intent.pool();
         let free = |device: &&Device| pool.holders(device).next().is_none();
         Some(pool.listed(uuid).filter(free).filter(|d| self.usable(d, Access::Exclusive, mode).is_ok()).count())
@@ -88,16 +95,31 @@ impl Engine {
             (None, false, false) => Free::Shared,
             (None, false, true) => Free::Exclusive,
         };
+        let is_link = matches!(usage.device, Device::Link(_));
+        let functions = &self.observed.functions;
+        let address = match usage.device {
+            Device::Link(link) => functions.with_link(link),
+            Device::Pci(address) => Some(*address),
+        };
+        let function = address.and_then(|address| functions.at(address));
+        // The cable of a virtual function is its device's.
+        let wire = link.or_else(|| self.observed.link_named(function?.0.as_str()));
         let networks = usage.lists.iter().filter_map(|uuid| self.intent.network(*uuid)?.active.as_ref());
         DeviceView {
-            kind: link.map(|l| match &l.kind {
-                LinkKind::Bridge => "bridge".into(),
-                LinkKind::Tap => "tun".into(),
-                LinkKind::Macvlan => "macvlan".into(),
-                LinkKind::Macvtap => "macvtap".into(),
-                LinkKind::Other(kind) => kind.clone(),
-            }),
-            carrier: link.is_some_and(|l| l.carrier),
+            kind: link.map_or_else(
+                || function.filter(|_| !is_link).map(|_| "pci".into()),
+                |l| {
+                    Some(match &l.kind {
+                        LinkKind::Bridge => "bridge".into(),
+                        LinkKind::Tap => "tun".into(),
+                        LinkKind::Macvlan => "macvlan".into(),
+                        LinkKind::Macvtap => "macvtap".into(),
+                        LinkKind::Other(kind) => kind.clone(),
+                    })
+                },
+            ),
+            carrier: wire.is_some_and(|l| l.carrier),
+            function: function.map(|(pf, vf)| (pf.to_string(), vf.number)),
             mtu: link.map(|l| l.mtu),
             networks: networks.map(|n| (n.name.to_string(), n.forward.mode)).collect(),
             holders: usage.holders.iter().map(|id| self.holder(*id)).collect(),
@@ -127,19 +149,58 @@ impl Engine {
         format!("guest '{}' ({what} {id})", holder.guest)
     }
 
-    /// Whether a device can carry a macvlan in that mode, whoever of ours holds it.
+    /// Whether a device can carry a macvlan in that mode, or be given away, whoever of ours holds it.
     pub(super) fn usable(&self, device: &Device, access: Access, mode: DirectMode) -> Result<(), Unusable> {
-        let Device::Link(name) = device else { return Err(Unusable::Absent) };
-        self.link_usable(name, access, mode)
+        match device {
+            Device::Link(name) => self.link_usable(name, access, mode),
+            Device::Pci(address) => self.function_usable(*address),
+        }
+    }
+
+    fn function_usable(&self, address: PciAddress) -> Result<(), Unusable> {
+        let Some((pf, vf)) = self.observed.functions.at(address) else { return Err(Unusable::NoFunction) };
+        let wire = self.observed.link_named(pf.as_str());
+        if self.config.needs_carrier && !wire.is_some_and(|l| l.carrier) {
+            return Err(Unusable::NoCarrier);
+        }
+        if self.is_being_restored(address) {
+            return Err(Unusable::Leaving);
+        }
+        let Some(name) = &vf.link else { return Ok(()) };
+        if self.intent.pool().holders(&Device::Link(name.clone())).next().is_some() {
+            return Err(Unusable::LinkHeld(name.clone()));
+        }
+        let Some(link) = self.observed.link_named(name.as_str()) else { return Ok(()) };
+        self.without_controller(link)?;
+        if let Some(macvlan) = self.observed.macvlans_on(link.index).find(|l| l.mark.is_none()) {
+            return Err(Unusable::Carries(macvlan.name.clone()));
+        }
+        // The kernel gives every link that is up such an address by itself.
+        let by_itself = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        match self.observed.addresses(link.index).map(|net| net.addr()).find(|ip| !by_itself(ip)) {
+            Some(ip) => Err(Unusable::HostsOwn(name.clone(), ip)),
+            None => Ok(()),
+        }
+    }
+
+    fn without_controller(&self, link: &Link) -> Result<(), Unusable> {
+        let Some(controller) = link.controller else { return Ok(()) };
+        let controller = self.observed.link(controller).map_or_else(|| "a controller".into(), |l| l.name.clone());
+        Err(Unusable::PortOf(controller))
     }
 
     fn link_usable(&self, name: &LinkName, access: Access, mode: DirectMode) -> Result<(), Unusable> {
         let Some(link) = self.observed.link_named(name.as_str()).filter(|l| !l.is_doomed()) else {
             return Err(Unusable::Absent);
         };
-        if let Some(controller) = link.controller {
-            let name = self.observed.link(controller).map_or_else(|| "a controller".into(), |l| l.name.clone());
-            return Err(Unusable::PortOf(name));
+        self.without_controller(link)?;
+        if let Some(address) = self.observed.functions.with_link(name) {
+            if self.intent.pool().holders(&Device::Pci(address)).next().is_some() {
+                return Err(Unusable::GivenAway(address));
+            }
+            if self.is_being_restored(address) {
+                return Err(Unusable::Leaving);
+            }
         }
         if self.config.needs_carrier && !link.carrier {
             return Err(Unusable::NoCarrier);

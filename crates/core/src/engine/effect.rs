@@ -5,8 +5,8 @@ use super::hook_call::HookCall;
 use super::input::{Now, RequestId};
 use super::view::{LeaseView, NetworkView, NicView};
 use crate::intent::Owner;
-use crate::model::LinkName;
-use crate::plan::{Association, OvsPort, Plan, dnsmasq};
+use crate::model::{LinkName, PciAddress};
+use crate::plan::{Association, FunctionBefore, FunctionSetup, OvsPort, Plan, dnsmasq};
 use crate::{Error, Result};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -54,6 +54,8 @@ pub enum RecordKey {
     PendingNic(Uuid),
     /// What a switch was asked to give a NIC's port.
     Association(Uuid),
+    /// What a virtual function was before a NIC got it.
+    Function(Uuid, PciAddress),
     /// The host's settings as they were before us.
     Host,
 }
@@ -107,6 +109,13 @@ pub enum Job {
     Associate(Box<Association>),
     /// End that. That there is nothing to end is no failure.
     Disassociate(Box<Association>),
+    /// Find out what a virtual function is set to, before it is changed.
+    ReadFunction(PciAddress),
+    /// Set a virtual function for a NIC, given what it was before. One that fails is taken back by whoever carries out the
+    /// job.
+    SetFunction(Box<(FunctionSetup, FunctionBefore)>),
+    /// Make a virtual function what it was before.
+    RestoreFunction(PciAddress, Box<FunctionBefore>),
     /// Call the hooks about an object.
     Hook(Box<HookCall>),
 }

@@ -170,7 +170,11 @@ impl Engine {
                 Plug::Bridge { bridge: bridge.clone(), mac_table_manager: network.and_then(manager) }
             }
             Resolved::Device(Some(dev), mode, _) => Plug::Direct { dev: dev.clone(), mode: Some(mode) },
-            Resolved::Device(None, ..) | Resolved::Stopped | Resolved::None => Plug::None,
+            Resolved::Function(Some(address), network) => {
+                let forward = &network.forward;
+                Plug::Hostdev { managed: forward.managed, driver: forward.driver.clone(), address }
+            }
+            Resolved::Device(None, ..) | Resolved::Function(None, _) | Resolved::Stopped | Resolved::None => Plug::None,
         };
         Some(NetworkPort {
             uuid: Some(nic.id),

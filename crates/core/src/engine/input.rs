@@ -4,7 +4,7 @@ use super::effect::{JobId, PlanId};
 use crate::intent::Owner;
 use crate::merge::Precedence;
 use crate::model::{Name, Network, Nic, UpdateCommand, UpdateSection};
-use crate::plan::{Change, Handover, Observed, Outcome, Service};
+use crate::plan::{Change, FunctionBefore, Handover, Observed, Outcome, Service};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
@@ -56,6 +56,8 @@ pub struct Startup {
     pub pending_nics: BTreeMap<String, String>,
     /// What switches were asked for, by file stem.
     pub associations: BTreeMap<String, String>,
+    /// What virtual functions were before NICs got them, by file stem.
+    pub functions: BTreeMap<String, String>,
     /// Settings of the host as they were before us.
     pub host: Option<String>,
     /// What is there.
@@ -73,6 +75,8 @@ pub struct Startup {
 pub enum JobOutcome {
     /// A dnsmasq runs, with this configuration.
     Running(Service),
+    /// What a virtual function is set to.
+    Function(Box<FunctionBefore>),
     /// Done; nothing to tell.
     Done,
     /// It failed, and why, as a phrase.

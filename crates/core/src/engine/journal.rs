@@ -94,9 +94,10 @@ impl Engine {
             RecordKey::Definition(name) | RecordKey::Autostart(name) | RecordKey::Network(name) => {
                 format!("network '{name}'")
             }
-            RecordKey::Nic(id) | RecordKey::PendingNic(id) | RecordKey::Association(id) => {
-                self.describe(Object::Nic(*id))
-            }
+            RecordKey::Nic(id)
+            | RecordKey::PendingNic(id)
+            | RecordKey::Association(id)
+            | RecordKey::Function(id, _) => self.describe(Object::Nic(*id)),
             RecordKey::Host => self.describe(Object::Host),
         };
         let error = || {
@@ -244,6 +245,7 @@ impl Engine {
                     nic.map(|n| xml::write_nic_state(&self.config.stamp, n))
                 }
                 RecordKey::Association(id) => self.association_record(*id),
+                RecordKey::Function(nic, address) => self.function_record(*nic, *address),
                 RecordKey::Host => {
                     let saved = &self.intent.saved;
                     (!saved.is_empty()).then(|| xml::write_host_state(&self.config.stamp, saved))

@@ -54,7 +54,8 @@ impl Engine {
                     Error::new(ErrorKind::NotActive, object, "the network is not active").hint("leave --live out")
                 );
             };
-            let changed = active.update(part.command, part.section, part.parent, part.xml)?;
+            let mut changed = active.update(part.command, part.section, part.parent, part.xml)?;
+            self.list_functions(&mut changed);
             if changed.forward.mode != active.forward.mode {
                 return Err(Error::new(
                     ErrorKind::Unsupported,

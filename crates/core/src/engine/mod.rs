@@ -13,6 +13,7 @@
 //! | `networks`, `nics`, `live`, `reserve`, `read` | requests |
 //! | `admit`, `admit_nic` | whether a network or NIC may be, and what its document leaves to us |
 //! | `associations` | when switches are asked for profiles |
+//! | `functions` | virtual functions: which of them networks have, and what is done about those that NICs have |
 //! | `hooks`, `hook_call` | when hooks are called, and with what |
 //! | `promise` | guaranteed rates: who may be promised what, and the classes for that |
 //! | `observe` | which objects a change concerns |
@@ -26,6 +27,7 @@ mod admit_vlan;
 mod associations;
 mod devices;
 mod effect;
+mod functions;
 mod hook_call;
 mod hooks;
 mod input;
@@ -53,7 +55,7 @@ pub use reserve::LONGEST_RESERVATION;
 pub use view::{LeaseView, NetworkView, NicState, NicView};
 
 use crate::intent::Intent;
-use crate::model::DevicePlug;
+use crate::model::{DevicePlug, PciAddress};
 use crate::plan::{Observed, Plan, dnsmasq};
 use crate::{Error, ErrorKind, xml};
 use journal::Journal;
@@ -71,6 +73,8 @@ pub struct Config {
     pub stamp: xml::Stamp,
     /// Whether devices without a carrier are passed over when NICs get one.
     pub needs_carrier: bool,
+    /// Whether PCI devices are bound to other drivers for their guests, for networks that want that.
+    pub binds_drivers: bool,
     /// How NICs are plugged into devices that don't say so themselves.
     pub plug: DevicePlug,
     /// The directory with the device nodes of macvtaps that are opened by name, each called like its link.
@@ -130,6 +134,8 @@ pub struct Engine {
     promises: BTreeSet<Uuid>,
     /// What switches were asked for, by NIC.
     associations: BTreeMap<Uuid, associations::Known>,
+    /// Virtual functions that NICs have, or had and that are not yet what they were.
+    functions: BTreeMap<(Uuid, PciAddress), functions::Taken>,
     /// Who changed our packet rules last, while their repair is being planned.
     culprit: Option<String>,
 }
@@ -164,6 +170,7 @@ impl Engine {
             untold: HashMap::new(),
             promises: BTreeSet::new(),
             associations: BTreeMap::new(),
+            functions: BTreeMap::new(),
             culprit: None,
         }
     }
@@ -216,7 +223,8 @@ impl Engine {
                 network.forward.devices.iter().filter(|_| !network.forward.mode.has_own_bridge()).map(|d| &d.dev);
             // Of a pool of which nothing is known; of one that is known in part, NICs get that part.
             let unknown = pool.clone().all(|d| self.observed.link_named(d.as_str()).is_none());
-            bridge.or_else(|| pool.clone().next().filter(|_| unknown)).map(ToString::to_string)
+            let pf = network.forward.pf.as_ref();
+            bridge.or_else(|| pool.clone().next().filter(|_| unknown)).or(pf).map(ToString::to_string)
         };
         let of_nic = |nic: &crate::model::Nic| match &nic.source {
             NicSource::Bridge { bridge } => Some(bridge.to_string()),

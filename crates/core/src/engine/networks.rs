@@ -59,7 +59,14 @@ impl Engine {
     }
 
     /// Makes `network` the active instance; `request` is answered when it runs.
-    pub(super) fn activate(&mut self, request: Option<RequestId>, uuid: Uuid, network: Network, warnings: Vec<String>) {
+    pub(super) fn activate(
+        &mut self,
+        request: Option<RequestId>,
+        uuid: Uuid,
+        mut network: Network,
+        warnings: Vec<String>,
+    ) {
+        self.list_functions(&mut network);
         let previous = self.intent.network(uuid).cloned();
         let intent = match previous.clone() {
             Some(known) => NetworkIntent { active: Some(network), ..known },

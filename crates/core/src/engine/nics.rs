@@ -172,11 +172,15 @@ impl Engine {
             live.trust_guest_rx_filters = live.trust_guest_rx_filters.or(merged.trust_guest_rx_filters.then_some(true));
             live.port_isolated = live.port_isolated.or(merged.isolated.then_some(true));
         }
-        let source = |kind| xml::LiveSource { kind, bridge: None, dev: None, mode: None };
+        let source = |kind| xml::LiveSource { kind, bridge: None, dev: None, mode: None, function: None };
         let source = match desired::resolve(&self.intent, nic) {
             Resolved::Virtual(bridge, _) => xml::LiveSource { bridge: Some(bridge), ..source(NicType::Network) },
             Resolved::HostBridge(bridge, _) => xml::LiveSource { bridge: Some(bridge), ..source(NicType::Bridge) },
             Resolved::Device(dev, mode, _) => xml::LiveSource { dev, mode: Some(mode), ..source(NicType::Direct) },
+            Resolved::Function(function, network) => {
+                let function = function.map(|address| (address, &network.forward));
+                xml::LiveSource { function, ..source(NicType::Hostdev) }
+            }
             // Parked: it is what it will be again.
             Resolved::Stopped => return xml::write_nic(&live),
             Resolved::None => source(NicType::None),

@@ -56,11 +56,16 @@ impl Engine {
                 }
             }
             Change::Hooks(hooks) => self.hooks_changed(hooks),
-            Change::Snapshot(_) | Change::Shaping(_) => {}
+            Change::Functions(_) | Change::Snapshot(_) | Change::Shaping(_) => {}
         }
         let everything = matches!(change, Change::Snapshot(_));
         let macvtaps = self.macvtaps(&change);
+        let functions =
+            matches!(change, Change::Functions(_) | Change::Snapshot(_)).then(|| self.observed.functions.clone());
         self.observed.take(change);
+        if let Some(before) = functions.filter(|before| *before != self.observed.functions) {
+            self.functions_changed(&before, &mut concerned);
+        }
         for nic in macvtaps {
             // Where no other is made nothing is done that would be told of.
             if self.observed.link_marked(MarkKind::Tap, nic).is_none() {
@@ -114,8 +119,9 @@ impl Engine {
         for uuid in networks {
             self.advance(Object::Network(uuid));
         }
-        // Associations of NICs that are gone are to be ended.
-        let nics: BTreeSet<Uuid> = self.intent.nics().map(|n| n.id).chain(self.associations.keys().copied()).collect();
+        // Associations of NICs that are gone are to be ended, and their functions to be what they were.
+        let nics = self.intent.nics().map(|n| n.id).chain(self.associations.keys().copied());
+        let nics: BTreeSet<Uuid> = nics.chain(self.nics_with_functions()).collect();
         for id in nics {
             self.advance(Object::Nic(id));
         }
@@ -162,24 +168,26 @@ impl Engine {
             |link: Option<&(Index, String, u32)>| link.and_then(|(_, name, _)| LinkName::new(name.as_str()).ok());
         let (old, new) = (name(was.as_ref()), name(is.as_ref()));
         for device in old.iter().chain(new.iter().filter(|_| old != new)) {
-            concerned.extend(self.intent.nics_on_device(device).map(|nic| Object::Nic(nic.id)));
+            let device = Device::Link(device.clone());
+            concerned.extend(self.intent.nics_on_device(&device).map(|nic| Object::Nic(nic.id)));
         }
         if old != new {
-            self.publish_device(old, DeviceEvent::Gone);
-            self.publish_device(new, DeviceEvent::Appeared);
+            for (link, what) in [(old, DeviceEvent::Gone), (new, DeviceEvent::Appeared)] {
+                if let Some(link) = link {
+                    self.publish_device(&Device::Link(link), what);
+                }
+            }
         }
     }
 
-    fn publish_device(&mut self, device: Option<LinkName>, what: DeviceEvent) {
-        let Some(name) = device else { return };
-        let device = Device::Link(name.clone());
-        let networks: Vec<Uuid> = self.intent.pool().lists(&device).collect();
-        if networks.is_empty() && self.intent.pool().holders(&device).next().is_none() {
+    pub(super) fn publish_device(&mut self, device: &Device, what: DeviceEvent) {
+        let networks: Vec<Uuid> = self.intent.pool().lists(device).collect();
+        if networks.is_empty() && self.intent.pool().holders(device).next().is_none() {
             return;
         }
         let networks = networks.into_iter().filter_map(|uuid| self.intent.network(uuid)?.current());
         let networks = networks.map(|n| n.name.to_string()).collect();
-        self.out.push(Effect::Publish(Event::Device { device: name.to_string(), networks, what }));
+        self.out.push(Effect::Publish(Event::Device { device: device.to_string(), networks, what }));
     }
 
     /// NICs that are to be plugged into that host bridge.

@@ -3,8 +3,10 @@
 use super::effect::{Answer, Body};
 use super::input::Command;
 use super::{Engine, Object, view};
+use crate::intent::{Allocation, NicIntent};
 use crate::model::Network;
 use crate::plan::plug;
+use crate::pool::Device;
 use crate::{Error, ErrorKind, xml};
 use uuid::Uuid;
 
@@ -66,11 +68,18 @@ impl Engine {
         Ok(body.into())
     }
 
-    /// An active network's document, with the number of NICs that are plugged in.
+    /// An active network's document, with the number of its NICs that are plugged in, in all and on each of its devices.
     pub(super) fn live_network_xml(&self, uuid: Uuid, network: &Network) -> String {
-        let plugged = self.intent.nics_of(uuid).filter(|n| plug::is_plugged(&self.observed, n.id)).count();
-        let connections =
-            xml::Connections { network: u32::try_from(plugged).unwrap_or(u32::MAX), ..xml::Connections::default() };
+        let mut connections = xml::Connections::default();
+        let plugged = |nic: &&NicIntent| nic.function().is_some() || plug::is_plugged(&self.observed, nic.id);
+        for nic in self.intent.nics_of(uuid).filter(plugged) {
+            connections.network += 1;
+            match nic.allocation.as_ref().map(Allocation::device) {
+                Some(Device::Link(link)) => *connections.by_device.entry(link).or_default() += 1,
+                Some(Device::Pci(address)) => *connections.by_address.entry(address).or_default() += 1,
+                None => {}
+            }
+        }
         let options = xml::WriteOptions { connections: Some(&connections), ..xml::WriteOptions::default() };
         xml::write_network_with(network, &options)
     }

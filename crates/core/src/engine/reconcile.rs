@@ -28,7 +28,7 @@ impl Engine {
             let cause = format!("it did not settle after {PLANS} plans, the last one for: {why}");
             return self.failed(object, Error::new(ErrorKind::HostFailed, self.describe(object), cause));
         }
-        if let Some(job) = self.hook_job(object, Moment::Before).or_else(|| self.ovs_job(object, Moment::Before)) {
+        if let Some(job) = self.job_before(object) {
             return self.start_job(object, job);
         }
         if self.needs_shaping_tried(object) {
@@ -44,14 +44,24 @@ impl Engine {
             Ok(_) => match self.slow_job(object) {
                 Err(error) => self.failed(object, error),
                 Ok(Some(job)) => self.start_job(object, job),
-                Ok(None) => {
-                    match self.ovs_job(object, Moment::After).or_else(|| self.hook_job(object, Moment::After)) {
-                        Some(job) => self.start_job(object, job),
-                        None => self.settled(object),
-                    }
-                }
+                Ok(None) => match self.job_after(object) {
+                    Some(job) => self.start_job(object, job),
+                    None => self.settled(object),
+                },
             },
         }
+    }
+
+    /// The job that an object needs before its kernel objects are changed.
+    fn job_before(&mut self, object: Object) -> Option<Job> {
+        let at = Moment::Before;
+        self.hook_job(object, at).or_else(|| self.ovs_job(object, at)).or_else(|| self.function_job(object, at))
+    }
+
+    /// The job that an object needs when all else is done.
+    fn job_after(&mut self, object: Object) -> Option<Job> {
+        let at = Moment::After;
+        self.function_job(object, at).or_else(|| self.ovs_job(object, at)).or_else(|| self.hook_job(object, at))
     }
 
     /// The job that an object needs, whose kernel objects are there.
@@ -259,6 +269,9 @@ impl Engine {
             Job::Hook(call) => return self.hooks_called(object, *call, outcome),
             Job::TryShaping => return self.shaping_tried(object, &outcome),
             Job::Associate(_) | Job::Disassociate(_) => return self.association_done(object, job, outcome),
+            Job::ReadFunction(_) | Job::SetFunction(_) | Job::RestoreFunction(..) => {
+                return self.function_done(object, job, outcome);
+            }
             _ => {}
         }
         let Object::Network(uuid) = object else { return };
@@ -290,7 +303,7 @@ impl Engine {
                 let error = Error::new(ErrorKind::HostFailed, self.describe(object), cause);
                 self.failed(object, error.field("<bridge zone>").hint("leave the zone out, or start firewalld"));
             }
-            (_, JobOutcome::Done) => self.advance(object),
+            (_, JobOutcome::Done | JobOutcome::Function(_)) => self.advance(object),
             (job, JobOutcome::Failed(cause)) => {
                 let what = match job {
                     Job::StopService(..) => {

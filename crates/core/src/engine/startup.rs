@@ -66,6 +66,8 @@ impl Engine {
         self.load_networks(&startup, &mut broken);
         self.load_nics(&startup, &mut broken);
         self.load_associations(&startup, &mut broken);
+        self.load_functions(&startup, &mut broken);
+        self.list_all_functions();
         for (object, what) in broken {
             let what = format!("{what}; it is left as it is");
             self.out.push(Effect::Publish(Event::Drift { object, what, culprit: None, repaired: false }));
@@ -78,7 +80,7 @@ impl Engine {
         let taps = self.intent.nics().filter_map(|n| n.nic.target.as_ref()?.as_str().strip_prefix("pct")?.parse().ok());
         self.next_tap = taps.max().map_or(0, |n: u32| n.wrapping_add(1));
         let macvlans = self.intent.nics().filter_map(|n| n.allocation.as_ref());
-        let macvlans = macvlans.filter_map(|a| a.macvlan.as_str().strip_prefix("pcm")?.parse().ok());
+        let macvlans = macvlans.filter_map(|a| a.macvlan()?.as_str().strip_prefix("pcm")?.parse().ok());
         self.next_macvlan = macvlans.max().map_or(0, |n: u32| n.wrapping_add(1));
         self.look_at_everything();
         self.look_at_leftover_ports();
@@ -237,5 +239,5 @@ impl Engine {
 fn uplinks(network: &Network) -> impl Iterator<Item = &str> {
     let bridge = network.bridge.name.iter().filter(|_| network.forward.mode == ForwardMode::Bridge);
     let devices = network.forward.devices.iter().filter(|_| network.forward.mode.has_own_bridge()).map(|d| &d.dev);
-    bridge.chain(devices).map(|l| l.as_str())
+    bridge.chain(devices).chain(&network.forward.pf).map(|l| l.as_str())
 }

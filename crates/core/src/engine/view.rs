@@ -1,8 +1,8 @@
 //! What users see of networks, NICs and leases: intent and observation put together.
 
-use crate::intent::{Intent, NetworkIntent, NicIntent, Owner};
+use crate::intent::{Intent, NetworkIntent, NicIntent, Owner, devices};
 use crate::merge::Merged;
-use crate::model::{DevicePlug, DirectMode, ForwardMode, LinkName, MacAddr, Network};
+use crate::model::{DevicePlug, DirectMode, ForwardMode, LinkName, LinkState, MacAddr, Network, PciAddress};
 use crate::plan::desired::{self, Plug, Resolved, Unplugged};
 use crate::plan::{DesiredMacvtap, Handover, Index, MarkKind, Observed, dnsmasq};
 use std::net::IpAddr;
@@ -90,7 +90,8 @@ pub struct NicView {
     pub portgroup: Option<String>,
     /// Its labels, then its network's, then its portgroup's.
     pub tags: Vec<String>,
-    /// What it resolved to: `network` for a network's own bridge, `bridge` for the host's, `direct` for a device, `none`.
+    /// What it resolved to: `network` for a network's own bridge, `bridge` for the host's, `direct` for a device, `hostdev`
+    /// for a PCI device, `none`.
     pub actual: &'static str,
     /// The bridge it is in.
     pub bridge: Option<String>,
@@ -98,6 +99,8 @@ pub struct NicView {
     pub dev: Option<String>,
     /// How it is on that device.
     pub mode: Option<DirectMode>,
+    /// The PCI device that its guest has.
+    pub pci: Option<PciAddress>,
     /// How it is plugged into its device. A macvtap is one whatever it is plugged into.
     pub plug: Option<DevicePlug>,
     /// The device node of a macvtap that is opened by name.
@@ -160,7 +163,7 @@ pub(super) fn network(
         mode: now.forward.mode,
         bridge: now.bridge.name.as_ref().map(ToString::to_string),
         addresses: now.ips.iter().map(|ip| ip.network().to_string()).collect(),
-        devices: now.forward.devices.iter().map(|d| d.dev.to_string()).collect(),
+        devices: devices(&now.forward).map(|device| device.to_string()).collect(),
         free_devices: None,
         portgroups: now.portgroups.iter().map(|p| p.name.to_string()).collect(),
         tags: now.tags.iter().map(ToString::to_string).collect(),
@@ -175,7 +178,9 @@ pub(super) fn nic(intent: &Intent, observed: &Observed, nodes: &str, nic: &NicIn
     let link = observed.link_marked(MarkKind::Tap, nic.id);
     let resolved = desired::resolve(intent, nic);
     let plug = desired::nic_as(intent, observed, nic).map(|d| d.plug);
+    let function = nic.function().map(|address| function_state(observed, nic, &resolved, address));
     let unplugged = match &plug {
+        _ if function.is_some() => function.flatten(),
         Some(Plug::Nothing(why) | Plug::Macvtap(DesiredMacvtap { unplugged: Some(why), .. })) => Some(*why),
         _ => None,
     };
@@ -188,10 +193,11 @@ pub(super) fn nic(intent: &Intent, observed: &Observed, nodes: &str, nic: &NicIn
         Some(Plug::Ovs(bridge)) if is_on_ovs(observed, nic.id, bridge) => NicState::Plugged,
         Some(Plug::Macvtap(DesiredMacvtap { unplugged: None, .. })) if link.is_some_and(|l| l.up) => NicState::Plugged,
         _ => match unplugged {
+            None if function.is_some() => NicState::Plugged,
             None => NicState::Pending,
             Some(Unplugged::Wanted) => NicState::Unplugged,
             Some(Unplugged::Parked) => NicState::Parked,
-            Some(Unplugged::Waiting | Unplugged::Lost | Unplugged::Misfit) => NicState::Waiting,
+            Some(Unplugged::Waiting | Unplugged::Lost | Unplugged::Misfit | Unplugged::Kept) => NicState::Waiting,
         },
     };
     // A parked NIC is shown with what its network will give it again.
@@ -202,6 +208,7 @@ pub(super) fn nic(intent: &Intent, observed: &Observed, nodes: &str, nic: &NicIn
         Resolved::Virtual(bridge, _) => ("network", Some(bridge), None, None),
         Resolved::HostBridge(bridge, _) => ("bridge", Some(bridge), None, None),
         Resolved::Device(dev, mode, _) => ("direct", None, dev, Some(mode)),
+        Resolved::Function(..) => ("hostdev", None, None, None),
         Resolved::Stopped | Resolved::None => ("none", None, None, None),
     };
     let tap = nic.nic.target.as_ref();
@@ -219,6 +226,7 @@ pub(super) fn nic(intent: &Intent, observed: &Observed, nodes: &str, nic: &NicIn
         bridge: bridge.map(ToString::to_string),
         dev: dev.map(ToString::to_string),
         mode,
+        pci: nic.function(),
         plug: (actual == "direct" || nic.is_macvtap()).then(|| nic.nic.plug.unwrap_or_default()),
         node: tap.filter(|_| by_name && nic.is_macvtap() && link.is_some()).map(|tap| format!("{nodes}/{tap}")),
         cause: unplugged.and_then(Unplugged::cause),
@@ -232,6 +240,21 @@ pub(super) fn nic(intent: &Intent, observed: &Observed, nodes: &str, nic: &NicIn
         owner: nic.owner,
         handover: nic.handover,
         uid: nic.uid,
+    }
+}
+
+/// Why the guest that has this function gets nothing by it, if it gets nothing.
+fn function_state(
+    observed: &Observed,
+    nic: &NicIntent,
+    resolved: &Resolved<'_>,
+    address: PciAddress,
+) -> Option<Unplugged> {
+    match resolved {
+        Resolved::Stopped => Some(Unplugged::Parked),
+        Resolved::Function(..) if nic.nic.link == Some(LinkState::Down) => Some(Unplugged::Wanted),
+        Resolved::Function(..) => observed.functions.at(address).is_none().then_some(Unplugged::Waiting),
+        _ => Some(Unplugged::Kept),
     }
 }
 

@@ -3,6 +3,7 @@
 use super::LinkName;
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::str::FromStr;
 
 /// `<forward mode>`. libvirt writes `passthrough`, the kernel `passthru`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -94,6 +95,32 @@ pub struct PciAddress {
     pub function: u8,
 }
 
+impl PciAddress {
+    /// The first there can be.
+    pub const FIRST: Self = Self { domain: 0, bus: 0, slot: 0, function: 0 };
+    /// The last there can be.
+    pub const LAST: Self = Self { domain: u16::MAX, bus: u8::MAX, slot: 0x1f, function: 7 };
+}
+
+impl FromStr for PciAddress {
+    type Err = String;
+
+    /// As the kernel names devices.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parse = || {
+            let (domain, rest) = text.split_once(':')?;
+            let (bus, rest) = rest.split_once(':')?;
+            let (slot, function) = rest.split_once('.')?;
+            let byte = |text| u8::from_str_radix(text, 16).ok();
+            let domain = u16::from_str_radix(domain, 16).ok()?;
+            let address = Self { domain, bus: byte(bus)?, slot: byte(slot)?, function: byte(function)? };
+            // The kernel writes each in one way only.
+            (address.to_string() == text).then_some(address)
+        };
+        parse().ok_or_else(|| format!("'{text}' is no PCI address such as 0000:3b:02.1"))
+    }
+}
+
 impl fmt::Display for PciAddress {
     /// As the kernel names devices, in sysfs and elsewhere: `0000:03:10.1`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -111,4 +138,21 @@ pub struct Nat {
     pub addresses: Option<(Ipv4Addr, Ipv4Addr)>,
     /// Source ports to use, first and last; 1024 to 65535 unless given.
     pub ports: Option<(u16, u16)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pci_addresses_are_read_as_the_kernel_writes_them() {
+        let address = PciAddress { domain: 0, bus: 0x3b, slot: 0x02, function: 1 };
+        assert_eq!(address.to_string(), "0000:3b:02.1");
+        assert_eq!("0000:3b:02.1".parse(), Ok(address));
+        for other in
+            ["virtio3", "0000:3b:02", "0000:3b.1", "10000:e1:00.0", "0000:3b:zz.1", "0:3b:2.1", "+000:3b:02.1", ""]
+        {
+            assert!(other.parse::<PciAddress>().is_err(), "{other}");
+        }
+    }
 }

@@ -194,6 +194,7 @@ impl Observed {
             }
             Change::Resolvers(resolvers) => self.resolvers = resolvers,
             Change::Firewalls(firewalls) => self.firewalls = firewalls,
+            Change::Functions(functions) => self.functions = functions,
             Change::Hooks(hooks) => self.hooks = hooks,
             Change::Snapshot(observed) => *self = *observed,
         }

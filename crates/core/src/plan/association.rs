@@ -6,7 +6,7 @@
 use super::desired::{self, Plug, Resolved};
 use super::observed::{Index, Observed};
 use crate::intent::{Intent, NicIntent};
-use crate::model::{LinkName, MacAddr, VirtualPort, VirtualPortType};
+use crate::model::{LinkName, LinkState, MacAddr, PciAddress, VirtualPort, VirtualPortType};
 use uuid::Uuid;
 
 /// A NIC's association: what it is about, and everything that the switch is told.
@@ -18,6 +18,8 @@ pub struct Association {
     pub device: LinkName,
     /// Its index.
     pub index: Index,
+    /// The device's virtual function that the guest has, where it has one; it need not have a link.
+    pub function: Option<PciAddress>,
     /// The guest's address.
     pub mac: MacAddr,
     /// The VLAN of its frames, 1 to 4094; 0 for none.
@@ -36,15 +38,24 @@ pub const fn is_associated(kind: VirtualPortType) -> bool {
 /// The association that a NIC should have: while it is plugged into a device, and its virtualport asks for one.
 pub fn association(intent: &Intent, observed: &Observed, nic: Uuid) -> Option<Association> {
     let nic: &NicIntent = intent.nic(nic)?;
-    let Resolved::Device(Some(device), ..) = desired::resolve(intent, nic) else { return None };
+    let (device, function) = match desired::resolve(intent, nic) {
+        Resolved::Device(Some(device), ..) => (device, None),
+        Resolved::Function(Some(address), _) => (observed.functions.at(address)?.0, Some(address)),
+        _ => return None,
+    };
     let merged = desired::merged(intent, nic).ok()?;
     let port = merged.virtualport.filter(|port| port.kind.is_some_and(is_associated))?;
-    if matches!(desired::nic_as(intent, observed, nic)?.plug, Plug::Nothing(_)) {
+    let pulled = match function {
+        Some(_) => nic.nic.link == Some(LinkState::Down),
+        None => matches!(desired::nic_as(intent, observed, nic)?.plug, Plug::Nothing(_)),
+    };
+    if pulled {
         return None;
     }
     Some(Association {
         nic: nic.id,
         device: device.clone(),
+        function,
         index: observed.link_named(device.as_str())?.index,
         mac: nic.nic.mac?,
         // More than one tag is refused where there are devices.

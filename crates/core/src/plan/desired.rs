@@ -7,10 +7,10 @@ use super::observed::{BridgeState, Index, Link, LinkKind, Observed, PortFlags, S
 use super::rates::{self, Rates};
 use super::step::{BridgeSpec, MacvlanSpec, RouteSpec, TapSpec};
 use super::vlan::{NO_VLAN, PortVlans};
-use crate::intent::{Intent, NetworkIntent, NicIntent};
+use crate::intent::{Allocation, Intent, NetworkIntent, NicIntent};
 use crate::merge::{self, Merged};
 use crate::model::{ActualType, DirectMode, Family, Ip, LinkName, LinkState, MacAddr, MacTableManager};
-use crate::model::{Network, NicSource, Route, VirtualPortType};
+use crate::model::{Network, NicSource, PciAddress, Route, VirtualPortType};
 use ipnet::{IpNet, Ipv6Net};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
@@ -94,6 +94,8 @@ pub enum Unplugged {
     Lost,
     /// It is a macvtap, and its network does not want it on its device, or in its mode, any more.
     Misfit,
+    /// Its guest has a PCI device, and its network gives none any more.
+    Kept,
 }
 
 impl Unplugged {
@@ -104,6 +106,9 @@ impl Unplugged {
             Self::Lost => Some(
                 "its macvtap went with its device, and its guest's descriptors with that: detach the NIC and attach a \
                  new one",
+            ),
+            Self::Kept => Some(
+                "its network gives no PCI devices any more, and its guest has one: detach the NIC and attach a new one",
             ),
             Self::Misfit => Some(
                 "its network has another device or mode now, and a macvtap can't be moved there: detach the NIC and \
@@ -122,6 +127,8 @@ pub enum Resolved<'a> {
     HostBridge(&'a LinkName, Option<&'a Network>),
     /// A device of the host's, in that mode; none while the NIC has got no device.
     Device(Option<&'a LinkName>, DirectMode, Option<&'a Network>),
+    /// A virtual function that its guest has; none while it has got none.
+    Function(Option<PciAddress>, &'a Network),
     /// Its network is stopped.
     Stopped,
     /// Nothing.
@@ -132,7 +139,7 @@ impl<'a> Resolved<'a> {
     /// The active network.
     pub const fn network(&self) -> Option<&'a Network> {
         match self {
-            Self::Virtual(_, network) => Some(network),
+            Self::Virtual(_, network) | Self::Function(_, network) => Some(network),
             Self::HostBridge(_, network) | Self::Device(_, _, network) => *network,
             Self::Stopped | Self::None => None,
         }
@@ -142,7 +149,6 @@ impl<'a> Resolved<'a> {
 /// What this NIC's source comes down to now.
 pub fn resolve<'a>(intent: &'a Intent, nic: &'a NicIntent) -> Resolved<'a> {
     let network = intent.active_network_of(nic);
-    let device = nic.allocation.as_ref().map(|a| &a.device);
     let bridge = match &nic.nic.source {
         NicSource::Bridge { bridge } => Some(bridge),
         _ => network.and_then(|n| n.bridge.name.as_ref()),
@@ -150,7 +156,8 @@ pub fn resolve<'a>(intent: &'a Intent, nic: &'a NicIntent) -> Resolved<'a> {
     match (ActualType::of_nic(&nic.nic, network), network, bridge) {
         (ActualType::Network, Some(network), Some(bridge)) => Resolved::Virtual(bridge, network),
         (ActualType::Bridge, network, Some(bridge)) => Resolved::HostBridge(bridge, network),
-        (ActualType::Direct(mode), network, _) => Resolved::Device(device, mode, network),
+        (ActualType::Direct(mode), network, _) => Resolved::Device(nic.device(), mode, network),
+        (ActualType::Hostdev, Some(network), _) => Resolved::Function(nic.function(), network),
         (_, None, _) if nic.network.is_some() => Resolved::Stopped,
         _ => Resolved::None,
     }
@@ -269,14 +276,14 @@ pub fn nic_as(intent: &Intent, observed: &Observed, nic: &NicIntent) -> Option<D
             observed.link_named(bridge.as_str()).filter(|l| l.kind == LinkKind::Bridge)
         }
         Resolved::Device(device, ..) => device.and_then(|d| observed.link_named(d.as_str())),
-        Resolved::Stopped | Resolved::None => None,
+        Resolved::Function(..) | Resolved::Stopped | Resolved::None => None,
     };
     let link = link.filter(|l| !l.is_doomed());
     let mtu = nic.nic.mtu.or_else(|| network.and_then(|n| n.mtu)).or_else(|| match resolved {
         // A port with a smaller MTU would drag a host bridge's down with it; and a device takes no longer frames.
         Resolved::HostBridge(..) | Resolved::Device(..) => link.map(|l| l.mtu),
         Resolved::Virtual(..) => Some(MTU),
-        Resolved::Stopped | Resolved::None => None,
+        Resolved::Function(..) | Resolved::Stopped | Resolved::None => None,
     });
     // Unplugged, it keeps the MTU it had: the guest behind it was told.
     let mtu = mtu.or_else(|| observed.link_marked(MarkKind::Tap, id).map(|l| l.mtu)).unwrap_or(MTU);
@@ -287,7 +294,7 @@ pub fn nic_as(intent: &Intent, observed: &Observed, nic: &NicIntent) -> Option<D
         (Resolved::Stopped, _) => Plug::Nothing(Unplugged::Parked),
         (Resolved::HostBridge(bridge, _), _) if is_ovs(intent, nic) => Plug::Ovs((*bridge).clone()),
         (_, None) => Plug::Nothing(Unplugged::Waiting),
-        (Resolved::Device(_, mode, _), Some(device)) => cord(intent, nic, *mode, device, mtu),
+        (Resolved::Device(_, mode, _), Some(device)) => cord(intent, observed, nic, (*mode, device, mtu)),
         (_, Some(bridge)) => bridge_port(intent, nic, network, bridge),
     };
     Some(DesiredNic {
@@ -331,13 +338,23 @@ fn bridge_port(intent: &Intent, nic: &NicIntent, network: Option<&Network>, brid
     }
 }
 
+/// Whether a device keeps apart what a NIC on it wants kept apart: a virtual function has one VLAN, others have none.
+pub(super) fn keeps_apart(merged: &Merged, device: &Link, observed: &Observed) -> bool {
+    let function = || LinkName::new(device.name.as_str()).ok().and_then(|link| observed.functions.with_link(&link));
+    merged.vlan.is_none() || function().is_some()
+}
+
 /// A tap joined to a macvlan on a device. A NIC without an address, or without a device of its own, has none.
-fn cord(intent: &Intent, nic: &NicIntent, mode: DirectMode, device: &Link, mtu: u32) -> Plug {
-    let (Some(mac), Some(allocation), Ok(_)) = (nic.nic.mac, &nic.allocation, merged(intent, nic)) else {
+fn cord(intent: &Intent, observed: &Observed, nic: &NicIntent, (mode, device, mtu): (DirectMode, &Link, u32)) -> Plug {
+    let macvlan = nic.allocation.as_ref().and_then(Allocation::macvlan);
+    let (Some(mac), Some(macvlan), Ok(merged)) = (nic.nic.mac, macvlan, merged(intent, nic)) else {
         return Plug::Nothing(Unplugged::Waiting);
     };
+    if !keeps_apart(&merged, device, observed) {
+        return Plug::Nothing(Unplugged::Waiting);
+    }
     Plug::Cord(MacvlanSpec {
-        name: allocation.macvlan.clone(),
+        name: macvlan.clone(),
         mark: Mark { instance: intent.instance, kind: MarkKind::Macvlan, id: nic.id },
         lower: device.index,
         mode,

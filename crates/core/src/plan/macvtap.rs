@@ -4,7 +4,7 @@
 //! plugged into nothing it is down. When its device goes the link goes along, and with it for good whatever descriptors
 //! of it there are.
 
-use super::desired::{Resolved, Unplugged, merged};
+use super::desired::{Resolved, Unplugged, keeps_apart, merged};
 use super::mark::{Mark, MarkKind};
 use super::observed::{Link, LinkKind, Observed};
 use super::plug::{change_macvlan, changes_in_place};
@@ -37,12 +37,17 @@ pub(super) fn desired(
     let (mode, network) = match resolved {
         Resolved::Device(_, mode, network) => (*mode, *network),
         Resolved::Stopped => return down(Unplugged::Parked),
-        Resolved::Virtual(..) | Resolved::HostBridge(..) | Resolved::None => return down(Unplugged::Misfit),
+        Resolved::Virtual(..) | Resolved::HostBridge(..) | Resolved::Function(..) | Resolved::None => {
+            return down(Unplugged::Misfit);
+        }
     };
-    let (Some(device), Some(mac), Some(name), Ok(_)) = (device, nic.nic.mac, &nic.nic.target, merged(intent, nic))
+    let (Some(device), Some(mac), Some(name), Ok(merged)) = (device, nic.nic.mac, &nic.nic.target, merged(intent, nic))
     else {
         return down(Unplugged::Waiting);
     };
+    if !keeps_apart(&merged, device, observed) {
+        return down(Unplugged::Waiting);
+    }
     let listed = network.is_none_or(|n| n.forward.devices.iter().any(|d| d.dev.as_str() == device.name));
     let fits = |link: &Link| {
         let right_mode = link.mode == Some(mode) || changes_in_place(link.mode, mode);

@@ -11,6 +11,7 @@
 //! | `step` | steps, plans and how they went |
 //! | `absorb` | what a step changes about what is |
 //! | `association` | what a switch is asked to give a NIC's port |
+//! | `function` | virtual functions, and what each is told for the NIC that has it |
 //! | `mark` | how what we make is told from what others made |
 //! | `nft`, `dnsmasq`, `subnet` | packet rules, name and address service, overlapping subnets |
 
@@ -19,6 +20,7 @@ mod association;
 pub mod desired;
 pub mod diff;
 pub mod dnsmasq;
+mod function;
 mod macvtap;
 mod mark;
 pub mod nft;
@@ -33,6 +35,7 @@ pub mod vlan;
 
 pub use association::{Association, association, is_associated};
 pub use desired::{Plug, Unplugged};
+pub use function::{Cable, FunctionBefore, FunctionSetup, FunctionVlan, Functions, VirtualFunction, function};
 pub use macvtap::DesiredMacvtap;
 pub use mark::{ADDRESS_PROTOCOL, GROUP_DOOMED, GROUP_LIVE, Mark, MarkKind, ROUTE_PROTOCOL};
 pub use observed::{BridgeState, Change, Index, Link, LinkKind, Observed, PortFlags, Route, Service, Sysctl, Zone};

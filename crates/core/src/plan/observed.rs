@@ -1,6 +1,7 @@
 //! What is: the host as last read, and how it changes.
 
 use super::dnsmasq::Lease;
+use super::function::Functions;
 use super::mark::{GROUP_DOOMED, Mark, MarkKind};
 use super::nft::{ObservedTable, foreign::Firewalls};
 use super::ovs::OvsKnown;
@@ -207,6 +208,8 @@ pub struct Observed {
     pub zones: BTreeMap<Uuid, Zone>,
     /// Ports of Open vSwitch bridges that we made, by NIC.
     pub ovs: BTreeMap<Uuid, OvsKnown>,
+    /// Virtual functions of the host's devices.
+    pub functions: Functions,
     /// Programs to call when networks and NICs come, change and go: absolute paths, in order.
     pub hooks: Vec<String>,
 }
@@ -441,6 +444,8 @@ pub enum Change {
     Resolvers(Vec<IpAddr>),
     /// Other people's firewalls are different.
     Firewalls(Firewalls),
+    /// Virtual functions came or went, or have other links.
+    Functions(Functions),
     /// Other hooks are installed than before.
     Hooks(Vec<String>),
     /// Everything was read again, because messages were lost.

@@ -9,6 +9,7 @@ pub use refusal::{Reason, Refusal};
 use crate::model::{LinkName, PciAddress};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 use uuid::Uuid;
 
 /// A device of the host that NICs are connected to.
@@ -53,6 +54,14 @@ pub enum Unusable {
     Carries(String),
     /// Others made that macvlan on it, in passthrough mode.
     TakenBy(String),
+    /// It is no virtual function, or not there, and only such can be given to a guest.
+    NoFunction,
+    /// It is a virtual function whose link that is, and NICs sit on that.
+    LinkHeld(LinkName),
+    /// It is a virtual function whose link that is, and the host has that address on it.
+    HostsOwn(LinkName, IpAddr),
+    /// It is the link of that virtual function, which a guest has.
+    GivenAway(PciAddress),
 }
 
 /// Who uses a device, and how.

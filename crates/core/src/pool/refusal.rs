@@ -12,6 +12,13 @@ const DEVICES: usize = 8;
 /// Holders of one device that a message names at most.
 const HOLDERS: usize = 4;
 
+impl Unusable {
+    /// Whether others of ours have it, or had it until just now.
+    pub const fn is_held(&self) -> bool {
+        matches!(self, Self::Leaving | Self::LinkHeld(_) | Self::GivenAway(_))
+    }
+}
+
 impl fmt::Display for Unusable {
     /// The rest of a sentence that begins with the device.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -21,6 +28,10 @@ impl fmt::Display for Unusable {
             Self::Leaving => f.write_str("is being given back just now"),
             Self::PortOf(controller) => write!(f, "is a port of {controller}, which takes all its frames"),
             Self::Carries(macvlan) => write!(f, "carries {macvlan}, which is not ours, and is wanted exclusively"),
+            Self::NoFunction => f.write_str("is no virtual function of a device of this host's"),
+            Self::LinkHeld(link) => write!(f, "has the link {link}, which NICs sit on"),
+            Self::HostsOwn(link, address) => write!(f, "has the link {link}, on which the host has {address}"),
+            Self::GivenAway(address) => write!(f, "is the link of {address}, which a guest has"),
             Self::TakenBy(macvlan) => write!(f, "is taken by {macvlan}, which is not ours, in passthrough mode"),
         }
     }
@@ -65,7 +76,9 @@ impl Refusal {
     pub(super) fn new<'a>(all: impl IntoIterator<Item = (&'a Device, Reason)>) -> Self {
         let mut refusal = Self::default();
         for (device, reason) in all {
-            refusal.in_use |= matches!(reason, Reason::Held { .. } | Reason::Unusable(Unusable::Leaving));
+            let held = Unusable::is_held;
+            refusal.in_use |=
+                matches!(&reason, Reason::Held { .. }) || matches!(&reason, Reason::Unusable(why) if held(why));
             if refusal.reasons.len() < DEVICES {
                 refusal.reasons.push((device.clone(), reason));
             } else {

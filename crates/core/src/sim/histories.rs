@@ -3,6 +3,7 @@
 
 use super::associations::associated;
 use super::bandwidth::{limited, pick_shaped, shaped};
+use super::hostdev::on_functions;
 use super::tests::{attach, host, nat, nic_on, on_devices, on_open_vswitch};
 use super::{Full, Host};
 use crate::engine::{Command, Input};
@@ -47,6 +48,10 @@ enum Happening {
     RulesFlushed,
     /// A device of the host's comes or goes.
     Device(u8),
+    /// A device has virtual functions as the bits say.
+    Functions(u8),
+    /// Its driver refuses all that it is told about them.
+    FunctionsRefuse(bool),
     /// Somebody takes a cord's filter or macvlan away.
     CordCut(u8),
     /// Somebody takes away what limits a link, or the link.
@@ -69,7 +74,7 @@ enum Happening {
 
 fn happening() -> impl Strategy<Value = Happening> {
     use Happening::*;
-    let network = 0u8..6;
+    let network = 0u8..NETWORKS;
     let nic = any::<u8>();
     prop_oneof![
         1 => network.clone().prop_map(Define),
@@ -93,6 +98,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => nic.prop_map(VlansChanged),
         1 => Just(RulesFlushed),
         2 => (0u8..4).prop_map(Device),
+        2 => (0u8..16).prop_map(Functions),
+        1 => any::<bool>().prop_map(FunctionsRefuse),
         1 => nic.prop_map(CordCut),
         1 => nic.prop_map(LimitLifted),
         1 => network.prop_map(DnsmasqKilled),
@@ -115,13 +122,19 @@ fn name(network: u8) -> String {
     format!("net{network}")
 }
 
+/// How many networks there are.
+const NETWORKS: u8 = 8;
+
 /// Networks with a bridge, one of them with rates, one on shared devices whose NICs a switch gives profiles, one that needs
-/// devices for itself (those share a device), and one on a bridge of Open vSwitch.
+/// devices for itself (those share a device), one on a bridge of Open vSwitch, and two on virtual functions of one device,
+/// by link and whole.
 fn network(n: u8) -> Box<Network> {
     match n {
         3 => associated(&name(n), "vepa", &["eth0", "eth1", "eth2"]),
         4 => on_devices(&name(n), "passthrough", &["eth2", "eth3"]),
         5 => on_open_vswitch(&name(n)),
+        6 => on_functions(&name(n), "passthrough"),
+        7 => on_functions(&name(n), "hostdev"),
         1 => shaped(&name(n), n),
         // One whose NICs are all in a VLAN, and the host with them.
         2 => {
@@ -130,6 +143,23 @@ fn network(n: u8) -> Box<Network> {
         }
         n => nat(&name(n), n),
     }
+}
+
+/// The device with these virtual functions, of which each other has a link.
+fn has_functions(host: &mut Host, bits: u8) {
+    let there = (0..4).filter(|number| bits & (1 << number) != 0);
+    let links = [Some("ethv0"), None, Some("ethv2"), None];
+    let functions: Vec<_> = there.map(|number| (number, links[usize::from(number)])).collect();
+    for name in links.into_iter().flatten() {
+        let wanted = functions.iter().any(|(_, link)| *link == Some(name));
+        match (host.kernel.link_named(name).map(|l| l.index), wanted) {
+            (Some(index), false) => host.remove_link(index),
+            (None, true) => drop(host.add_link(name, device())),
+            _ => {}
+        }
+    }
+    host.set_functions("eth4", &functions);
+    host.see_everything();
 }
 
 /// A NIC on a network, in a VLAN of its own if so wanted and possible there, and often with rates, which not every network
@@ -253,6 +283,8 @@ fn happen(host: &mut Host, what: &Happening) {
             }
             host.see_everything();
         }
+        Happening::Functions(bits) => has_functions(host, *bits),
+        Happening::FunctionsRefuse(yes) => (host.sysfs.refuses, host.sysfs.keeps) = (*yes, false),
         Happening::CordCut(n) => {
             let end = pick(host, *n).and_then(|id| host.kernel.link_marked(MarkKind::Macvlan, id).map(|l| l.index));
             if let Some(end) = end {
@@ -308,13 +340,13 @@ proptest! {
     fn every_history_converges(running in any::<u8>(), hooked in any::<bool>(), police in any::<bool>(), history in proptest::collection::vec(happening(), 1..40)) {
         let mut host = host();
         host.police = police;
-        for n in 0..4 {
+        for n in 0..5 {
             host.add_link(&format!("eth{n}"), device());
         }
-        host.see_everything();
+        has_functions(&mut host, 0b1111);
         host.processes.extend((0..3).map(owner));
         // Most histories begin on a host that is in use.
-        for n in (0..6u8).filter(|n| running & (1 << n) != 0) {
+        for n in (0..NETWORKS).filter(|n| running & (1 << n) != 0) {
             host.request(Command::Create(network(n)));
             host.request(attach("guest", nic_on(&name(n))));
             let plug = Some(DevicePlug::Macvtap);
@@ -330,6 +362,7 @@ proptest! {
         host.refuse_after = None;
         host.ovs_refuses = None;
         (host.switch.refuses, host.switch.hangs) = (false, false);
+        host.sysfs.refuses = false;
         host.settle();
         host.end_associations();
         host.settle();
@@ -339,15 +372,17 @@ proptest! {
         host.settle_with_clock();
         host.reap();
         prop_assert_eq!(host.check(), Vec::<String>::new());
+        prop_assert_eq!(host.check_functions(), Vec::<String>::new());
         prop_assert_eq!(host.check_hook(), Vec::<String>::new());
         // Nothing is planned for a host that is at rest, and a daemon that starts anew agrees.
         host.crash();
         host.settle();
         host.reap();
         prop_assert_eq!(host.check(), Vec::<String>::new());
+        prop_assert_eq!(host.check_functions(), Vec::<String>::new());
         prop_assert_eq!(host.check_hook(), Vec::<String>::new());
         // When all is stopped, nothing is left and the host's settings are as they were.
-        for n in 0..6 {
+        for n in 0..NETWORKS {
             let _ = host.ask(Command::Stop(name(n)));
         }
         let nics: Vec<_> = host.engine.intent().nics().map(|n| n.id).collect();
@@ -362,6 +397,7 @@ proptest! {
         prop_assert!(host.kernel.ovs.is_empty());
         prop_assert!(host.kernel.shapes.is_empty());
         prop_assert!(host.switch.given.is_empty());
+        prop_assert_eq!(host.check_functions(), Vec::<String>::new());
         prop_assert_eq!(host.engine.intent().pool().usage().count(), 0);
         prop_assert_eq!(&host.kernel.nft, &Default::default());
         prop_assert!(host.kernel.services.is_empty());

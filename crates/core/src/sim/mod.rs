@@ -10,11 +10,14 @@ mod bandwidth;
 mod check;
 #[cfg(test)]
 mod devices;
+pub mod functions;
 #[cfg(test)]
 mod histories;
 #[cfg(test)]
 mod hook_tests;
 mod hooks;
+#[cfg(test)]
+mod hostdev;
 #[cfg(test)]
 mod macvtaps;
 mod rules;
@@ -67,6 +70,8 @@ pub struct Host {
     pub hook: hooks::Hook,
     /// The switch that gives NICs' ports profiles.
     pub switch: switch::Switch,
+    /// What the functions of its devices are set to.
+    pub sysfs: functions::Sysfs,
     /// Who waits for which process to end.
     watching: BTreeMap<Owner, crate::engine::JobId>,
     /// What Open vSwitch says to every port, if it takes none.
@@ -119,6 +124,7 @@ impl Host {
             zone_of: BTreeSet::new(),
             hook: hooks::Hook::default(),
             switch: switch::Switch::default(),
+            sysfs: functions::Sysfs::default(),
             watching: BTreeMap::new(),
             ovs_refuses: None,
             refuse_after: None,
@@ -180,6 +186,7 @@ impl Host {
         self.processes.clear();
         self.held.clear();
         self.switch = switch::Switch::default();
+        self.sysfs = functions::Sysfs::default();
         self.start_daemon();
     }
 
@@ -212,6 +219,9 @@ impl Host {
                 }
                 RecordKey::Association(id) => {
                     startup.associations.insert(id.to_string(), content.clone());
+                }
+                RecordKey::Function(nic, address) => {
+                    startup.functions.insert(format!("{nic}@{address}"), content.clone());
                 }
                 RecordKey::Host => startup.host = Some(content.clone()),
             }
@@ -339,6 +349,7 @@ impl Host {
             | RecordKey::Nic(_)
             | RecordKey::PendingNic(_)
             | RecordKey::Association(_)
+            | RecordKey::Function(..)
             | RecordKey::Host => self.full.run_state,
         }
     }
@@ -410,6 +421,12 @@ impl Host {
                 None => return,
             },
             Job::Disassociate(association) => self.switch.disassociate(&association),
+            Job::ReadFunction(address) => self.sysfs.read(address),
+            Job::SetFunction(set) => self.sysfs.set(&set.0, &set.1),
+            Job::RestoreFunction(address, before) => match self.sysfs.restore(id, address, *before) {
+                Some(outcome) => outcome,
+                None => return,
+            },
             Job::Hook(call) => match self.hook.call(id, *call) {
                 Some(outcome) => outcome,
                 None => return,

@@ -14,6 +14,7 @@ pub(super) fn host() -> Host {
         instance: Uuid::from_u128(7),
         stamp: xml::Stamp { boot_id: "boot-1".into(), netns: 4026531840 },
         needs_carrier: false,
+        binds_drivers: true,
         plug: Default::default(),
         nodes: "/run/patchcord/nodes".into(),
         dnsmasq: dnsmasq::Settings {

@@ -21,8 +21,8 @@ pub use networkport::{read_networkport, write_networkport};
 pub use nic::{LiveSource, read_nic, write_nic, write_nic_live};
 pub use reader::{MAX_BYTES, MAX_DEPTH, Mode, root_name};
 pub use runstate::{
-    NicClaim, Stamp, nic_claim, read_association, read_host_state, read_network_state, read_nic_state,
-    write_association, write_host_state, write_network_state, write_nic_state,
+    NicClaim, Stamp, nic_claim, read_association, read_function, read_host_state, read_network_state, read_nic_state,
+    write_association, write_function, write_host_state, write_network_state, write_nic_state,
 };
 pub use writer::{Tag, Writer};
 

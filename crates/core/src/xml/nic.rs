@@ -5,13 +5,13 @@ use super::{
     PATCHCORD_NAMESPACE,
     parts::{
         link_name, name, parse_unicast_mac, parse_uuid, read_bandwidth, read_tags, read_virtualport, read_vlan,
-        without_doubles, write_bandwidth, write_tags, write_virtualport, write_vlan,
+        without_doubles, write_bandwidth, write_pci, write_tags, write_virtualport, write_vlan,
     },
     reader::{Cursor, Mode, read_document},
     writer::Writer,
 };
 use crate::Result;
-use crate::model::{DevicePlug, DirectMode, LinkName, LinkState, Name, Nic, NicSource, NicType};
+use crate::model::{DevicePlug, DirectMode, Forward, LinkName, LinkState, Name, Nic, NicSource, NicType, PciAddress};
 
 /// Children that are the VMM's affair: kept as written.
 const KEPT: &[&str] = &["model", "address", "boot", "rom", "tune", "coalesce", "guest", "alias", "acpi"];
@@ -41,6 +41,8 @@ pub struct LiveSource<'a> {
     pub dev: Option<&'a LinkName>,
     /// macvtap's mode on that device.
     pub mode: Option<DirectMode>,
+    /// The PCI device that its guest has, and what its network says about such.
+    pub function: Option<(PciAddress, &'a Forward)>,
 }
 
 /// Reads a guest's `<interface>`. There is no lenient reading: what is unknown here might be what keeps guests apart.
@@ -181,6 +183,7 @@ pub(crate) fn write_nic_into(w: &mut Writer, nic: &Nic, live: Option<&LiveSource
     w.element("interface")
         .opt("xmlns:pc", nic.plug.map(|_| PATCHCORD_NAMESPACE))
         .attr("type", kind)
+        .yes_no("managed", live.and_then(|l| l.function).and_then(|(_, forward)| forward.managed))
         .yes_no("trustGuestRxFilters", nic.trust_guest_rx_filters)
         .body(|w| write_children(w, nic, live));
 }
@@ -188,6 +191,9 @@ pub(crate) fn write_nic_into(w: &mut Writer, nic: &Nic, live: Option<&LiveSource
 fn write_children(w: &mut Writer, nic: &Nic, live: Option<&LiveSource<'_>>) {
     if let Some(mac) = nic.mac {
         w.element("mac").attr("address", mac).close();
+    }
+    if let Some(driver) = live.and_then(|l| l.function).and_then(|(_, forward)| forward.driver.as_deref()) {
+        w.element("driver").attr("name", driver).close();
     }
     write_source(w, nic, live);
     write_tags(w, &nic.tags);
@@ -244,5 +250,9 @@ fn write_source(w: &mut Writer, nic: &Nic, live: Option<&LiveSource<'_>>) {
         .opt("dev", dev)
         .opt("mode", mode)
         .opt("startupPolicy", optional)
-        .close();
+        .body_or_close(|w| {
+            if let Some((address, _)) = live.and_then(|l| l.function) {
+                write_pci(w, Some("pci"), &address, None);
+            }
+        });
 }

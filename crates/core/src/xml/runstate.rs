@@ -10,8 +10,8 @@ use super::reader::{Cursor, Mode, read_document};
 use super::{WriteOptions, Writer};
 use crate::intent::{Allocation, NicIntent, Owner};
 use crate::merge::Precedence;
-use crate::model::{DevicePlug, LinkName, MacAddr, Name, Network, NicSource};
-use crate::plan::{Association, Handover, Index, Sysctl};
+use crate::model::{DevicePlug, LinkName, MacAddr, Name, Network, NicSource, PciAddress};
+use crate::plan::{Association, Cable, FunctionBefore, FunctionVlan, Handover, Index, Sysctl};
 use crate::pool::Access;
 use crate::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
@@ -107,12 +107,18 @@ pub fn write_nic_state(stamp: &Stamp, nic: &NicIntent) -> String {
     }
     document("nicstatus", stamp, &attrs, |w| {
         write_nic_into(w, &nic.given, None);
-        if let Some(Allocation { device, access, macvlan }) = &nic.allocation {
-            w.element("actual").attr("type", "direct").body(|w| {
-                let exclusive = *access == Access::Exclusive;
-                let source = w.element("source").attr("dev", device);
-                source.attr("macvlan", macvlan).yes_no("exclusive", Some(exclusive)).close();
-            });
+        match &nic.allocation {
+            None => {}
+            Some(Allocation::Link { device, access, macvlan }) => {
+                w.element("actual").attr("type", "direct").body(|w| {
+                    let exclusive = *access == Access::Exclusive;
+                    let source = w.element("source").attr("dev", device);
+                    source.attr("macvlan", macvlan).yes_no("exclusive", Some(exclusive)).close();
+                })
+            }
+            Some(Allocation::Function(address)) => {
+                w.element("actual").attr("type", "hostdev").body(|w| w.element("source").attr("pci", address).close());
+            }
         }
     })
 }
@@ -191,18 +197,57 @@ pub fn read_nic_state(stamp: &Stamp, text: &str) -> Result<Option<NicIntent>> {
 fn read_allocation(c: &Cursor<'_, '_>) -> Result<Option<Allocation>> {
     let Some(actual) = c.child("actual") else { return Ok(None) };
     let source = actual.child("source").ok_or_else(|| actual.error("it has no <source>"))?;
+    if actual.attr("type") == Some("hostdev") {
+        return Ok(Some(Allocation::Function(source.required("pci", str::parse::<PciAddress>)?)));
+    }
     let link = |s: &str| LinkName::new(s);
-    Ok(Some(Allocation {
+    Ok(Some(Allocation::Link {
         device: source.required("dev", link)?,
         access: if source.yes_no("exclusive")? == Some(true) { Access::Exclusive } else { Access::Shared },
         macvlan: source.required("macvlan", link)?,
     }))
 }
 
+/// What a virtual function was before a NIC got it.
+pub fn write_function(stamp: &Stamp, nic: Uuid, address: PciAddress, before: &FunctionBefore) -> String {
+    let mut attrs = vec![("nic", nic.to_string()), ("address", address.to_string())];
+    let mut add = |name, value: Option<String>| attrs.extend(value.map(|v| (name, v)));
+    let yes_no = |on: bool| if on { "yes" } else { "no" }.to_owned();
+    add("mac", before.mac.map(|mac| mac.to_string()));
+    add("vlan", before.vlan.map(|vlan| vlan.id.to_string()));
+    add("priority", before.vlan.map(|vlan| vlan.priority.to_string()));
+    add("service", before.vlan.map(|vlan| yes_no(vlan.service)));
+    add("trusted", before.trusted.map(yes_no));
+    add("cable", before.cable.map(|cable| cable.as_str().to_owned()));
+    add("driver", before.driver.clone());
+    add("bound", before.bound.then(|| yes_no(true)));
+    document("function", stamp, &attrs, |_| ())
+}
+
+/// The same, with the NIC and the function; `None` when the host has booted since.
+pub fn read_function(stamp: &Stamp, text: &str) -> Result<Option<(Uuid, PciAddress, FunctionBefore)>> {
+    read(text, "function", stamp, |c| {
+        let service = c.yes_no("service")? == Some(true);
+        let vlan = match (c.parsed("vlan", parse)?, c.parsed("priority", parse)?) {
+            (Some(id), Some(priority)) => Some(FunctionVlan { id, priority, service }),
+            _ => None,
+        };
+        let before = FunctionBefore {
+            mac: c.parsed("mac", str::parse::<MacAddr>)?,
+            vlan,
+            trusted: c.yes_no("trusted")?,
+            cable: c.choice("cable", Cable::WORDS)?,
+            driver: c.parsed("driver", |s| Ok::<_, String>(s.to_owned()))?,
+            bound: c.yes_no("bound")? == Some(true),
+        };
+        Ok((c.required("nic", uuid)?, c.required("address", str::parse::<PciAddress>)?, before))
+    })
+}
+
 /// What a switch is about to be asked to give a NIC's port.
 pub fn write_association(stamp: &Stamp, of: &Association) -> String {
     let Index(index) = of.index;
-    let attrs = [
+    let mut attrs = vec![
         ("nic", of.nic.to_string()),
         ("dev", of.device.to_string()),
         ("index", index.to_string()),
@@ -210,6 +255,7 @@ pub fn write_association(stamp: &Stamp, of: &Association) -> String {
         ("vlan", of.vlan.to_string()),
         ("guestuuid", of.guest.to_string()),
     ];
+    attrs.extend(of.function.map(|address| ("pci", address.to_string())));
     document("association", stamp, &attrs, |w| write_virtualport(w, Some(&of.port)))
 }
 
@@ -220,6 +266,7 @@ pub fn read_association(stamp: &Stamp, text: &str) -> Result<Option<Association>
             nic: c.required("nic", uuid)?,
             device: c.required("dev", |s| LinkName::new(s))?,
             index: Index(c.required("index", parse)?),
+            function: c.parsed("pci", str::parse::<PciAddress>)?,
             mac: c.required("mac", str::parse::<MacAddr>)?,
             vlan: c.required("vlan", parse)?,
             guest: c.required("guestuuid", uuid)?,
