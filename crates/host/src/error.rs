@@ -225,6 +225,16 @@ pub enum Error {
         #[source]
         source: Option<patchcord_netlink::Error>,
     },
+    /// A PCI device does not get a driver.
+    #[error("PCI device {address} does not get driver {driver}: {problem}")]
+    Driver {
+        /// The device.
+        address: patchcord_core::model::PciAddress,
+        /// The driver.
+        driver: String,
+        /// What is in the way, and what would help.
+        problem: String,
+    },
     /// A virtual function can't be found or set.
     #[error("virtual function {function}: {problem}{}", tail("; not put back: ", left.as_deref()))]
     VirtualFunction {

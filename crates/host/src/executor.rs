@@ -321,7 +321,7 @@ impl Worker {
     /// Looks at an object. What is read whole is not read again at once, so that a host whose routes or rules never
     /// stand still does not keep us busy with them.
     fn look_paced(&mut self, hint: Hint) {
-        let heavy = matches!(hint, Hint::Routes | Hint::Rules(_) | Hint::Everything(_));
+        let heavy = matches!(hint, Hint::Routes | Hint::Functions | Hint::Rules(_) | Hint::Everything(_));
         let begun = Instant::now();
         if let Err(error) = self.look(hint) {
             self.trouble("the kernel can't be read", &error);
@@ -359,6 +359,12 @@ impl Worker {
                 }
             }
             Hint::Routes => self.look_at_routes()?,
+            Hint::Functions => {
+                let now = self.kernel.sriov.all()?;
+                if now != self.kernel.observed().functions {
+                    self.changed(Change::Functions(now));
+                }
+            }
             Hint::Settings => self.look_at_settings()?,
             Hint::Rules(who) => self.look_at_rules(who)?,
         }
@@ -385,6 +391,7 @@ impl Worker {
         if known.is_none() && now.as_ref().is_some_and(|link| link.is_doomed()) {
             return Ok(());
         }
+        self.look_at_names(known.as_ref(), now.as_ref());
         let vlan = |link: &Option<Link>| link.as_ref().map(|link| link.vlan).unwrap_or_default();
         let other_vlans = vlan(&known) != vlan(&now);
         if known != now {
@@ -400,6 +407,19 @@ impl Worker {
             return Ok(());
         }
         self.look_at_vlans(index)
+    }
+
+    /// A link that came, went or got another name may be a physical or virtual function's.
+    fn look_at_names(&self, known: Option<&Link>, now: Option<&Link>) {
+        let (old, new) = (known.map(|link| &link.name), now.map(|link| &link.name));
+        if old == new {
+            return;
+        }
+        let functions = &self.kernel.observed().functions;
+        let concerned = |name: &String| functions.names(name) || self.kernel.sriov.has_device(name);
+        if old.into_iter().chain(new).any(concerned) {
+            self.hints.add_functions();
+        }
     }
 
     /// What ports are in counts again, or counts for the first time.
@@ -496,7 +516,12 @@ mod tests {
     fn lost_announcements_lead_to_a_snapshot_where_something_is_different() {
         in_namespace(|ns| {
             let nowhere = PathBuf::from("/nonexistent");
-            let options = KernelOptions { instance: Uuid::nil(), resolv_conf: nowhere.clone(), nodes: nowhere };
+            let options = KernelOptions {
+                instance: Uuid::nil(),
+                resolv_conf: nowhere.clone(),
+                root: nowhere.clone(),
+                nodes: nowhere,
+            };
             let (sender, reports) = channel();
             let sink = move |report| {
                 let _ = sender.send(report);

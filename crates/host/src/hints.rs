@@ -21,6 +21,8 @@ pub(crate) enum Hint {
     Routes,
     /// Whether the host forwards.
     Settings,
+    /// Virtual functions of devices.
+    Functions,
     /// Packet rules that somebody else changed; who, where known.
     Rules(Option<String>),
 }
@@ -33,6 +35,7 @@ struct Pending {
     traffic: BTreeSet<u32>,
     routes: bool,
     settings: bool,
+    functions: bool,
     /// Transactions since, by the port they came through, with who made them; the last of each port.
     rules: BTreeMap<u32, Option<String>>,
 }
@@ -93,6 +96,11 @@ impl Hints {
         self.lock().routes = true;
     }
 
+    /// Devices may have other virtual functions, or those other links.
+    pub(crate) fn add_functions(&self) {
+        self.lock().functions = true;
+    }
+
     /// Everything is to be read again.
     pub(crate) fn add_everything(&self, reason: &'static str) {
         self.lock().everything = Some(reason);
@@ -103,7 +111,7 @@ impl Hints {
         *self.lock() = Pending::default();
     }
 
-    /// The next object to look at, links first; routes and rules, which are read whole, only when `heavy` ones may be.
+    /// The next object to look at, links first; functions, routes and rules, which are read whole, only when `heavy` ones may be.
     /// Changes of packet rules through `own_port` are our own.
     pub(crate) fn next(&self, own_port: Option<u32>, heavy: bool) -> Option<Hint> {
         let mut pending = self.lock();
@@ -125,6 +133,9 @@ impl Hints {
         }
         if !heavy {
             return None;
+        }
+        if std::mem::take(&mut pending.functions) {
+            return Some(Hint::Functions);
         }
         if std::mem::take(&mut pending.routes) {
             return Some(Hint::Routes);

@@ -21,6 +21,7 @@ use crate::cause::Cause;
 use crate::macvtap::Nodes;
 use crate::observe::{self, Snapshot};
 use crate::reaper::Reaper;
+use crate::sriov::Sriov;
 use crate::{Result, firewalls};
 
 /// What a [`Kernel`] is told once.
@@ -30,6 +31,8 @@ pub struct KernelOptions {
     pub instance: Uuid,
     /// Where the host's name servers are, usually `/etc/resolv.conf`.
     pub resolv_conf: PathBuf,
+    /// The directory that sysfs is in, usually `/`.
+    pub root: PathBuf,
     /// The directory for the device nodes of macvtaps that are opened by name.
     pub nodes: PathBuf,
 }
@@ -53,6 +56,8 @@ pub struct Kernel {
     pub(crate) leaf: Option<Leaf>,
     /// What whoever gets our reports believes to be there. Packet rules have their handles here.
     pub(crate) observed: Observed,
+    /// Which virtual functions there are.
+    pub(crate) sriov: Sriov,
     resolv_conf: PathBuf,
 }
 
@@ -114,6 +119,7 @@ impl Kernel {
             ipv6: std::path::Path::new("/proc/sys/net/ipv6/conf").exists(),
             leaf: None,
             observed: Observed::default(),
+            sriov: Sriov::new(&options.root),
             resolv_conf: options.resolv_conf.clone(),
         })
     }
@@ -204,6 +210,7 @@ impl Kernel {
         let mut snapshot = observe::snapshot(&mut self.route, self.nft.as_mut(), &self.resolv_conf)?;
         self.delete_half_made(&mut snapshot.observed);
         snapshot.observed.shaping = self.observed.shaping;
+        snapshot.observed.functions = self.sriov.all()?;
         self.observed = snapshot.observed.clone();
         self.nodes.sweep(&self.observed);
         for link in self.observed.links().filter(|link| link.is_doomed() && link.mark.is_some()) {

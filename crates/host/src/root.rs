@@ -59,6 +59,8 @@ impl Root {
         nodes = "run/patchcord/nodes";
         /// What switches were asked to give NICs' ports.
         run_associations = "run/patchcord/associations";
+        /// What virtual functions were before NICs got them.
+        run_functions = "run/patchcord/functions";
         /// lldpad's process id; see [`crate::lldpad`].
         lldpad_pid = "var/run/lldpad.pid";
         /// dnsmasq's configuration and process ids.

@@ -3,29 +3,20 @@
 //!
 //! Where functions belong is told by sysfs, by links from device to device; how a VF is set by rtnetlink.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use patchcord_core::model::{LinkName, PciAddress};
-use patchcord_netlink::{Error as NetlinkError, Socket, VfChange, VirtualFunction};
+use patchcord_core::plan::{Functions, VirtualFunction};
+use patchcord_netlink::{Error as NetlinkError, Socket, VfChange};
 use rustix::io::Errno;
 
 use crate::{Error, Result};
 
 /// What some drivers take for no address at all, since they refuse zeros.
 const NO_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0];
-
-/// A VF as sysfs knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VfDevice {
-    /// Its number among those of its PF, from 0.
-    pub number: u32,
-    /// Its PCI address.
-    pub address: PciAddress,
-    /// Its links, by name: one as a rule, none while it is a guest's or has no driver.
-    pub links: Vec<LinkName>,
-}
 
 /// A VF as it is set: by its PF's link.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,29 +39,24 @@ impl Sriov {
         Self { sys: root.join("sys") }
     }
 
-    /// How many VFs the PF with this link has now; `None` when it is no PF.
-    ///
-    /// # Errors
-    /// [`Error::File`], and [`Error::Content`] for what is no number.
-    pub fn count(&self, pf: &LinkName) -> Result<Option<u32>> {
-        let path = self.device(pf).join("sriov_numvfs");
-        let Some(text) = read(&path)? else { return Ok(None) };
-        let problem = || Error::Content { path, problem: format!("{text:?} is no number") };
-        text.parse().map(Some).map_err(|_| problem())
-    }
-
-    /// The VFs of the PF with this link, by their numbers; none of a link that is no PF.
+    /// All VFs of the host, by the links of their PFs. Links that stand for a VF inside its device are no PFs'.
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn functions(&self, pf: &LinkName) -> Result<Vec<VfDevice>> {
-        let device = self.device(pf);
-        let mut functions = Vec::new();
-        for (number, address) in virtual_functions(&device)? {
-            let links = links(&device.join(format!("virtfn{number}")))?;
-            functions.push(VfDevice { number, address, links });
+    pub fn all(&self) -> Result<Functions> {
+        let mut all = BTreeMap::new();
+        for link in link_names(&self.sys.join("class/net"))? {
+            let device = self.device(&link);
+            if device.join("sriov_numvfs").exists() && !self.is_representor(&link) {
+                all.insert(link, functions(&device)?);
+            }
         }
-        Ok(functions)
+        Ok(Functions::new(all))
+    }
+
+    /// Whether a link belongs to a device, and not only to the kernel.
+    pub fn has_device(&self, link: &str) -> bool {
+        self.sys.join("class/net").join(link).join("device").exists()
     }
 
     /// The PF and the number of the VF whose link this is; `None` when it is no VF's.
@@ -163,6 +149,15 @@ impl Sriov {
     }
 }
 
+/// A PF's VFs, in order. One with several links is taken for the first: they are ports of one device, of which one is set.
+fn functions(device: &Path) -> Result<Vec<VirtualFunction>> {
+    let of = |(number, address)| {
+        let link = links(&device.join(format!("virtfn{number}")))?.into_iter().next();
+        Ok(VirtualFunction { number, address, link })
+    };
+    virtual_functions(device)?.into_iter().map(of).collect()
+}
+
 /// The numbers and addresses of a PF's VFs, in order.
 fn virtual_functions(device: &Path) -> Result<Vec<(u32, PciAddress)>> {
     let mut functions = Vec::new();
@@ -178,8 +173,11 @@ fn virtual_functions(device: &Path) -> Result<Vec<(u32, PciAddress)>> {
 
 /// The links of a device, by name. A name that is none can't be any of ours to use.
 fn links(device: &Path) -> Result<Vec<LinkName>> {
-    let mut links: Vec<LinkName> =
-        names(&device.join("net"))?.into_iter().filter_map(|name| LinkName::new(name).ok()).collect();
+    link_names(&device.join("net"))
+}
+
+fn link_names(directory: &Path) -> Result<Vec<LinkName>> {
+    let mut links: Vec<LinkName> = names(directory)?.into_iter().filter_map(|name| LinkName::new(name).ok()).collect();
     links.sort_unstable();
     Ok(links)
 }
@@ -199,7 +197,7 @@ fn names(directory: &Path) -> Result<Vec<String>> {
 /// device of another bus.
 fn target_address(link: &Path) -> Result<Option<PciAddress>> {
     match fs::read_link(link) {
-        Ok(target) => Ok(target.file_name().and_then(|name| parse_address(name.to_str()?))),
+        Ok(target) => Ok(target.file_name().and_then(|name| name.to_str()?.parse().ok())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::file("read", link)(error)),
     }
@@ -211,16 +209,6 @@ fn read(path: &Path) -> Result<Option<String>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::file("read", path)(error)),
     }
-}
-
-/// As sysfs names a device: `0000:3b:02.1`.
-fn parse_address(name: &str) -> Option<PciAddress> {
-    let (domain, rest) = name.split_once(':')?;
-    let (bus, rest) = rest.split_once(':')?;
-    let (slot, function) = rest.split_once('.')?;
-    let byte = |text| u8::from_str_radix(text, 16).ok();
-    let domain = u16::from_str_radix(domain, 16).ok()?;
-    Some(PciAddress { domain, bus: byte(bus)?, slot: byte(slot)?, function: byte(function)? })
 }
 
 /// Sets what is not yet as it should be, one after the other, and gives what was there before, for [`restore`]. What the
@@ -266,7 +254,7 @@ struct Step {
 }
 
 /// What differs, in the kernel's order.
-fn steps(now: &VirtualFunction, wanted: &VfChange) -> Vec<Step> {
+fn steps(now: &patchcord_netlink::VirtualFunction, wanted: &VfChange) -> Vec<Step> {
     let none = VfChange::default();
     let mut steps = Vec::new();
     let mut add = |what, differs: bool, change, undo| {
@@ -281,6 +269,9 @@ fn steps(now: &VirtualFunction, wanted: &VfChange) -> Vec<Step> {
     let check = |spoof_check| VfChange { spoof_check, ..none };
     let differs = wanted.spoof_check.is_some() && wanted.spoof_check != now.spoof_check;
     add("spoof check", differs, check(wanted.spoof_check), check(now.spoof_check));
+    let cable = |link_state| VfChange { link_state, ..none };
+    let differs = wanted.link_state.is_some() && wanted.link_state != now.link_state;
+    add("cable", differs, cable(wanted.link_state), cable(now.link_state));
     let trust = |trust| VfChange { trust, ..none };
     add("trust", wanted.trust.is_some() && wanted.trust != now.trust, trust(wanted.trust), trust(now.trust));
     steps
@@ -292,6 +283,7 @@ fn before(steps: &[Step]) -> VfChange {
         mac: all.mac.or(undo.mac),
         vlan: all.vlan.or(undo.vlan),
         spoof_check: all.spoof_check.or(undo.spoof_check),
+        link_state: all.link_state.or(undo.link_state),
         trust: all.trust.or(undo.trust),
     })
 }
@@ -328,7 +320,7 @@ fn restore_by(
     const EINVAL: i32 = Errno::INVAL.raw_os_error();
     let mut outcome = Ok(());
     // Against a VF of which nothing is known, each setting is a step.
-    for Step { change, .. } in steps(&VirtualFunction::default(), before) {
+    for Step { change, .. } in steps(&patchcord_netlink::VirtualFunction::default(), before) {
         let mut done = set(&change);
         if change.mac == Some([0; 6]) && done.as_ref().is_err_and(|error| error.errno() == Some(EINVAL)) {
             done = set(&VfChange { mac: Some(NO_MAC), ..change });
@@ -341,7 +333,7 @@ fn restore_by(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use patchcord_netlink::{KernelError, VfVlan};
+    use patchcord_netlink::{KernelError, VfVlan, VirtualFunction};
 
     const MAC: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
     const VLAN: VfVlan = VfVlan { id: 5, qos: 2, service: false };
@@ -352,7 +344,7 @@ mod tests {
     }
 
     fn wanted() -> VfChange {
-        VfChange { mac: Some(MAC), vlan: Some(VLAN), spoof_check: Some(true), trust: Some(false) }
+        VfChange { mac: Some(MAC), vlan: Some(VLAN), spoof_check: Some(true), link_state: None, trust: Some(false) }
     }
 
     fn now() -> VirtualFunction {
@@ -438,15 +430,5 @@ mod tests {
         });
         assert_eq!(outcome.unwrap_err().errno(), Some(22));
         assert_eq!(tried.len(), 4, "an address that is not zero is tried once");
-    }
-
-    #[test]
-    fn addresses_are_read_as_sysfs_writes_them() {
-        let address = PciAddress { domain: 0, bus: 0x3b, slot: 0x02, function: 1 };
-        assert_eq!(address.to_string(), "0000:3b:02.1");
-        assert_eq!(parse_address("0000:3b:02.1"), Some(address));
-        for other in ["virtio3", "0000:3b:02", "0000:3b.1", "10000:e1:00.0", "0000:3b:zz.1", ""] {
-            assert_eq!(parse_address(other), None, "{other}");
-        }
     }
 }

@@ -4,13 +4,13 @@
 //! and static forwarding entries that others remove.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use patchcord_netlink::{LINK_GROUPS, Monitor, nft};
+use patchcord_netlink::{DeviceMonitor, LINK_GROUPS, Monitor, nft};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 
@@ -39,6 +39,7 @@ impl Watcher {
             links: Monitor::open(LINK_GROUPS)?,
             // Without nftables there is nothing to hear about it.
             rules: nft::Monitor::open().ok(),
+            devices: DeviceMonitor::open("pci").ok(),
             hints,
             executor,
             stop: Arc::clone(&stop),
@@ -66,6 +67,7 @@ impl Drop for Watcher {
 struct Listener {
     links: Monitor,
     rules: Option<nft::Monitor>,
+    devices: Option<DeviceMonitor>,
     hints: Arc<Hints>,
     executor: SyncSender<ExecutorRequest>,
     stop: Arc<OwnedFd>,
@@ -92,18 +94,21 @@ impl Listener {
 
     /// Waits for announcements and notes them; false when it is time to end.
     fn listen(&mut self) -> Result<bool> {
-        let (links, rules) = {
-            let mut fds = vec![PollFd::new(&*self.stop, PollFlags::IN), PollFd::new(&self.links, PollFlags::IN)];
-            fds.extend(self.rules.as_ref().map(|rules| PollFd::new(rules, PollFlags::IN)));
+        let (links, rules, devices) = {
+            // For one that could not be opened another one stands in: nothing is read of it.
+            let rules = self.rules.as_ref().map_or(self.links.as_fd(), AsFd::as_fd);
+            let devices = self.devices.as_ref().map_or(self.links.as_fd(), AsFd::as_fd);
+            let mut fds = [self.stop.as_fd(), self.links.as_fd(), rules, devices]
+                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
             match poll(&mut fds, None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(Error::Listen { op: "wait for", source: errno.into() }),
             }
-            let ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
-            if ready(0) {
+            let [stop, links, rules, devices] = fds.map(|fd| !fd.revents().is_empty());
+            if stop {
                 return Ok(false);
             }
-            (ready(1), ready(2))
+            (links, rules, devices)
         };
         if self.heard.elapsed() < GATHER {
             std::thread::sleep(GATHER);
@@ -114,6 +119,11 @@ impl Listener {
         }
         if let (true, Some(monitor)) = (rules, &mut self.rules) {
             self.hints.add_rules(monitor.receive(Some(Duration::ZERO))?);
+        }
+        if let (true, Some(monitor)) = (devices, &mut self.devices)
+            && monitor.receive(Some(Duration::ZERO))?
+        {
+            self.hints.add_functions();
         }
         Ok(true)
     }

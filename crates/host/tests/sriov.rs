@@ -6,8 +6,9 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use patchcord_core::model::{LinkName, PciAddress};
+use patchcord_core::plan::VirtualFunction;
 use patchcord_host::Error;
-use patchcord_host::sriov::{Sriov, VfDevice, VfPlace, program, restore};
+use patchcord_host::sriov::{Sriov, VfPlace, program, restore};
 use patchcord_netlink::{Socket, VfChange, VfVlan};
 use patchcord_testkit::{Namespace, NetdevSim, Sysfs, in_namespace};
 use serde_json::{Value, json};
@@ -74,17 +75,25 @@ fn place(pf: &str, number: u32) -> Option<VfPlace> {
 fn a_pf_lists_its_vfs_by_number() {
     let host = usual();
     let sriov = host.sriov();
-    assert_eq!(sriov.count(&name("eth0")).unwrap(), Some(12));
-    let functions = sriov.functions(&name("eth0")).unwrap();
+    // A PF without VFs, a link of a function that is none, and one without a function.
+    host.sysfs.add_function("0000:3b:01.0");
+    host.sysfs.enable("0000:3b:01.0", &[]);
+    host.sysfs.add_link("0000:3b:01.0", "eth1", &[]);
+    fs::create_dir(host.sysfs.path("class/net/lo")).unwrap();
+    let all = sriov.all().unwrap();
+    let functions = all.of(&name("eth0")).unwrap();
     assert_eq!(functions.iter().map(|vf| vf.number).collect::<Vec<_>>(), (0..12).collect::<Vec<_>>());
-    assert_eq!(functions[3], VfDevice { number: 3, address: address(2, 3), links: vec![] });
-    assert_eq!(functions[10], VfDevice { number: 10, address: address(3, 2), links: vec![name("eth0v10")] });
-    for other in ["eth0v10", "absent"] {
-        assert_eq!(sriov.count(&name(other)).unwrap(), None);
-        assert_eq!(sriov.functions(&name(other)).unwrap(), []);
+    assert_eq!(functions[3], VirtualFunction { number: 3, address: address(2, 3), link: None });
+    assert_eq!(functions[10], VirtualFunction { number: 10, address: address(3, 2), link: Some(name("eth0v10")) });
+    assert_eq!(all.with_link(&name("eth0v10")), Some(address(3, 2)));
+    assert_eq!(all.at(address(3, 2)), Some((&name("eth0"), &functions[10])));
+    assert_eq!(all.of(&name("eth1")), Some(&[][..]));
+    for other in ["eth0v10", "lo", "absent"] {
+        assert_eq!(all.of(&name(other)), None, "{other}");
     }
-    fs::write(host.sysfs.device(PF).join("sriov_numvfs"), "many\n").unwrap();
-    assert!(matches!(sriov.count(&name("eth0")), Err(Error::Content { .. })));
+    for (link, belongs) in [("eth0", true), ("eth0v10", true), ("lo", false), ("absent", false)] {
+        assert_eq!(sriov.has_device(link), belongs, "{link}");
+    }
 }
 
 #[test]
@@ -109,6 +118,7 @@ fn the_pf_is_told_from_the_links_beside_it() {
     let host = usual();
     host.sysfs.add_link(PF, "eth0r0", &[("phys_port_name", "pf0vf0")]);
     host.sysfs.add_link(PF, "eth0s0", &[("phys_port_name", "pf0sf88")]);
+    assert_eq!(host.sriov().all().unwrap().of(&name("eth0r0")), None);
     assert_eq!(host.sriov().of_address(address(2, 0)).unwrap(), place("eth0", 0));
     // Two ports of one function: only the VF's own link tells which of them it belongs to.
     host.sysfs.add_link(PF, "eth1", &[("phys_port_id", "b"), ("phys_port_name", "p1")]);
@@ -141,6 +151,7 @@ fn a_pf_without_a_link_is_named() {
 #[test]
 fn the_kernels_own_sysfs_has_the_layout_that_is_read() {
     let sriov = Sriov::new(Path::new("/"));
+    sriov.all().unwrap();
     for link in fs::read_dir("/sys/class/net").unwrap() {
         let link = link.unwrap();
         // A file beside the links, `bonding_masters`, comes with bonds.
@@ -148,7 +159,6 @@ fn the_kernels_own_sysfs_has_the_layout_that_is_read() {
             continue;
         }
         let link = name(link.file_name().to_str().unwrap());
-        assert_eq!(sriov.functions(&link).unwrap().len(), sriov.count(&link).unwrap().unwrap_or(0) as usize, "{link}");
         sriov.of_link(&link).unwrap();
     }
 }
@@ -197,7 +207,13 @@ fn a_vf_is_programmed_and_restored() {
         let mut netlink = Socket::open().unwrap();
         let (index, vf) = of_eth0(&mut netlink, 1);
         let vlan = VfVlan { id: 5, qos: 3, service: false };
-        let wanted = VfChange { mac: Some(MAC), vlan: Some(vlan), spoof_check: Some(false), trust: Some(true) };
+        let wanted = VfChange {
+            mac: Some(MAC),
+            vlan: Some(vlan),
+            spoof_check: Some(false),
+            link_state: None,
+            trust: Some(true),
+        };
         let before = program(&mut netlink, index, &vf, &wanted).unwrap();
         let programmed = json!(["52:54:00:01:02:03", {"vlan": 5, "qos": 3}, false, true]);
         assert_eq!(shown(ns, 1), programmed);
@@ -234,7 +250,8 @@ fn a_vf_that_is_refused_one_setting_keeps_what_it_had() {
         let (index, vf) = of_eth0(&mut netlink, 1);
         // The driver refuses a priority beyond 7, and a group's address.
         let vlan = VfVlan { id: 5, qos: 8, service: false };
-        let wanted = VfChange { mac: Some(MAC), vlan: Some(vlan), spoof_check: Some(true), trust: Some(true) };
+        let wanted =
+            VfChange { mac: Some(MAC), vlan: Some(vlan), spoof_check: Some(true), link_state: None, trust: Some(true) };
         let error = program(&mut netlink, index, &vf, &wanted).unwrap_err();
         assert_eq!(error.to_string(), "virtual function 1 of eth0: its driver refuses the VLAN");
         assert_eq!(shown(ns, 1), was);

@@ -2,12 +2,17 @@
 //! (VFs) of another (PF), their drivers and network links.
 //!
 //! Code with a root directory of its own reads this one; what it asks of the kernel still goes to the real one. Everything
-//! may change while that code runs. What is written to a file stays there, and nothing comes of it.
+//! may change while that code runs. What is written to a file stays there, and nothing comes of it, save with
+//! [`Sysfs::bind_as_told`].
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// The bridge that all functions are below.
 const BRIDGE: &str = "devices/pci0000:3a";
@@ -133,12 +138,70 @@ impl Sysfs {
         remove_if_there(&device.join("driver"));
     }
 
+    /// Does what the kernel does about what is written to drivers' files and `drivers_probe`, until what this gives is
+    /// dropped. A function whose `driver_override` names no driver gets `usual`.
+    pub fn bind_as_told(&self, usual: &str) -> Binding {
+        let (sysfs, usual, stop) = (Self { sys: self.sys.clone() }, usual.to_owned(), Arc::new(AtomicBool::new(false)));
+        let told = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                sysfs.bind_once(&usual);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        Binding { stop, thread: Some(thread) }
+    }
+
+    fn bind_once(&self, usual: &str) {
+        let probed = self.take("bus/pci/drivers_probe");
+        // Whoever has a function probed has had it unbound before.
+        for driver in fs::read_dir(self.path("bus/pci/drivers")).into_iter().flatten().flatten() {
+            let unbound = self.take(&format!("bus/pci/drivers/{}/unbind", driver.file_name().to_string_lossy()));
+            unbound.iter().for_each(|address| self.unbind(address));
+        }
+        let Some(address) = probed else { return };
+        let device = self.device(&address);
+        let wanted = fs::read_to_string(device.join("driver_override")).unwrap_or_default();
+        // The kernel's file has a line only; behind it is what was written before.
+        let wanted = wanted.lines().next().filter(|driver| !driver.is_empty() && *driver != "(null)").unwrap_or(usual);
+        if !device.join("driver").exists() && self.path("bus/pci/drivers").join(wanted).exists() {
+            self.bind(&address, wanted);
+        }
+    }
+
+    /// What was written to a file since the last time.
+    fn take(&self, below: &str) -> Option<String> {
+        let text = done(below, fs::read_to_string(self.path(below)));
+        if text.is_empty() {
+            return None;
+        }
+        self.set(below, "");
+        Some(text.trim().to_owned())
+    }
+
     fn set(&self, below: &str, content: &str) {
         done(below, fs::write(self.path(below), content));
     }
 
     fn link_to(&self, target: &str, link: &Path) {
         done(target, symlink(target, link));
+    }
+}
+
+/// What stands in for the kernel; see [`Sysfs::bind_as_told`].
+#[derive(Debug)]
+pub struct Binding {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Binding {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let ended = self.thread.take().map(JoinHandle::join);
+        if let (Some(Err(panic)), false) = (ended, std::thread::panicking()) {
+            std::panic::resume_unwind(panic);
+        }
     }
 }
 

@@ -20,7 +20,12 @@ pub(crate) const INSTANCE: Uuid = Uuid::from_u128(0x1457);
 
 pub(crate) fn options() -> KernelOptions {
     let nowhere = PathBuf::from("/nonexistent");
-    KernelOptions { instance: INSTANCE, resolv_conf: nowhere.join("resolv.conf"), nodes: nowhere.join("nodes") }
+    KernelOptions {
+        instance: INSTANCE,
+        resolv_conf: nowhere.join("resolv.conf"),
+        root: nowhere.clone(),
+        nodes: nowhere.join("nodes"),
+    }
 }
 
 /// A kernel that has read what is there.
