@@ -82,6 +82,8 @@ pub struct Actual {
     pub dev: Option<String>,
     /// How it is on that device.
     pub mode: Option<String>,
+    /// The address of the PCI device that its guest has.
+    pub pci: Option<String>,
     /// `cord` or `macvtap`: how it is plugged into that device.
     pub plug: Option<String>,
     /// The device node of a macvtap that is opened by name.
@@ -101,12 +103,16 @@ pub struct Device {
     pub name: String,
     /// Whether it is there.
     pub present: bool,
-    /// Its link's kind, empty for physical devices.
+    /// Its link's kind, empty for physical devices; `pci` for a virtual function by address.
     pub kind: Option<String>,
     /// Whether it has a carrier.
     pub carrier: bool,
     /// Its MTU in bytes.
     pub mtu: Option<u32>,
+    /// Of a virtual function: the link of the device that it belongs to.
+    pub pf: Option<String>,
+    /// And its number there, from 0.
+    pub function: Option<u32>,
     /// The active networks that list it.
     pub networks: Vec<DeviceNetwork>,
     /// Those who hold it.

@@ -85,7 +85,7 @@ pub(crate) fn list(nics: &[Nic]) -> String {
             nic.state.clone(),
             or_dash(nic.network.as_ref()),
             or_dash(nic.portgroup.as_ref()),
-            or_dash(nic.actual.bridge.as_ref().or(nic.actual.dev.as_ref())),
+            or_dash(nic.actual.bridge.as_ref().or(nic.actual.dev.as_ref()).or(nic.actual.pci.as_ref())),
             or_dash(nic.actual.tap.as_ref()),
             nic.tags.join(" "),
         ]
@@ -107,6 +107,9 @@ pub(crate) fn place(nic: &Nic) -> String {
     }
     if let Some(dev) = &nic.actual.dev {
         phrase += &format!(", device {dev}");
+    }
+    if let Some(pci) = &nic.actual.pci {
+        phrase += &format!(", PCI device {pci}");
     }
     if let Some(mode) = &nic.actual.mode {
         phrase += &format!(", mode {mode}");

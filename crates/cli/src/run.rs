@@ -157,6 +157,7 @@ fn plug_and_become(
             Ok(match what {
                 "fd" => fds.iter().map(|fd| fd.as_raw_fd().to_string()).collect::<Vec<_>>().join(":"),
                 "tap" => nic.actual.tap.clone().unwrap_or_default(),
+                "pci" => nic.actual.pci.clone().unwrap_or_default(),
                 _ => nic.mac.clone().unwrap_or_default(),
             })
         })
@@ -172,7 +173,7 @@ fn plug_and_become(
     Err(CommandError::io(format!("can't run {}", program.display()), &error))
 }
 
-/// An argument with `{fdN}`, `{tapN}` and `{macN}` replaced by what `value` gives for the word and the number.
+/// An argument with `{fdN}`, `{tapN}`, `{pciN}` and `{macN}` replaced by what `value` gives for the word and the number.
 fn fill<E>(argument: &OsStr, value: &mut dyn FnMut(&str, usize) -> Result<String, E>) -> Result<OsString, E> {
     let (mut filled, mut rest) = (Vec::new(), argument.as_bytes());
     while let Some(at) = rest.iter().position(|byte| *byte == b'{') {
@@ -197,7 +198,7 @@ fn fill<E>(argument: &OsStr, value: &mut dyn FnMut(&str, usize) -> Result<String
 fn placeholder(text: &[u8]) -> Option<(&'static str, usize, usize)> {
     let end = text.iter().position(|byte| *byte == b'}')?;
     let inside = std::str::from_utf8(&text[1..end]).ok()?;
-    let what = ["fd", "tap", "mac"].into_iter().find(|what| inside.starts_with(what))?;
+    let what = ["fd", "tap", "pci", "mac"].into_iter().find(|what| inside.starts_with(what))?;
     let digits = &inside[what.len()..];
     let number = digits.parse().ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
     Some((what, number, end + 1))
@@ -240,6 +241,7 @@ mod tests {
         };
         for (text, want) in [
             ("tap,fd={fd0},x={mac1}{tap0}", "tap,fd=<fd 0>,x=<mac 1><tap 0>"),
+            ("vfio-pci,host={pci1}", "vfio-pci,host=<pci 1>"),
             ("{fd}{fdx}{fd-1}{fd+1}{}{{fd0}}{", "{fd}{fdx}{fd-1}{fd+1}{}{<fd 0>}{"),
             ("{'qom-type':'x'}", "{'qom-type':'x'}"),
             ("", ""),

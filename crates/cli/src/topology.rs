@@ -169,6 +169,7 @@ pub(crate) mod tests {
                 bridge: bridge.map(Into::into),
                 dev: None,
                 mode: None,
+                pci: None,
                 plug: None,
                 node: None,
                 tap: Some("pct0".into()),

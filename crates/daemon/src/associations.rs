@@ -93,7 +93,11 @@ impl Asker {
         if of.port.kind != Some(VirtualPortType::Qbh) {
             return Ok(itself);
         }
-        let Some(place) = self.sriov.of_link(&of.device)? else { return Ok(itself) };
+        let place = match of.function {
+            Some(address) => self.sriov.of_address(address)?,
+            None => self.sriov.of_link(&of.device)?,
+        };
+        let Some(place) = place else { return Ok(itself) };
         let index = self.sriov.pf_index(&place)?;
         Ok(Uplink { name: place.pf, index, vf: Some(place.number) })
     }

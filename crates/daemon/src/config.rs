@@ -34,6 +34,9 @@ pub struct Devices {
     /// `plug`: how NICs are plugged in that don't say so themselves.
     #[serde(deserialize_with = "plug")]
     pub plug: DevicePlug,
+    /// `bind_drivers`: PCI devices are bound to the driver that hands them to guests, for networks with managed='yes'. The
+    /// daemon keeps the right to do so then.
+    pub bind_drivers: bool,
     /// `association_timeout`: how many seconds a switch has to give a NIC's port its profile, 1 to 300.
     #[serde(deserialize_with = "timeout")]
     pub association_timeout: u16,
@@ -41,7 +44,7 @@ pub struct Devices {
 
 impl Default for Devices {
     fn default() -> Self {
-        Self { carrier: false, plug: DevicePlug::default(), association_timeout: 10 }
+        Self { carrier: false, plug: DevicePlug::default(), bind_drivers: false, association_timeout: 10 }
     }
 }
 

@@ -23,11 +23,19 @@ const KEPT: CapabilitySet = CapabilitySet::NET_ADMIN.union(CapabilitySet::NET_RA
 /// What macvtaps take besides: to give their nodes to users, and to make nodes where those of /dev are not theirs.
 const FOR_MACVTAPS: CapabilitySet = CapabilitySet::CHOWN.union(CapabilitySet::MKNOD);
 
+/// What the daemon is used for that takes more than the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uses {
+    /// Macvtaps, whose nodes come and go below /dev.
+    pub macvtaps: bool,
+    /// Binding PCI devices to other drivers, by files below /sys.
+    pub drivers: bool,
+}
+
 /// Gives up, for this thread and those it starts later, everything that serving takes nothing of. The directories
-/// below `root` must be there already. For `macvtaps`, whose nodes come and go below /dev, it keeps more. What this
-/// kernel can't enforce is logged.
-pub fn confine(root: &Root, macvtaps: bool) {
-    match restrict(root, macvtaps) {
+/// below `root` must be there already. What this kernel can't enforce is logged.
+pub fn confine(root: &Root, uses: Uses) {
+    match restrict(root, uses) {
         Ok(RulesetStatus::FullyEnforced) => info!("confined to its own paths"),
         Ok(RulesetStatus::PartiallyEnforced) => info!("confined to its own paths, as far as this kernel can"),
         Ok(RulesetStatus::NotEnforced) => {
@@ -35,32 +43,34 @@ pub fn confine(root: &Root, macvtaps: bool) {
         }
         Err(error) => warn!(%error, "the daemon is not confined to its paths"),
     }
-    let kept = if macvtaps { KEPT | FOR_MACVTAPS } else { KEPT };
+    let kept = if uses.macvtaps { KEPT | FOR_MACVTAPS } else { KEPT };
     if let Err(error) = drop_capabilities(kept) {
         warn!(%error, "the daemon keeps capabilities that it has no use for");
     }
 }
 
-fn restrict(root: &Root, macvtaps: bool) -> Result<RulesetStatus, RulesetError> {
+fn restrict(root: &Root, uses: Uses) -> Result<RulesetStatus, RulesetError> {
     let own = [parent(root.config()), root.run(), root.lib()];
     let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
     let own = own.iter().map(|path| (path.as_path(), AccessFs::from_all(RIGHTS)));
     // Name servers may be given below the root too.
-    let etc = root.base().join("etc");
+    let (etc, sys) = (root.base().join("etc"), root.base().join("sys"));
     // And resolv.conf may be a link to anywhere; the directory, since whoever writes it replaces it.
     let resolv_conf = std::fs::canonicalize("/etc/resolv.conf").ok().map(parent).filter(|path| path != Path::new("/"));
-    let also = [Some(etc), resolv_conf];
+    let also = [Some(etc), Some(sys.clone()), resolv_conf];
     let also = also.iter().flatten().map(PathBuf::as_path);
     let read = READ.iter().map(Path::new).chain(also).map(|path| (path, AccessFs::from_read(RIGHTS)));
     // lldpad's pid file, which comes and goes with it.
     let lldpad = std::fs::canonicalize(parent(root.lldpad_pid())).unwrap_or_default();
     let rest = [
         (lldpad.as_path(), AccessFs::ReadFile.into()),
-        (Path::new(if macvtaps { "/dev" } else { "/dev/net/tun" }), device),
+        (Path::new(if uses.macvtaps { "/dev" } else { "/dev/net/tun" }), device),
         (Path::new("/proc/sys/net"), AccessFs::from_read(RIGHTS) | AccessFs::WriteFile | AccessFs::Truncate),
     ];
     let mut rules = Ruleset::default().handle_access(AccessFs::from_all(RIGHTS))?.create()?;
-    for (path, rights) in own.chain(read).chain(rest) {
+    let drivers = [sys.join("bus/pci"), sys.join("devices")];
+    let drivers = drivers.iter().filter(|_| uses.drivers).map(|path| (path.as_path(), AccessFs::WriteFile.into()));
+    for (path, rights) in own.chain(read).chain(rest).chain(drivers) {
         // What is not there needs no permission.
         if let Ok(fd) = PathFd::new(path) {
             rules = rules.add_rule(PathBeneath::new(fd, rights))?;

@@ -1,4 +1,4 @@
-//! Slow work: dnsmasq's starts and ends, ports of Open vSwitch, associations and hooks on threads of their own, and
+//! Slow work: dnsmasq's starts and ends, ports of Open vSwitch, associations, virtual functions and hooks on threads of their own, and
 //! waiting for processes to end.
 
 use crate::associations::{Associator, Demand};
@@ -10,6 +10,7 @@ use patchcord_core::intent::Owner;
 use patchcord_core::plan::dnsmasq::Config;
 use patchcord_core::plan::{Change, Service};
 use patchcord_host::dnsmasq::Dnsmasq;
+use patchcord_host::function::FunctionSetter;
 use patchcord_host::ovs::Ovs;
 use patchcord_host::process::{Process, ProcessId};
 use patchcord_host::spawner::{self, Request, Spawner};
@@ -27,6 +28,7 @@ pub struct Jobs {
     hooks: HookCaller,
     ovs: Ovs,
     associator: Associator,
+    functions: FunctionSetter,
     ends: mpsc::UnboundedSender<End>,
     /// Which process serves each network now: the end of another one means nothing.
     serving: HashMap<Uuid, u32>,
@@ -51,10 +53,11 @@ impl Jobs {
         hooks: HookCaller,
         ovs: Ovs,
         associator: Associator,
+        functions: FunctionSetter,
         ends: mpsc::UnboundedSender<End>,
     ) -> Self {
         let (serving, leases) = (HashMap::new(), LeaseFiles::default());
-        Self { dnsmasq, spawner, hooks, ovs, associator, ends, serving, leases }
+        Self { dnsmasq, spawner, hooks, ovs, associator, functions, ends, serving, leases }
     }
 
     /// What runs already, for the engine's start.
@@ -137,6 +140,27 @@ impl Jobs {
             Job::Disassociate(of) => self.associator.start(Demand::Disassociate, *of, move |outcome| {
                 let _ = ends.send(End::Job(id, outcome));
             }),
+            Job::ReadFunction(address) => {
+                let functions = self.functions.clone();
+                spawn(ends, id, move || {
+                    let before = functions.read(address).map_err(|e| phrase(&e))?;
+                    Ok(JobOutcome::Function(Box::new(before)))
+                });
+            }
+            Job::SetFunction(set) => {
+                let functions = self.functions.clone();
+                spawn(ends, id, move || {
+                    functions.set(&set.0, &set.1).map_err(|e| phrase(&e))?;
+                    Ok(JobOutcome::Done)
+                });
+            }
+            Job::RestoreFunction(address, before) => {
+                let functions = self.functions.clone();
+                spawn(ends, id, move || {
+                    functions.restore(address, &before).map_err(|e| phrase(&e))?;
+                    Ok(JobOutcome::Done)
+                });
+            }
             Job::WatchOwner(owner) => {
                 tokio::task::spawn_local(async move {
                     owner_gone(owner).await;

@@ -5,7 +5,7 @@ use clap::Parser;
 use patchcord_core::model::DevicePlug;
 use patchcord_daemon::access::Access;
 use patchcord_daemon::config::{Config, LogLevel};
-use patchcord_daemon::confine::confine;
+use patchcord_daemon::confine::{Uses, confine};
 use patchcord_daemon::jobs::phrase;
 use patchcord_daemon::native;
 use patchcord_daemon::service::{SPAWNER, Service, make_directories, reclaim, start_spawner};
@@ -67,7 +67,7 @@ fn run(args: &Args) -> Result<(), String> {
     let reclaimed = reclaim(&root).map_err(|e| phrase(&e))?;
     // Before there are other threads: they would keep what this one gives up.
     let macvtaps = config.devices.plug == DevicePlug::Macvtap || device_major().is_some();
-    confine(&root, macvtaps);
+    confine(&root, Uses { macvtaps, drivers: config.devices.bind_drivers });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING)

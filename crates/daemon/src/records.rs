@@ -14,6 +14,7 @@ pub struct Records {
     networks: Directory,
     nics: Directory,
     associations: Directory,
+    functions: Directory,
     run: Directory,
 }
 
@@ -39,6 +40,7 @@ impl Records {
             networks: open(root.run_networks())?,
             nics: open(root.run_nics())?,
             associations: open(root.run_associations())?,
+            functions: open(root.run_functions())?,
             run,
         })
     }
@@ -62,6 +64,7 @@ impl Records {
                 None => put(&self.nics, &pending(*id), None),
             },
             RecordKey::Association(id) => put(&self.associations, &confirmed(*id), content),
+            RecordKey::Function(nic, address) => put(&self.functions, &format!("{nic}@{address}.xml"), content),
             RecordKey::Host => put(&self.run, HOST, content),
         }
     }
@@ -88,6 +91,7 @@ impl Records {
             nics: texts(self.nics.read_all(".xml", limits)?),
             pending_nics: texts(self.nics.read_all(PENDING, limits)?),
             associations: texts(self.associations.read_all(".xml", limits)?),
+            functions: texts(self.functions.read_all(".xml", limits)?),
             host: host.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
             ..Startup::default()
         })

@@ -17,6 +17,7 @@ use patchcord_core::xml;
 use patchcord_host::dnsmasq::Dnsmasq;
 use patchcord_host::executor::{Executor, ExecutorReport, ExecutorRequest};
 use patchcord_host::files::Files;
+use patchcord_host::function::FunctionSetter;
 use patchcord_host::ident;
 use patchcord_host::kernel::KernelOptions;
 use patchcord_host::lock::{NamespaceClaim, NamespaceLock, RootLock};
@@ -117,7 +118,12 @@ impl Service {
 
         let (reports_in, mut reports) = mpsc::unbounded_channel();
         let resolv_conf = resolv_conf(root);
-        let options = KernelOptions { instance: instance.id, resolv_conf: resolv_conf.clone(), nodes: root.nodes() };
+        let options = KernelOptions {
+            instance: instance.id,
+            resolv_conf: resolv_conf.clone(),
+            root: root.base().to_owned(),
+            nodes: root.nodes(),
+        };
         let executor = Executor::start(&options, move |report| {
             // The loop has ended when nobody listens.
             let _ = reports_in.send(report);
@@ -135,7 +141,8 @@ impl Service {
         let ports = ports_of(&ovs, &socket);
         let patience = Duration::from_secs(config.devices.association_timeout.into());
         let associator = Associator::new(root, instance.id, patience);
-        let mut jobs = Jobs::new(services, spawner, caller, ovs, associator, ends_in);
+        let functions = FunctionSetter::new(root.base());
+        let mut jobs = Jobs::new(services, spawner, caller, ovs, associator, functions, ends_in);
         let running = jobs.running()?;
         let mut files = watched(root, &resolv_conf)?;
         let mut hooks = HookDirectory::new(root.hooks());
@@ -163,6 +170,7 @@ impl Service {
             instance: instance.id,
             stamp: xml::Stamp { boot_id: ident::boot_id()?.to_string(), netns: ident::network_namespace()? },
             needs_carrier: config.devices.carrier,
+            binds_drivers: config.devices.bind_drivers,
             plug: config.devices.plug,
             nodes: root.nodes().to_string_lossy().into_owned(),
             dnsmasq: dnsmasq::Settings {

@@ -130,6 +130,7 @@ async fn run_engine(mut questions: mpsc::Receiver<Ask>, events: broadcast::Sende
         instance: Uuid::from_u128(7),
         stamp,
         needs_carrier: false,
+        binds_drivers: false,
         plug: Default::default(),
         nodes: "/run/patchcord/nodes".into(),
         dnsmasq,
