@@ -10,6 +10,7 @@
 //! | `work` | each object's plan or job in flight, its operation, and what waits |
 //! | `ovs` | ports of Open vSwitch bridges |
 //! | `reconcile` | from an object to its next plan or job, until it is settled |
+//! | `jobs` | which slow work an object needs, and how it ended |
 //! | `networks`, `nics`, `live`, `reserve`, `read` | requests |
 //! | `admit`, `admit_nic` | whether a network or NIC may be, and what its document leaves to us |
 //! | `associations` | when switches are asked for profiles |
@@ -31,6 +32,7 @@ mod functions;
 mod hook_call;
 mod hooks;
 mod input;
+mod jobs;
 mod journal;
 mod live;
 mod networks;

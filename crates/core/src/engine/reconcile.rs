@@ -1,12 +1,10 @@
 //! From an object to its next plan or job, again and again until nothing differs: then it is settled.
 
-use super::effect::{Effect, Event, Job, JobId, PlanId, RecordKey};
-use super::hooks::Moment;
-use super::input::JobOutcome;
+use super::effect::{Effect, Event, Job, PlanId, RecordKey};
 use super::work::{Flight, Goal, PLANS, Repairs, backoff};
 use super::{Engine, Object};
 use crate::intent::NetworkIntent;
-use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, Sysctl, Zone, desired, diff, dnsmasq, nft, plug, vlan};
+use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, Sysctl, desired, diff, nft, plug, vlan};
 use crate::{Error, ErrorKind, xml};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -50,33 +48,6 @@ impl Engine {
                 },
             },
         }
-    }
-
-    /// The job that an object needs before its kernel objects are changed.
-    fn job_before(&mut self, object: Object) -> Option<Job> {
-        let at = Moment::Before;
-        self.hook_job(object, at).or_else(|| self.ovs_job(object, at)).or_else(|| self.function_job(object, at))
-    }
-
-    /// The job that an object needs when all else is done.
-    fn job_after(&mut self, object: Object) -> Option<Job> {
-        let at = Moment::After;
-        self.function_job(object, at).or_else(|| self.ovs_job(object, at)).or_else(|| self.hook_job(object, at))
-    }
-
-    /// The job that an object needs, whose kernel objects are there.
-    fn slow_job(&mut self, object: Object) -> Result<Option<Job>, Error> {
-        match self.zone_job(object).or_else(|| self.association_job(object)) {
-            Some(job) => Ok(Some(job)),
-            None => self.service_job(object),
-        }
-    }
-
-    fn start_job(&mut self, object: Object, job: Job) {
-        let id = JobId(self.fresh());
-        self.jobs.insert(id, (object, job.clone()));
-        self.work.entry(object).or_default().flight = Some(Flight::Job(id));
-        self.out.push(Effect::Start(id, job));
     }
 
     /// What an object's kernel objects need.
@@ -257,113 +228,6 @@ impl Engine {
             cause = format!("{cause}; and this could not be taken back: {}", failure.left.join("; "));
         }
         Error::new(kind, self.describe(object), cause)
-    }
-
-    /// Slow work ended.
-    pub(super) fn finished(&mut self, id: JobId, outcome: JobOutcome) {
-        let Some((object, job)) = self.jobs.remove(&id) else { return };
-        match job {
-            Job::WatchOwner(owner) => return self.owner_gone(owner),
-            Job::LookFor(_) => return self.looked(id),
-            Job::SetOvsPort(_) | Job::RemoveOvsPort(..) => return self.ovs_done(object, job, outcome),
-            Job::Hook(call) => return self.hooks_called(object, *call, outcome),
-            Job::TryShaping => return self.shaping_tried(object, &outcome),
-            Job::Associate(_) | Job::Disassociate(_) => return self.association_done(object, job, outcome),
-            Job::ReadFunction(_) | Job::SetFunction(_) | Job::RestoreFunction(..) => {
-                return self.function_done(object, job, outcome);
-            }
-            _ => {}
-        }
-        let Object::Network(uuid) = object else { return };
-        self.work.entry(object).or_default().flight = None;
-        match (job, outcome) {
-            (_, JobOutcome::Running(service)) => {
-                self.observed.services.insert(uuid, service);
-                self.advance(object);
-            }
-            (Job::StopService(..), JobOutcome::Done) => {
-                self.observed.services.remove(&uuid);
-                self.advance(object);
-            }
-            (Job::SetZone { bridge, zone, present: true, table, .. }, JobOutcome::Done) => {
-                let what = format!("firewalld had forgotten that {bridge} is in zone '{zone}'");
-                let before = self.observed.zones.insert(uuid, Zone { bridge, zone, table });
-                if before.is_some_and(|before| before.table.is_some()) {
-                    self.drift(object, what, true);
-                }
-                self.advance(object);
-            }
-            // A bridge that is gone is in no zone, whatever firewalld still notes under its name.
-            (Job::SetZone { present: false, .. }, _) => {
-                self.observed.zones.remove(&uuid);
-                self.advance(object);
-            }
-            (Job::SetZone { zone, .. }, JobOutcome::Failed(cause)) => {
-                let cause = format!("the bridge can't be put into firewalld's zone '{zone}': {cause}");
-                let error = Error::new(ErrorKind::HostFailed, self.describe(object), cause);
-                self.failed(object, error.field("<bridge zone>").hint("leave the zone out, or start firewalld"));
-            }
-            (_, JobOutcome::Done | JobOutcome::Function(_)) => self.advance(object),
-            (job, JobOutcome::Failed(cause)) => {
-                let what = match job {
-                    Job::StopService(..) => {
-                        // Whether it runs is found out by looking, not by the failure.
-                        self.observed.services.remove(&uuid);
-                        "dnsmasq did not stop"
-                    }
-                    Job::ReloadService(..) => {
-                        self.observed.services.remove(&uuid);
-                        "dnsmasq could not be told to read its files again"
-                    }
-                    _ => "dnsmasq did not start",
-                };
-                let error = Error::new(ErrorKind::HostFailed, self.describe(object), format!("{what}: {cause}"))
-                    .field("DHCP and DNS");
-                self.failed(object, error);
-            }
-        }
-    }
-
-    /// The job that a network's firewalld zone needs.
-    fn zone_job(&self, object: Object) -> Option<Job> {
-        let Object::Network(network) = object else { return None };
-        let active = self.intent.network(network).and_then(|n| n.active.as_ref());
-        let wanted = active.and_then(|n| Some((n.bridge.name.as_ref()?.to_string(), n.bridge.zone.clone()?)));
-        // While firewalld is not there nothing can be told to it; and what it was told before it came is forgotten.
-        let table = self.observed.firewalls.firewalld;
-        let there = self.observed.zones.get(&network).filter(|z| table.is_none() || z.table == table);
-        let there = there.map(|z| (z.bridge.clone(), z.zone.clone()));
-        let ((bridge, zone), present) = match (wanted, there) {
-            (wanted, Some(there)) if wanted.as_ref() != Some(&there) => (there, false),
-            (Some(wanted), None) => (wanted, true),
-            _ => return None,
-        };
-        Some(Job::SetZone { network, bridge, zone, present, table })
-    }
-
-    /// The job that a network's dnsmasq needs.
-    fn service_job(&self, object: Object) -> Result<Option<Job>, Error> {
-        let Object::Network(uuid) = object else { return Ok(None) };
-        let active = self.intent.network(uuid).and_then(|n| n.active.as_ref());
-        let running = self.observed.services.get(&uuid);
-        let wanted = match active.and_then(|n| n.bridge.name.as_ref().map(|b| (n, b))) {
-            Some((network, bridge)) if dnsmasq::Config::needed(network) => {
-                let upstream = self.observed.resolvers.clone();
-                let settings = dnsmasq::Settings { upstream, ..self.config.dnsmasq.clone() };
-                Some(dnsmasq::Config::of(network, uuid, bridge, &settings)?)
-            }
-            _ => None,
-        };
-        Ok(match (wanted, running) {
-            (None, None) => None,
-            (None, Some(service)) => Some(Job::StopService(uuid, service.pid)),
-            (Some(config), None) => Some(Job::StartService(uuid, Box::new(config))),
-            (Some(config), Some(service)) => match dnsmasq::refresh_needed(&service.files, &config) {
-                dnsmasq::Refresh::Nothing => None,
-                dnsmasq::Refresh::Reload => Some(Job::ReloadService(uuid, service.pid, Box::new(config))),
-                dnsmasq::Refresh::Restart => Some(Job::StartService(uuid, Box::new(config))),
-            },
-        })
     }
 
     /// A plan or job of this object failed. An operation restores what was before; what nobody asked for is tried
