@@ -54,7 +54,7 @@ pub enum Command {
     ///
     /// The program gets open descriptors of the NICs' taps. In its arguments, {fd0} stands for the descriptor of the
     /// first NIC (several with colons between them if it has several queues), {tap0} for its tap's name, {mac0} for its
-    /// MAC address, and {fd1} and so on for the others'.
+    /// MAC address, {pci0} for its PCI address where it is a virtual function, and {fd1} and so on for the others'.
     #[command(after_help = "Example:\n  patchcord run --nic network=lab -- \
         qemu-system-x86_64 -netdev tap,id=n0,fd={fd0} -device virtio-net-pci,netdev=n0,mac={mac0}")]
     Run(RunCommand),
