@@ -17,6 +17,8 @@ pub struct Config {
     pub dnsmasq: PathBuf,
     /// `[devices]`: how NICs get devices of the host's.
     pub devices: Devices,
+    /// `[libvirt]`: whether libvirt's clients are served.
+    pub libvirt: Libvirt,
     /// `[hooks]`: programs that are called when networks and NICs come, change and go.
     pub hooks: Hooks,
     /// `[openvswitch]`: where Open vSwitch is.
@@ -46,6 +48,14 @@ impl Default for Devices {
     fn default() -> Self {
         Self { carrier: false, plug: DevicePlug::default(), bind_drivers: false, association_timeout: 10 }
     }
+}
+
+/// Whether libvirt's clients are served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Libvirt {
+    /// `network`: on the sockets of virtnetworkd, `auto`, `on` or `off`.
+    pub network: crate::libvirt::Switch,
 }
 
 /// Where Open vSwitch is.
@@ -131,6 +141,7 @@ impl Default for Config {
             log: LogLevel::default(),
             dnsmasq: "/usr/sbin/dnsmasq".into(),
             devices: Devices::default(),
+            libvirt: Libvirt::default(),
             hooks: Hooks::default(),
             openvswitch: OpenVSwitch::default(),
             access: Vec::new(),

@@ -7,6 +7,7 @@
 //! | `records`, `jobs`, `leases` | files; dnsmasq and processes that are waited for; what dnsmasq writes |
 //! | `handle` | what connections hold of the loop |
 //! | `native`, `access`, `convert` | the native door, who may use it for what, and its types |
+//! | `libvirt` | libvirt's door |
 //! | `hooks` | which hooks there are, and their calls |
 //! | `config` | the configuration file |
 //! | `confine` | what is given up before anybody is served |
@@ -23,6 +24,7 @@ pub mod handle;
 pub mod hooks;
 pub mod jobs;
 pub mod leases;
+pub mod libvirt;
 pub mod native;
 pub mod pollable;
 pub mod records;

@@ -7,6 +7,7 @@ use patchcord_daemon::access::Access;
 use patchcord_daemon::config::{Config, LogLevel};
 use patchcord_daemon::confine::{Uses, confine};
 use patchcord_daemon::jobs::phrase;
+use patchcord_daemon::libvirt;
 use patchcord_daemon::native;
 use patchcord_daemon::service::{SPAWNER, Service, make_directories, reclaim, start_spawner};
 use patchcord_daemon::systemd;
@@ -77,13 +78,16 @@ fn run(args: &Args) -> Result<(), String> {
     local.block_on(&runtime, async {
         let service = Service::open(&root, &config, spawner, reclaimed).await.map_err(|e| phrase(&e))?;
         let listener = systemd::native_listener(&root.native_socket()).map_err(|e| phrase(&e))?;
+        let doors = libvirt::open(&root, config.libvirt.network).map_err(|e| e.to_string())?;
         let access = Arc::new(Access::new(config.access));
+        let clients = tokio::task::spawn_local(libvirt::serve(doors, service.handle()));
         let door = tokio::task::spawn_local(native::serve(listener, service.handle(), access));
         systemd::ready();
         let terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
         let interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
         service.run(stop(terminate, interrupt)).await;
         door.abort();
+        clients.abort();
         Ok(())
     })
 }

@@ -87,7 +87,7 @@ pub fn start_spawner(executable: &Path, dnsmasq: &Path, hooks: PathBuf) -> Resul
 /// When one can't be made; the error names it.
 pub fn make_directories(root: &Root) -> Result<(), patchcord_host::Error> {
     Records::open(root)?;
-    for path in [root.lib(), root.dnsmasq(), root.run_dnsmasq(), root.nodes()] {
+    for path in [root.lib(), root.dnsmasq(), root.run_dnsmasq(), root.nodes(), root.libvirt_run()] {
         Directory::open(path, FileMode::Shared)?;
     }
     Ok(())

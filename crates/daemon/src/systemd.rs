@@ -25,10 +25,8 @@ const TAP: &str = "tap-";
 /// # Errors
 /// When it can't be opened there; the error names the path.
 pub fn native_listener(path: &Path) -> io::Result<UnixListener> {
-    if let Some(passed) = passed(NATIVE) {
-        let listener = std::os::unix::net::UnixListener::from(passed);
-        listener.set_nonblocking(true)?;
-        return UnixListener::from_std(listener);
+    if let Some(passed) = passed_listener(NATIVE) {
+        return Ok(passed);
     }
     let named = |error: io::Error| io::Error::new(error.kind(), format!("can't listen on {}: {error}", path.display()));
     // The lock on the root is ours: whoever made the socket that is there has ended.
@@ -39,6 +37,13 @@ pub fn native_listener(path: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(path).map_err(named)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(named)?;
     Ok(listener)
+}
+
+/// The listening socket that systemd passed under that name, if it did and can be used.
+pub fn passed_listener(name: &str) -> Option<UnixListener> {
+    let listener = std::os::unix::net::UnixListener::from(passed(name)?);
+    let listener = listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener));
+    listener.inspect_err(|error| warn!(name, %error, "a socket that systemd passed can't be used")).ok()
 }
 
 /// A socket that systemd passed under that name.

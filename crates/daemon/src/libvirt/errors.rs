@@ -1,0 +1,34 @@
+//! Our errors as libvirt's clients know them.
+
+use patchcord_core::{Error, ErrorKind};
+use patchcord_libvirt_wire::reply::RemoteError;
+
+/// libvirt's numbers for the network driver (`VIR_FROM_NETWORK`) and for the remote one (`VIR_FROM_REMOTE`).
+const NETWORK: i32 = 19;
+
+/// An error of ours. The fixed text, code and domain are of the kind; what follows the colon is all that we say.
+pub(super) fn remote(error: &Error) -> RemoteError {
+    let codes = error.kind.codes();
+    let number = |number: u32| i32::try_from(number).unwrap_or(1);
+    RemoteError::new(number(codes.libvirt_code), number(codes.libvirt_domain), codes.prefix, error.to_string())
+}
+
+/// That a connection can't write.
+pub(super) fn read_only(api: &str) -> RemoteError {
+    RemoteError::new(29, NETWORK, "operation forbidden", format!("read only access prevents {api}"))
+}
+
+/// That a function is another driver's.
+pub(super) fn no_support(api: &str) -> RemoteError {
+    RemoteError::new(3, NETWORK, "this function is not supported by the connection driver", api)
+}
+
+/// That an argument is not what belongs there.
+pub(super) fn invalid(argument: &str, cause: impl Into<String>) -> RemoteError {
+    remote(&Error::new(ErrorKind::InvalidArgument, argument, cause))
+}
+
+/// That the engine answered something else than was asked for.
+pub(super) fn unexpected() -> RemoteError {
+    remote(&Error::new(ErrorKind::Internal, "the daemon", "the answer is not what was asked for"))
+}

@@ -1,0 +1,75 @@
+//! libvirt's door: its wire protocol over Unix sockets, so that its clients find networks here.
+//!
+//! | file | what |
+//! |---|---|
+//! | `sockets` | where clients look for us, and whether we serve there |
+//! | `connection` | packets in and out, within limits |
+//! | `session` | what any connection can be asked |
+//! | `networks` | calls about networks |
+//! | `events` | what clients are told |
+//! | `errors` | our errors as libvirt's |
+
+mod connection;
+mod errors;
+mod events;
+mod networks;
+mod session;
+mod sockets;
+
+pub use sockets::{Switch, open};
+
+use crate::handle::Handle;
+use session::Session;
+use sockets::Door;
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tracing::{debug, warn};
+
+/// Connections to one socket at once, as many as libvirt's own daemon has.
+const MAX_CONNECTIONS: usize = 5000;
+
+/// Serves clients of libvirt on the sockets that were opened, for as long as it is polled; when it is dropped, all
+/// connections end.
+pub async fn serve(doors: Vec<Door>, handle: Handle) {
+    let mut served = JoinSet::new();
+    for door in doors {
+        served.spawn_local(serve_one(door, handle.clone()));
+    }
+    while served.join_next().await.is_some() {}
+}
+
+async fn serve_one(Door { listener, read_only }: Door, handle: Handle) {
+    let mut connections = JoinSet::new();
+    loop {
+        let stream = tokio::select! {
+            stream = accept(&listener) => stream,
+            Some(_) = connections.join_next() => continue,
+        };
+        if connections.len() >= MAX_CONNECTIONS {
+            warn!("too many connections of libvirt's clients");
+            continue;
+        }
+        let Ok(peer) = stream.peer_cred() else { continue };
+        let session = Session::new(handle.clone(), read_only, peer.uid());
+        connections.spawn_local(async move {
+            if let Err(error) = connection::converse(stream, session).await {
+                debug!(uid = peer.uid(), %error, "a connection of a libvirt client ended");
+            }
+        });
+    }
+}
+
+async fn accept(listener: &UnixListener) -> tokio::net::UnixStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) => {
+                // Out of descriptors, most likely. Clients wait in the kernel's queue meanwhile.
+                warn!(%error, "can't take a connection of a libvirt client");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}

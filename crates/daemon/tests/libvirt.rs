@@ -1,0 +1,374 @@
+//! libvirt's own clients on our socket: what they ask for and see, and what no client should send.
+
+#![allow(clippy::unwrap_used)] // a helper that fails is the test failing
+
+mod common;
+
+use common::{Host, SOON};
+use patchcord_libvirt_wire::frame::{KEEPALIVE, PING, PONG, REMOTE, VERSION};
+use patchcord_libvirt_wire::xdr::{Reader, Writer};
+use patchcord_libvirt_wire::{Decoder, Frame, Header, Kind, Procedure, Status};
+use patchcord_testkit::{Process, in_namespace, wait_until};
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+const LAB: &str = "<network><name>lab</name><uuid>81ff0d90-c91e-6742-64da-4a736edb9a9b</uuid><forward mode='nat'/>\
+    <bridge name='virbr7'/><mac address='52:54:00:77:00:01'/><ip address='10.77.0.1' netmask='255.255.255.0'>\
+    <dhcp><range start='10.77.0.2' end='10.77.0.99'/></dhcp></ip></network>";
+
+fn socket(host: &Host<'_>, read_only: bool) -> PathBuf {
+    host.root.join(if read_only { "run/libvirt/virtnetworkd-sock-ro" } else { "run/libvirt/virtnetworkd-sock" })
+}
+
+fn virsh(host: &Host<'_>, read_only: bool, arguments: &[&str]) -> Command {
+    let mut virsh = Command::new("virsh");
+    let uri = format!("network+unix:///system?socket={}", socket(host, read_only).display());
+    virsh.args(["-c", &uri]).args(arguments).env("LC_ALL", "C").stdin(Stdio::null());
+    virsh
+}
+
+/// What virsh prints of something that works.
+fn says(host: &Host<'_>, arguments: &[&str]) -> String {
+    let Output { status, stdout, stderr } = virsh(host, false, arguments).output().unwrap();
+    let [stdout, stderr] = [stdout, stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert!(status.success(), "virsh {arguments:?}: {stdout}{stderr}\n{}", host.log());
+    stdout
+}
+
+/// What it prints of something that does not.
+fn complains(host: &Host<'_>, read_only: bool, arguments: &[&str]) -> String {
+    let Output { status, stderr, .. } = virsh(host, read_only, arguments).output().unwrap();
+    assert!(!status.success(), "virsh {arguments:?} should fail");
+    String::from_utf8(stderr).unwrap()
+}
+
+/// A table's rows, with their columns one space apart.
+fn rows(table: &str) -> Vec<String> {
+    let rows = table.lines().skip(2).map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+    rows.filter(|row| !row.is_empty()).collect()
+}
+
+#[test]
+fn virsh_manages_networks() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        let file = host.root.join("lab.xml");
+        fs::write(&file, LAB).unwrap();
+        let lab = file.to_str().unwrap();
+        assert_eq!(
+            says(&host, &["uri"]).trim(),
+            format!("network+unix:///system?socket={}", socket(&host, false).display())
+        );
+        let events = host.root.join("events");
+        let plain = virsh(&host, false, &["net-event", "--event", "lifecycle", "--loop"]);
+        // virsh keeps to itself for a while what it writes to a file.
+        let mut watch = Command::new("stdbuf");
+        watch.arg("-oL").arg(plain.get_program()).args(plain.get_args()).env("LC_ALL", "C").stdin(Stdio::null());
+        watch.stdout(fs::File::create(&events).unwrap());
+        let mut watching = Process::start(watch);
+        // Whether it is registered nobody says; a network that comes and goes tells.
+        wait_until("virsh to listen", SOON, || {
+            says(&host, &["net-create", lab]);
+            says(&host, &["net-destroy", "lab"]);
+            let heard = fs::read_to_string(&events).unwrap();
+            if heard.contains("Stopped") { Ok(()) } else { Err(heard) }
+        });
+        fs::write(&events, "").unwrap();
+
+        says(&host, &["net-define", lab]);
+        assert_eq!(rows(&says(&host, &["net-list", "--all"])), ["lab inactive no yes"]);
+        assert_eq!(rows(&says(&host, &["net-list"])), [""; 0]);
+        says(&host, &["net-start", "lab"]);
+        says(&host, &["net-autostart", "lab"]);
+        assert_eq!(rows(&says(&host, &["net-list", "--persistent", "--autostart"])), ["lab active yes yes"]);
+        assert_eq!(rows(&says(&host, &["net-list", "--transient"])), [""; 0]);
+        assert_eq!(says(&host, &["net-list", "--name"]).trim(), "lab");
+        let bridge = &ns.json("ip -j addr show virbr7")[0];
+        assert!(bridge["addr_info"].as_array().unwrap().iter().any(|a| a["local"] == "10.77.0.1"), "{bridge}");
+        let info = says(&host, &["net-info", "lab"]);
+        for (key, value) in [
+            ("Name", "lab"),
+            ("UUID", "81ff0d90-c91e-6742-64da-4a736edb9a9b"),
+            ("Active", "yes"),
+            ("Persistent", "yes"),
+            ("Autostart", "yes"),
+            ("Bridge", "virbr7"),
+        ] {
+            let line = info.lines().find(|line| line.starts_with(&format!("{key}:"))).unwrap();
+            assert_eq!(line.split_whitespace().nth(1), Some(value), "{info}");
+        }
+        assert_eq!(says(&host, &["net-uuid", "lab"]).trim(), "81ff0d90-c91e-6742-64da-4a736edb9a9b");
+        assert_eq!(says(&host, &["net-name", "81ff0d90-c91e-6742-64da-4a736edb9a9b"]).trim(), "lab");
+        let reserved = "<host mac='52:54:00:00:00:05' name='five' ip='10.77.0.5'/>";
+        says(&host, &["net-update", "lab", "add-last", "ip-dhcp-host", reserved, "--live", "--config"]);
+        for which in [&["net-dumpxml", "lab"][..], &["net-dumpxml", "--inactive", "lab"]] {
+            assert!(says(&host, which).contains(reserved), "{which:?}");
+        }
+
+        // A guest's lease, by the network's own dnsmasq.
+        let (nic, mut guest) = host.guest_on("lab", "web");
+        guest.dhcp(SOON).unwrap();
+        let leases = rows(&says(&host, &["net-dhcp-leases", "lab"]));
+        assert!(leases.len() == 1 && leases[0].contains(nic.mac.as_deref().unwrap()), "{leases:?}");
+        assert!(leases[0].contains("ipv4 10.77.0."), "{leases:?}");
+        assert_eq!(rows(&says(&host, &["net-dhcp-leases", "lab", "52:54:00:00:00:99"])), [""; 0]);
+
+        says(&host, &["net-destroy", "lab"]);
+        assert!(host.link("virbr7").is_none());
+        says(&host, &["net-undefine", "lab"]);
+        assert_eq!(rows(&says(&host, &["net-list", "--all"])), [""; 0]);
+        let expected = ["Defined", "Started", "Stopped", "Undefined"];
+        wait_until("the events", SOON, || {
+            let heard = fs::read_to_string(&events).unwrap().replace('\0', "");
+            let heard: Vec<&str> = heard.lines().filter_map(|line| line.split_whitespace().last()).collect();
+            if heard == expected { Ok(()) } else { Err(format!("{heard:?}")) }
+        });
+        watching.kill();
+    });
+}
+
+#[test]
+fn refusals_have_the_codes_and_words_that_clients_know() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        host.network(LAB);
+        let twin = host.root.join("twin.xml");
+        fs::write(&twin, LAB.replace("<name>lab", "<name>twin")).unwrap();
+        let broken = host.root.join("broken.xml");
+        fs::write(&broken, "<network><name>x</name><ip address='here'/></network>").unwrap();
+        let odd = host.root.join("odd.xml");
+        fs::write(
+            &odd,
+            LAB.replace("lab", "odd")
+                .replace("virbr7", "virbr8")
+                .replace("81ff", "91ff")
+                .replace("</network>", "<odd/></network>"),
+        )
+        .unwrap();
+        for (arguments, says) in [
+            (&["net-info", "nope"][..], "error: Network not found: network 'nope'"),
+            (&["net-start", "lab"], "error: Requested operation is not valid: network 'lab': it is active already"),
+            (&["net-define", twin.to_str().unwrap()], "error: operation failed: network 'twin', <uuid>: "),
+            (
+                &["net-define", broken.to_str().unwrap()],
+                "error: XML error: network 'x', <ip address>: 'here' is not an IP address (line 1, column 28)",
+            ),
+            (
+                &["net-define", "--validate", odd.to_str().unwrap()],
+                "error: XML error: network 'odd', <odd>: there is no such element in <network>",
+            ),
+            (&["list"], "error: this function is not supported by the connection driver: "),
+        ] {
+            let said = complains(&host, false, arguments);
+            assert!(said.lines().any(|line| line.starts_with(says)), "{arguments:?}: {said}");
+        }
+        says(&host, &["net-define", odd.to_str().unwrap()]);
+        // The socket for reading is for reading, whatever its client says.
+        for (arguments, api) in [
+            (&["net-destroy", "lab"][..], "virNetworkDestroy"),
+            (&["net-define", twin.to_str().unwrap()], "virNetworkDefineXML"),
+            (&["net-autostart", "lab"], "virNetworkSetAutostart"),
+        ] {
+            let said = complains(&host, true, arguments);
+            let says = format!("error: operation forbidden: read only access prevents {api}");
+            assert!(said.contains(&says), "{arguments:?}: {said}");
+        }
+        let Output { status, stdout, .. } = virsh(&host, true, &["net-list"]).output().unwrap();
+        assert!(status.success() && rows(&String::from_utf8(stdout).unwrap()) == ["lab active no yes"]);
+    });
+}
+
+/// A client of our own, which may say what it likes.
+struct Client {
+    stream: UnixStream,
+    decoder: Decoder,
+}
+
+impl Client {
+    fn new(host: &Host<'_>) -> Self {
+        let stream = UnixStream::connect(socket(host, false)).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        Self { stream, decoder: Decoder::default() }
+    }
+
+    fn opened(host: &Host<'_>) -> Self {
+        let mut client = Self::new(host);
+        client.say(&call(Procedure::ConnectOpen, 0, Writer::default().u32(0).u32(0)));
+        assert_eq!(client.hears().unwrap().header.status, Status::Ok);
+        client
+    }
+
+    fn say(&mut self, frame: &Frame) {
+        self.stream.write_all(&frame.encode()).unwrap();
+    }
+
+    /// The next packet; none when the server has closed the connection.
+    fn hears(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(frame) = self.decoder.next_frame().unwrap() {
+                return Some(frame);
+            }
+            let mut bytes = [0; 4096];
+            match self.stream.read(&mut bytes) {
+                Ok(0) => return None,
+                Ok(count) => self.decoder.push(&bytes[..count]),
+                // What it had not read of what we sent it lets us know.
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// The code and the message of the refusal that comes next.
+    fn hears_refusal(&mut self) -> (i32, String) {
+        let Frame { header, payload } = self.hears().unwrap();
+        assert_eq!(header.status, Status::Error);
+        let mut r = Reader::new(&payload);
+        let (code, _domain) = (r.i32("").unwrap(), r.i32("").unwrap());
+        (code, r.option("", |r| r.string("")).unwrap().unwrap())
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn call(procedure: Procedure, serial: u32, arguments: &Writer) -> Frame {
+    let procedure = procedure.number();
+    let header = Header { program: REMOTE, version: VERSION, procedure, kind: Kind::Call, serial, status: Status::Ok };
+    Frame { header, payload: arguments.clone().into_bytes() }
+}
+
+#[test]
+fn many_calls_and_signs_of_life_go_side_by_side() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        let network = host.network(LAB);
+        let mut client = Client::opened(&host);
+        for serial in 1..=40 {
+            client.say(&call(Procedure::NetworkLookupByName, serial, Writer::default().string("lab")));
+            let ping = Header { program: KEEPALIVE, ..call(Procedure::ConnectOpen, 0, &Writer::default()).header };
+            let ping = Header { procedure: PING, kind: Kind::Message, ..ping };
+            client.say(&Frame { header: ping, payload: Vec::new() });
+        }
+        let (mut answered, mut pongs) = (Vec::new(), 0);
+        while answered.len() < 40 || pongs < 40 {
+            let Frame { header, payload } = client.hears().unwrap();
+            if header.program == KEEPALIVE {
+                assert_eq!((header.procedure, header.kind, payload.len()), (PONG, Kind::Message, 0));
+                pongs += 1;
+            } else {
+                let mut r = Reader::new(&payload);
+                assert_eq!(r.string("").unwrap(), "lab");
+                assert_eq!(hex(&r.uuid("").unwrap()), network.uuid.replace('-', ""));
+                answered.push(header.serial);
+            }
+        }
+        answered.sort_unstable();
+        assert_eq!(answered, (1..=40).collect::<Vec<_>>());
+        client.say(&call(Procedure::ConnectClose, 41, &Writer::default()));
+        assert_eq!(client.hears().unwrap().header.serial, 41);
+        assert_eq!(client.hears(), None);
+    });
+}
+
+#[test]
+fn what_no_client_sends_harms_nobody() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        host.network(LAB);
+        // Before it is opened, a connection answers little.
+        let mut client = Client::new(&host);
+        client.say(&call(Procedure::ConnectListAllNetworks, 0, Writer::default().u32(1).u32(0)));
+        assert_eq!(client.hears_refusal(), (39, "the connection is not open".into()));
+        let uri = |uri: &str| {
+            let mut w = Writer::default();
+            w.text(Some(uri)).u32(0);
+            w
+        };
+        client.say(&call(Procedure::ConnectOpen, 1, &uri("network:///session")));
+        let refused = client.hears_refusal();
+        assert!(refused.0 == 8 && refused.1.contains("'network:///session' is not network:///system"), "{refused:?}");
+
+        // It goes on after each of these.
+        let mut client = Client::opened(&host);
+        let odd = |change: &dyn Fn(Header) -> Header| {
+            let frame = call(Procedure::ConnectGetType, 5, &Writer::default());
+            Frame { header: change(frame.header), ..frame }
+        };
+        for (frame, code, says) in [
+            (odd(&|h| Header { procedure: 9999, ..h }), 39, "unknown procedure: 9999"),
+            (odd(&|h| Header { procedure: -1, ..h }), 39, "unknown procedure: -1"),
+            (
+                odd(&|h| Header { procedure: 273, ..h }),
+                3,
+                "this function is not supported by the connection driver: procedure 273",
+            ),
+            (odd(&|h| Header { program: 0x2000_8087, ..h }), 39, "Cannot find program 536903815 version 1"),
+            (odd(&|h| Header { version: 2, ..h }), 39, "Cannot find program 536903814 version 2"),
+            (odd(&|h| Header { kind: Kind::Other(4), ..h }), 39, "packets of type 4 are not taken here"),
+            (odd(&|h| Header { kind: Kind::Reply, ..h }), 39, "that is for a server to send"),
+            (
+                call(Procedure::NetworkLookupByName, 6, Writer::default().u32(5).u32(0)),
+                39,
+                "the arguments of virNetworkLookupByName: the message ends inside the name",
+            ),
+            (
+                call(Procedure::ConnectGetType, 7, Writer::default().u32(5)),
+                39,
+                "the arguments of virConnectGetType: 4 bytes too many",
+            ),
+        ] {
+            client.say(&frame);
+            assert_eq!(client.hears_refusal(), (code, says.to_owned()));
+        }
+        client.say(&call(Procedure::ConnectGetType, 8, &Writer::default()));
+        assert_eq!(Reader::new(&client.hears().unwrap().payload).string("").unwrap(), "network");
+
+        // And ends after each of those.
+        for bytes in [&[0, 0, 0, 1][..], &[0xff; 40], &[0, 0, 0, 27, 1, 2, 3]] {
+            let mut client = Client::opened(&host);
+            client.stream.write_all(bytes).unwrap();
+            assert_eq!(client.hears(), None, "{bytes:?}");
+        }
+        // One that closes its side is answered still, and then let go; half a packet is no call.
+        let mut client = Client::opened(&host);
+        client.say(&call(Procedure::ConnectGetType, 9, &Writer::default()));
+        client.stream.write_all(&[0, 0, 0, 40, 1]).unwrap();
+        client.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(client.hears().map(|frame| frame.header.serial), Some(9));
+        assert_eq!(client.hears(), None);
+
+        // Many that say nothing are no burden for one that does.
+        let silent: Vec<Client> = (0..500).map(|_| Client::new(&host)).collect();
+        assert_eq!(rows(&says(&host, &["net-list"])), ["lab active no yes"]);
+        drop(silent);
+    });
+}
+
+#[test]
+fn a_host_that_libvirt_serves_is_left_to_it() {
+    in_namespace(|ns| {
+        let mut host = Host::without_daemon(ns);
+        fs::create_dir_all(host.root.join("run/libvirt")).unwrap();
+        let monolith = std::os::unix::net::UnixListener::bind(host.root.join("run/libvirt/libvirt-sock")).unwrap();
+        host.start();
+        assert!(!socket(&host, false).exists());
+        assert!(host.log().contains("libvirt's clients are left to it"), "{}", host.log());
+        // Unless that is what is wanted.
+        host.kill();
+        fs::create_dir_all(host.root.join("etc/patchcord")).unwrap();
+        let config = host.root.join("etc/patchcord/patchcord.toml");
+        fs::write(&config, "[libvirt]\nnetwork = \"on\"\n").unwrap();
+        host.start();
+        assert_eq!(rows(&says(&host, &["net-list"])), [""; 0]);
+        drop(monolith);
+        host.kill();
+        fs::write(&config, "[libvirt]\nnetwork = \"off\"\n").unwrap();
+        host.start();
+        assert!(UnixStream::connect(socket(&host, false)).is_err());
+    });
+}
