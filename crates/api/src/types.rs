@@ -64,7 +64,7 @@ pub struct Nic {
     pub queues: u16,
     /// The process it ends with.
     pub owner: Option<Owner>,
-    /// `descriptor` or `name`.
+    /// `descriptor`, `name`, or `port`: of libvirt's, whose tap others make.
     pub handover: String,
     /// Who attached it.
     pub uid: u32,

@@ -126,6 +126,7 @@ impl Inside {
             uid: 0,
             precedence: Default::default(),
             reservation: None,
+            port: None,
             mac_unknown: false,
         };
         let begun = std::time::Instant::now();

@@ -104,6 +104,8 @@ pub struct NicIntent {
     pub allocation: Option<Allocation>,
     /// The class of the network's bridge that what is promised to it has, as long as something is promised to it.
     pub class: Option<u16>,
+    /// Whether it is a port of libvirt's: whoever runs its guest makes its link, and we say where that belongs.
+    pub port: bool,
     /// Whose values count where the NIC and its network both give some.
     pub precedence: Precedence,
     /// Its owner; without one it lives until detached.
@@ -177,6 +179,8 @@ pub struct Intent {
     nics_of: BTreeMap<Uuid, BTreeSet<Uuid>>,
     by_mac: BTreeMap<MacAddr, BTreeSet<Uuid>>,
     by_owner: BTreeMap<Owner, BTreeSet<Uuid>>,
+    /// Ports, by the address that their taps have.
+    by_tap_mac: BTreeMap<MacAddr, BTreeSet<Uuid>>,
     pool: Pool,
     /// What is held for NICs to come, and until when.
     reserved: BTreeMap<Uuid, (NicIntent, u64)>,
@@ -324,6 +328,9 @@ impl Intent {
         }
         if let Some(mac) = nic.nic.mac {
             self.by_mac.entry(mac).or_default().insert(nic.id);
+            if nic.port {
+                self.by_tap_mac.entry(mac.of_tap()).or_default().insert(nic.id);
+            }
         }
         if let Some(owner) = nic.owner {
             self.by_owner.entry(owner).or_default().insert(nic.id);
@@ -337,6 +344,11 @@ impl Intent {
     /// The NICs with that address, on whatever network.
     pub fn nics_with(&self, mac: MacAddr) -> impl Iterator<Item = &NicIntent> {
         self.by_mac.get(&mac).into_iter().flatten().filter_map(|id| self.nics.get(id))
+    }
+
+    /// The ports whose taps have that address.
+    pub fn ports_with_tap(&self, mac: MacAddr) -> impl Iterator<Item = Uuid> {
+        self.by_tap_mac.get(&mac).into_iter().flatten().copied()
     }
 
     /// The NICs that belong to that process.
@@ -365,6 +377,7 @@ impl Intent {
         }
         if let Some(mac) = nic.nic.mac {
             remove(&mut self.by_mac, &mac, id);
+            remove(&mut self.by_tap_mac, &mac.of_tap(), id);
         }
         if let Some(owner) = nic.owner {
             remove(&mut self.by_owner, &owner, id);

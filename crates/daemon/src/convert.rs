@@ -92,6 +92,7 @@ pub fn nic(view: NicView) -> Nic {
         queues: view.queues,
         owner: view.owner.map(|o| Owner { pid: o.pid, start_time: o.start_time }),
         handover: match view.handover {
+            _ if view.port => "port",
             Handover::Descriptor => "descriptor",
             Handover::Name { .. } => "name",
         }

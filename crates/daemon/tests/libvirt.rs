@@ -236,6 +236,11 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+fn bytes(uuid: &str) -> [u8; 16] {
+    let digits: String = uuid.chars().filter(char::is_ascii_hexdigit).collect();
+    std::array::from_fn(|n| u8::from_str_radix(&digits[2 * n..2 * n + 2], 16).unwrap())
+}
+
 fn call(procedure: Procedure, serial: u32, arguments: &Writer) -> Frame {
     let procedure = procedure.number();
     let header = Header { program: REMOTE, version: VERSION, procedure, kind: Kind::Call, serial, status: Status::Ok };
@@ -370,5 +375,79 @@ fn a_host_that_libvirt_serves_is_left_to_it() {
         fs::write(&config, "[libvirt]\nnetwork = \"off\"\n").unwrap();
         host.start();
         assert!(UnixStream::connect(socket(&host, false)).is_err());
+    });
+}
+
+const PORT: &str = "<networkport><uuid>5d744f21-ba4a-4d6e-bdb2-30a35ff3207d</uuid><owner><name>web</name>\
+    <uuid>06578fc1-c686-46fa-bc2c-83893b466a6d</uuid></owner><group>staff</group>\
+    <mac address='52:54:00:7b:35:93'/></networkport>";
+
+#[test]
+fn a_port_says_what_its_guest_gets_and_takes_its_tap_back_into_the_bridge() {
+    in_namespace(|ns| {
+        let mut host = Host::new(ns);
+        let staff = "<portgroup name='staff'><bandwidth><inbound average='100'/></bandwidth></portgroup>";
+        let isolated = "<port isolated='yes'/></network>";
+        host.network(&LAB.replace("</network>", &format!("{staff}{isolated}")));
+        let file = host.root.join("port.xml");
+        fs::write(&file, PORT).unwrap();
+        let (file, uuid) = (file.to_str().unwrap().to_owned(), "5d744f21-ba4a-4d6e-bdb2-30a35ff3207d");
+        says(&host, &["net-port-create", "lab", &file]);
+        assert_eq!(rows(&says(&host, &["net-port-list", "lab"])), [uuid]);
+        let xml = says(&host, &["net-port-dumpxml", "lab", uuid]);
+        for part in [
+            "<group>staff</group>",
+            "<mac address='52:54:00:7b:35:93'/>",
+            "<inbound average='100'/>",
+            "<port isolated='yes'/>",
+            "<plug type='network' bridge='virbr7'/>",
+        ] {
+            assert!(xml.contains(part), "{part} in {xml}");
+        }
+        let twice = complains(&host, false, &["net-port-create", "lab", &file]);
+        assert!(twice.contains("error: network port already exists: "), "{twice}");
+        // virsh says nothing of why.
+        let mut client = Client::opened(&host);
+        let network = host.show("lab");
+        let lab = bytes(&network.uuid);
+        client.say(&call(
+            Procedure::NetworkPortLookupByUuid,
+            1,
+            Writer::default().string("lab").uuid(lab).uuid([7; 16]),
+        ));
+        let missing = client.hears_refusal();
+        assert!(missing.0 == 107 && missing.1.starts_with("network port not found: port 07070707-"), "{missing:?}");
+
+        // As libvirt's driver makes a guest's tap.
+        ns.run("ip tuntap add dev vnet0 mode tap");
+        ns.run("ip link set dev vnet0 address fe:54:00:7b:35:93 master virbr7 up");
+        let controller = || ns.json("ip -j link show dev vnet0")[0]["master"].as_str().map(str::to_owned);
+        wait_until("the port's tap", SOON, || match host.nics().first() {
+            Some(nic) if nic.state == "plugged" && nic.actual.tap.as_deref() == Some("vnet0") => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        let back = |host: &Host<'_>| {
+            host.stop_network("lab");
+            assert_eq!(controller(), None);
+            host.start_network("lab");
+            assert_eq!(controller().as_deref(), Some("virbr7"));
+            let port = &ns.json("bridge -d -j link show dev vnet0")[0];
+            assert_eq!(port["isolated"], true, "{port}");
+        };
+        back(&host);
+        host.kill();
+        host.start();
+        assert_eq!(says(&host, &["net-port-dumpxml", "lab", uuid]), xml);
+        back(&host);
+        // A network that stops while there is no daemon to see it can't be; one that others take the bridge of can.
+        ns.run("ip link del virbr7");
+        wait_until("the tap's return", SOON, || if controller().is_some() { Ok(()) } else { Err("it is in none") });
+
+        says(&host, &["net-port-delete", "lab", uuid]);
+        assert_eq!(rows(&says(&host, &["net-port-list", "lab"])), [""; 0]);
+        assert!(ns.json("ip -j link show dev vnet0")[0]["ifname"] == "vnet0", "it is not ours to delete");
+        host.stop_network("lab");
+        host.start_network("lab");
+        assert_eq!(controller(), None);
     });
 }

@@ -27,6 +27,8 @@ impl Engine {
         let mut nic = attach.nic.clone();
         let mut reasons = Reasons::default();
         reasons.note(nic.validate());
+        reasons.note(self.port_is_new(&object, attach));
+        let claimed_device = reasons.note(self.claimed_device(&object, attach)).flatten();
         let network = reasons.note(self.named_network(&object, &nic));
         let claimed = reasons.note(self.claimed(attach)).flatten();
         nic.mac = nic.mac.or_else(|| claimed.as_ref()?.nic.mac);
@@ -49,6 +51,7 @@ impl Engine {
         let id = uuid::Builder::from_random_bytes(random.to_be_bytes()).into_uuid();
         // What was promised is found under the reservation's id.
         let id = claimed.as_ref().map_or(id, |reserved| reserved.id);
+        let id = attach.port.as_ref().map_or(id, |port| port.id);
         let intent = NicIntent {
             id,
             guest: attach.guest.clone(),
@@ -56,8 +59,9 @@ impl Engine {
             given: attach.nic.clone(),
             nic,
             network: network.flatten(),
-            allocation: claimed.and_then(|reserved| reserved.allocation),
+            allocation: claimed.and_then(|reserved| reserved.allocation).or(claimed_device),
             class: None,
+            port: attach.port.is_some(),
             precedence: attach.precedence,
             owner: attach.owner,
             handover: attach.handover,
@@ -66,13 +70,16 @@ impl Engine {
         };
         // Without its network nothing can be said about the rest.
         let settled = network.and_then(|_| reasons.note(self.settle_on(&object, intent.clone())));
+        if let Some((settled, _)) = &settled {
+            reasons.note(self.plug_fits(&object, attach, settled));
+        }
         let (mut intent, mut warnings) = reasons.or_value(settled.unwrap_or((intent, Vec::new())))?;
         if intent.function().is_some() {
             // What stands for the guest's end there is the PCI device itself.
             let given = intent.nic.target.take();
             warnings
                 .extend(given.map(|name| format!("there will be no {name}: its guest gets a PCI device, and no tap")));
-        } else if intent.nic.target.is_none() {
+        } else if intent.nic.target.is_none() && !intent.port {
             intent.nic.target = Some(self.free_tap()?);
         }
         Ok((intent, warnings))
@@ -124,7 +131,10 @@ impl Engine {
         nic.class = reasons.note(self.promise(object, &nic, &merged)).flatten();
         let network = self.intent.active_network_of(&nic);
         let actual = ActualType::of_nic(&nic.nic, network);
-        let plug = reasons.note(self.settle_plug(object, &nic, actual));
+        let plug = match nic.port {
+            true => Some(None),
+            false => reasons.note(self.settle_plug(object, &nic, actual)),
+        };
         nic.allocation = match actual {
             // Whether it has that bridge, Open vSwitch itself says.
             ActualType::Bridge if ovs => None,
@@ -197,7 +207,7 @@ impl Engine {
         // A macvtap and a PCI device stay where they are, fit for their network or not.
         let stays = |nic: &&NicIntent| {
             let macvtap = nic.is_macvtap() && self.observed.link_marked(MarkKind::Tap, nic.id).is_some();
-            macvtap || nic.function().is_some()
+            macvtap || nic.function().is_some() || nic.port
         };
         let nics: Vec<NicIntent> = self.intent.nics_of(network).filter(|nic| !stays(nic)).cloned().collect();
         for nic in nics {
@@ -288,6 +298,11 @@ impl Engine {
             return Err(Error::new(ErrorKind::InvalidArgument, object, cause)
                 .field("<mac address>")
                 .hint("give it with --mac, or use a network with a bridge"));
+        }
+        if nic.port
+            && let Some(settled) = self.settled_device(object, nic, access)?
+        {
+            return Ok(Some(settled));
         }
         let leaving = self.leaving_devices(nic.id, access);
         let usable = |device: &Device| match leaving.contains(device) {
@@ -400,7 +415,7 @@ impl Engine {
     }
 
     /// A name for a macvlan, likewise.
-    fn free_macvlan(&mut self) -> Result<LinkName, Error> {
+    pub(super) fn free_macvlan(&mut self) -> Result<LinkName, Error> {
         let name = free_link(&self.observed, "pcm", &mut self.next_macvlan);
         LinkName::new(name).map_err(|cause| Error::new(ErrorKind::Internal, "the daemon", cause))
     }

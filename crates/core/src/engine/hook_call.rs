@@ -1,10 +1,8 @@
 //! One call of the hooks: arguments and document as libvirt gives them to its network hook, and a few variables.
 
 use super::{Engine, Object};
-use crate::intent::{NetworkIntent, NicIntent};
-use crate::merge::Merged;
-use crate::model::{Name, Network, NetworkPort, Plug, Tag};
-use crate::plan::desired::{self, Resolved};
+use crate::intent::NicIntent;
+use crate::model::{Name, Network, Tag};
 use crate::xml::{self, PATCHCORD_NAMESPACE};
 use std::fmt;
 use uuid::Uuid;
@@ -154,43 +152,6 @@ impl Engine {
             .opt("guestuuid", nic.guest_uuid)
             .body(|w| w.raw(interface.trim_end()));
         network + &port + &w.finish()
-    }
-
-    /// A NIC as libvirt would have it. One without a network, or whose address only its guest knows, is none.
-    fn networkport(&self, nic: &NicIntent) -> Option<NetworkPort> {
-        nic.network_name()?;
-        let network = nic.network.and_then(|uuid| self.intent.network(uuid)).and_then(NetworkIntent::current);
-        let merged = desired::merged_with(network, nic).unwrap_or_else(|_| Merged::of_nic(&nic.nic));
-        let manager = |network: &Network| network.bridge.mac_table_manager;
-        let plug = match desired::resolve(&self.intent, nic) {
-            Resolved::Virtual(bridge, network) => {
-                Plug::Network { bridge: bridge.clone(), mac_table_manager: manager(network) }
-            }
-            Resolved::HostBridge(bridge, network) => {
-                Plug::Bridge { bridge: bridge.clone(), mac_table_manager: network.and_then(manager) }
-            }
-            Resolved::Device(Some(dev), mode, _) => Plug::Direct { dev: dev.clone(), mode: Some(mode) },
-            Resolved::Function(Some(address), network) => {
-                let forward = &network.forward;
-                Plug::Hostdev { managed: forward.managed, driver: forward.driver.clone(), address }
-            }
-            Resolved::Device(None, ..) | Resolved::Function(None, _) | Resolved::Stopped | Resolved::None => Plug::None,
-        };
-        Some(NetworkPort {
-            uuid: Some(nic.id),
-            owner: nic.guest.clone(),
-            // libvirt's element needs one.
-            owner_uuid: nic.guest_uuid.unwrap_or_else(Uuid::nil),
-            group: merged.portgroup,
-            mac: nic.nic.mac?,
-            virtualport: merged.virtualport,
-            bandwidth: merged.bandwidth,
-            class_id: None,
-            vlan: merged.vlan,
-            isolated: merged.isolated.then_some(true),
-            trust_guest_rx_filters: merged.trust_guest_rx_filters.then_some(true),
-            plug: Some(plug),
-        })
     }
 }
 

@@ -153,6 +153,17 @@ pub enum Command {
     Check(Box<Attach>, Option<u32>),
     /// All devices that networks list or NICs hold.
     ListDevices,
+    /// A port's document.
+    PortXml(Uuid),
+}
+
+/// What is special about a port of libvirt's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortAttach {
+    /// Its id, which its client chooses.
+    pub id: Uuid,
+    /// What its guest is plugged into already, when it claims back a port that it had.
+    pub plug: Option<crate::model::Plug>,
 }
 
 /// A NIC to be attached.
@@ -174,6 +185,8 @@ pub struct Attach {
     pub precedence: Precedence,
     /// The reservation that it claims.
     pub reservation: Option<Uuid>,
+    /// That it is a port of libvirt's.
+    pub port: Option<PortAttach>,
     /// Leave out the MAC when none is given: the VMM chooses it and tells nobody (QEMU's helper).
     pub mac_unknown: bool,
 }

@@ -16,6 +16,7 @@
 //! | `associations` | when switches are asked for profiles |
 //! | `functions` | virtual functions: which of them networks have, and what is done about those that NICs have |
 //! | `hooks`, `hook_call` | when hooks are called, and with what |
+//! | `ports` | ports of libvirt's |
 //! | `promise` | guaranteed rates: who may be promised what, and the classes for that |
 //! | `observe` | which objects a change concerns |
 //! | `startup` | the first look after a start |
@@ -39,6 +40,7 @@ mod networks;
 mod nics;
 mod observe;
 mod ovs;
+mod ports;
 mod promise;
 mod read;
 mod reconcile;
@@ -52,7 +54,7 @@ pub use effect::{
     Answer, Body, DeviceEvent, Effect, Event, Job, JobId, LeaseEvent, NetworkEvent, NicEvent, PlanId, Record, RecordKey,
 };
 pub use hook_call::{HookCall, HookOperation};
-pub use input::{Attach, Command, Input, JobOutcome, Now, RequestId, Startup};
+pub use input::{Attach, Command, Input, JobOutcome, Now, PortAttach, RequestId, Startup};
 pub use reserve::LONGEST_RESERVATION;
 pub use view::{LeaseView, NetworkView, NicState, NicView};
 

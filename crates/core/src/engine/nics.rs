@@ -15,6 +15,10 @@ use uuid::Uuid;
 impl Engine {
     /// Attaches a NIC.
     pub(super) fn attach(&mut self, request: RequestId, attach: Attach, random: u128) -> Result<(), Error> {
+        // A port has an id of its own, so that what was reserved for it is given back to be had anew.
+        if let (Some(_), Ok(Some(reserved))) = (&attach.port, self.claimed(&attach)) {
+            self.intent.unreserve(reserved.id);
+        }
         let (intent, warnings) = self.admit(&attach, random)?;
         let id = intent.id;
         self.put_nic(id, Some(intent));

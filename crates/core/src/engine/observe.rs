@@ -150,6 +150,9 @@ impl Engine {
             }
         }
         self.concerned_by_device(before, link, concerned);
+        for tap in before.into_iter().chain(link).filter(|l| l.mark.is_none() && l.kind == LinkKind::Tap) {
+            concerned.extend(tap.mac.into_iter().flat_map(|mac| self.intent.ports_with_tap(mac)).map(Object::Nic));
+        }
         let appeared = before.is_none() && link.is_some();
         if appeared && let Some(link) = link {
             self.uplink_appeared(&link.name.clone());

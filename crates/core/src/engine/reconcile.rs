@@ -4,7 +4,7 @@ use super::effect::{Effect, Event, Job, PlanId, RecordKey};
 use super::work::{Flight, Goal, PLANS, Repairs, backoff};
 use super::{Engine, Object};
 use crate::intent::NetworkIntent;
-use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, Sysctl, desired, diff, nft, plug, vlan};
+use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, Sysctl, claim, desired, diff, nft, plug, vlan};
 use crate::{Error, ErrorKind, xml};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -70,6 +70,9 @@ impl Engine {
             Object::Nic(id) => {
                 let desired = desired::nic(&self.intent, &self.observed, id);
                 plug::nic(&mut plan, id, desired.as_ref(), &self.observed);
+                if let Some(port) = self.intent.nic(id).filter(|nic| nic.port) {
+                    claim::steps(&mut plan, &self.intent, &self.observed, port);
+                }
                 vlan::last_leaves(&mut plan, &self.intent, &self.observed, id);
                 if let Some(network) = self.intent.nic(id).filter(|n| n.class.is_some()).and_then(|n| n.network) {
                     self.plan_network_rates(&mut plan, network);
@@ -408,7 +411,8 @@ impl Engine {
                 // One that was detached, or whose owner is gone, goes as it should.
                 let Some(nic) = self.intent.nic(id) else { return false };
                 let network = nic.network.map(Object::Network);
-                network.is_none_or(|n| self.work.get(&n).is_none_or(|w| w.operation.is_none()))
+                // A port's tap is others', who may put it back as well.
+                !nic.port && network.is_none_or(|n| self.work.get(&n).is_none_or(|w| w.operation.is_none()))
             }
             _ => true,
         }

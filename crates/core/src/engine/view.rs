@@ -4,7 +4,7 @@ use crate::intent::{Intent, NetworkIntent, NicIntent, Owner, devices};
 use crate::merge::Merged;
 use crate::model::{DevicePlug, DirectMode, ForwardMode, LinkName, LinkState, MacAddr, Network, PciAddress};
 use crate::plan::desired::{self, Plug, Resolved, Unplugged};
-use crate::plan::{DesiredMacvtap, Handover, Index, MarkKind, Observed, dnsmasq};
+use crate::plan::{DesiredMacvtap, Handover, Index, Link, MarkKind, Observed, claim, dnsmasq};
 use std::net::IpAddr;
 use uuid::Uuid;
 
@@ -119,6 +119,8 @@ pub struct NicView {
     pub owner: Option<Owner>,
     /// How the tap is handed over.
     pub handover: Handover,
+    /// Whether it is a port of libvirt's, whose tap others make.
+    pub port: bool,
     /// Who attached it.
     pub uid: u32,
 }
@@ -175,10 +177,12 @@ pub(super) fn network(
 
 /// What users see of a NIC.
 pub(super) fn nic(intent: &Intent, observed: &Observed, nodes: &str, nic: &NicIntent) -> NicView {
-    let link = observed.link_marked(MarkKind::Tap, nic.id);
+    let claimed = claim::claimed(observed, nic).filter(|_| nic.port);
+    let link = observed.link_marked(MarkKind::Tap, nic.id).or(claimed);
     let resolved = desired::resolve(intent, nic);
     let plug = desired::nic_as(intent, observed, nic).map(|d| d.plug);
-    let function = nic.function().map(|address| function_state(observed, nic, &resolved, address));
+    let function =
+        nic.function().filter(|_| !nic.port).map(|address| function_state(observed, nic, &resolved, address));
     let unplugged = match &plug {
         _ if function.is_some() => function.flatten(),
         Some(Plug::Nothing(why) | Plug::Macvtap(DesiredMacvtap { unplugged: Some(why), .. })) => Some(*why),
@@ -186,6 +190,7 @@ pub(super) fn nic(intent: &Intent, observed: &Observed, nodes: &str, nic: &NicIn
     };
     let state = match &plug {
         _ if !nic.confirmed => NicState::Pending,
+        _ if nic.port => port_state(observed, &resolved, claimed),
         Some(Plug::Bridge { controller, .. }) if link.is_some_and(|l| l.controller == Some(*controller)) => {
             NicState::Plugged
         }
@@ -230,7 +235,7 @@ pub(super) fn nic(intent: &Intent, observed: &Observed, nodes: &str, nic: &NicIn
         plug: (actual == "direct" || nic.is_macvtap()).then(|| nic.nic.plug.unwrap_or_default()),
         node: tap.filter(|_| by_name && nic.is_macvtap() && link.is_some()).map(|tap| format!("{nodes}/{tap}")),
         cause: unplugged.and_then(Unplugged::cause),
-        tap: tap.map(ToString::to_string),
+        tap: tap.map(ToString::to_string).or_else(|| claimed.map(|l| l.name.clone())),
         ifindex: link.map(|l| {
             let Index(i) = l.index;
             i
@@ -239,7 +244,21 @@ pub(super) fn nic(intent: &Intent, observed: &Observed, nodes: &str, nic: &NicIn
         queues: nic.nic.queues.unwrap_or(1),
         owner: nic.owner,
         handover: nic.handover,
+        port: nic.port,
         uid: nic.uid,
+    }
+}
+
+/// What a port's guest does, as far as it is known: what it does on devices is its own business.
+fn port_state(observed: &Observed, resolved: &Resolved<'_>, tap: Option<&Link>) -> NicState {
+    match resolved {
+        Resolved::Stopped | Resolved::None => NicState::Parked,
+        Resolved::Device(..) | Resolved::Function(..) => NicState::Plugged,
+        Resolved::Virtual(bridge, _) | Resolved::HostBridge(bridge, _) => {
+            let bridge = observed.link_named(bridge.as_str()).map(|l| l.index);
+            let plugged = tap.is_some_and(|tap| tap.controller.is_some() && tap.controller == bridge);
+            if plugged { NicState::Plugged } else { NicState::Waiting }
+        }
     }
 }
 

@@ -320,7 +320,7 @@ fn is_ovs(intent: &Intent, nic: &NicIntent) -> bool {
 
 /// A tap in a bridge. A NIC whose configuration contradicts its network's, changed meanwhile, is in none: better out than
 /// in without what keeps it apart.
-fn bridge_port(intent: &Intent, nic: &NicIntent, network: Option<&Network>, bridge: &Link) -> Plug {
+pub(super) fn bridge_port(intent: &Intent, nic: &NicIntent, network: Option<&Network>, bridge: &Link) -> Plug {
     let Ok(merged) = merged(intent, nic) else { return Plug::Nothing(Unplugged::Waiting) };
     let own = network.is_some_and(|n| n.forward.mode.has_own_bridge());
     let vlans = match &merged.vlan {

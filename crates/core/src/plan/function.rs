@@ -139,8 +139,12 @@ impl Cable {
 }
 
 /// What a NIC's VF is to be told: of one that was given to the guest whole, for as long as the NIC has it; of one that
-/// the NIC sits on alone, while it is plugged into that. With 802.1Qbh the switch's profile says all that.
+/// the NIC sits on alone, while it is plugged into that. With 802.1Qbh the switch's profile says all that, and a
+/// port's function is set by whoever runs its guest.
 pub fn function(intent: &Intent, observed: &Observed, nic: &NicIntent) -> Option<FunctionSetup> {
+    if nic.port {
+        return None;
+    }
     let resolved = desired::resolve(intent, nic);
     let network = resolved.network();
     // A guest keeps its VF while its network is stopped, as it was.

@@ -11,12 +11,14 @@
 //! | `step` | steps, plans and how they went |
 //! | `absorb` | what a step changes about what is |
 //! | `association` | what a switch is asked to give a NIC's port |
+//! | `claim` | taps that others made for ports of ours |
 //! | `function` | virtual functions, and what each is told for the NIC that has it |
 //! | `mark` | how what we make is told from what others made |
 //! | `nft`, `dnsmasq`, `subnet` | packet rules, name and address service, overlapping subnets |
 
 mod absorb;
 mod association;
+pub mod claim;
 pub mod desired;
 pub mod diff;
 pub mod dnsmasq;

@@ -177,6 +177,8 @@ pub struct Observed {
     links: BTreeMap<Index, Link>,
     by_name: HashMap<String, Index>,
     by_mark: BTreeSet<(MarkKind, Uuid, Index)>,
+    /// Taps that others made, by address.
+    foreign_taps: BTreeSet<(MacAddr, Index)>,
     /// Each link with macvlans or macvtaps on it, and those.
     uppers: BTreeSet<(Index, Index)>,
     addresses: BTreeMap<Index, BTreeSet<IpNet>>,
@@ -253,6 +255,12 @@ impl Observed {
         on.filter_map(|(_, upper)| self.links.get(upper))
     }
 
+    /// The taps with that address that others made.
+    pub fn foreign_taps(&self, mac: MacAddr) -> impl Iterator<Item = &Link> {
+        let taps = self.foreign_taps.range((mac, Index(0))..=(mac, Index(u32::MAX)));
+        taps.filter_map(|(_, index)| self.links.get(index))
+    }
+
     /// All links.
     pub fn links(&self) -> impl Iterator<Item = &Link> {
         self.links.values()
@@ -323,6 +331,9 @@ impl Observed {
             if let Some(ports) = old.controller.and_then(|c| self.ports.get_mut(&c)) {
                 *ports = ports.saturating_sub(1);
             }
+            if let Some(mac) = old.mac {
+                self.foreign_taps.remove(&(mac, index));
+            }
             if let Some(mark) = old.mark {
                 self.by_mark.remove(&(mark.kind, mark.id, index));
             }
@@ -345,6 +356,9 @@ impl Observed {
             *self.ports.entry(controller).or_default() += 1;
         }
         self.by_name.insert(link.name.clone(), index);
+        if let (LinkKind::Tap, None, Some(mac)) = (&link.kind, link.mark, link.mac) {
+            self.foreign_taps.insert((mac, index));
+        }
         if let (Some(mark), false) = (link.mark, link.is_doomed()) {
             self.by_mark.insert((mark.kind, mark.id, index));
         }

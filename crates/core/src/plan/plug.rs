@@ -233,7 +233,7 @@ fn deletes(plan: &Plan, link: Index) -> bool {
 }
 
 /// A port's flags; a new port has the kernel's defaults.
-fn port(plan: &mut Plan, link: LinkRef, now: Option<PortFlags>, wanted: PortFlags) {
+pub(super) fn port(plan: &mut Plan, link: LinkRef, now: Option<PortFlags>, wanted: PortFlags) {
     let was = now.unwrap_or(PortFlags::NEW);
     if was != wanted {
         let undo = now.map(|was| Op::SetPort(link, was));

@@ -21,6 +21,8 @@ mod hostdev;
 mod kernel;
 #[cfg(test)]
 mod macvtaps;
+#[cfg(test)]
+mod ports;
 mod rules;
 mod switch;
 #[cfg(test)]

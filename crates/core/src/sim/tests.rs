@@ -66,6 +66,7 @@ pub(super) fn attach(guest: &str, nic: Nic) -> Command {
         uid: 0,
         precedence: Default::default(),
         reservation: None,
+        port: None,
         mac_unknown: false,
     }))
 }

@@ -94,6 +94,7 @@ pub fn write_nic_state(stamp: &Stamp, nic: &NicIntent) -> String {
     add("ownerpid", nic.owner.map(|o| o.pid.to_string()));
     add("ownerstart", nic.owner.map(|o| o.start_time.to_string()));
     match nic.handover {
+        _ if nic.port => add("handover", Some("port".into())),
         Handover::Descriptor => add("handover", Some("descriptor".into())),
         Handover::Name { uid } => {
             add("handover", Some("name".into()));
@@ -168,6 +169,8 @@ pub fn read_nic_state(stamp: &Stamp, text: &str) -> Result<Option<NicIntent>> {
         let handover = match c.required("handover", |s| Ok(s.to_owned()))?.as_str() {
             "descriptor" => Handover::Descriptor,
             "name" => Handover::Name { uid: c.parsed("opener", parse)? },
+            // Others make its tap.
+            "port" => Handover::Name { uid: None },
             other => return Err(c.attr_error("handover", format!("'{other}' is neither 'descriptor' nor 'name'"))),
         };
         let network = c.parsed("networkuuid", uuid)?;
@@ -183,6 +186,7 @@ pub fn read_nic_state(stamp: &Stamp, text: &str) -> Result<Option<NicIntent>> {
             network,
             allocation: read_allocation(c)?,
             class: c.parsed("class", parse)?,
+            port: c.attr("handover") == Some("port"),
             precedence: if c.attr("policy") == Some("host") { Precedence::Host } else { Precedence::Nic },
             owner,
             handover,

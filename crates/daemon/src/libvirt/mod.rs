@@ -6,6 +6,7 @@
 //! | `connection` | packets in and out, within limits |
 //! | `session` | what any connection can be asked |
 //! | `networks` | calls about networks |
+//! | `ports` | calls about network ports |
 //! | `events` | what clients are told |
 //! | `errors` | our errors as libvirt's |
 
@@ -13,6 +14,7 @@ mod connection;
 mod errors;
 mod events;
 mod networks;
+mod ports;
 mod session;
 mod sockets;
 

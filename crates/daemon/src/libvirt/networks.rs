@@ -1,6 +1,6 @@
 //! Calls about networks.
 
-use super::errors::{self, invalid, no_support, unexpected};
+use super::errors::{self, invalid, unexpected};
 use super::session::Session;
 use patchcord_core::engine::{Body, Command, LeaseView, NetworkView};
 use patchcord_core::model::{MacAddr, UpdateCommand, UpdateSection};
@@ -93,7 +93,7 @@ impl Session {
                 let count = leases.len();
                 Ok(Reply::Leases(if need_results { leases } else { Vec::new() }, count))
             }
-            _ => Err(no_support(procedure.api())),
+            about_ports => self.carry_out_port(procedure, about_ports).await,
         }
     }
 
@@ -162,7 +162,7 @@ impl Session {
 }
 
 /// What the engine knows a network by that a client means.
-fn id(network: &NetworkRef) -> String {
+pub(super) fn id(network: &NetworkRef) -> String {
     Uuid::from_bytes(network.uuid).to_string()
 }
 

@@ -41,6 +41,11 @@ impl Session {
         Self { handle, read_only, uid }
     }
 
+    /// Whose it is.
+    pub(super) const fn uid(&self) -> u32 {
+        self.uid
+    }
+
     /// Carries out a command.
     pub(super) async fn command(&self, command: Command) -> Result<Answer, RemoteError> {
         self.handle.call(command).await.map_err(|error| errors::remote(&error))

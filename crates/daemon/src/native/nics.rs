@@ -117,7 +117,8 @@ impl Session {
         };
         let mac_unknown = asked.mac_unknown.unwrap_or(false);
         let uid = self.peer().uid;
-        let attach = Attach { guest, guest_uuid, nic, owner, handover, uid, precedence, reservation, mac_unknown };
+        let attach =
+            Attach { guest, guest_uuid, nic, owner, handover, uid, precedence, reservation, port: None, mac_unknown };
         let Answer { body, warnings } = self.handle.call(Command::Attach(Box::new(attach))).await?;
         let warnings = self.warnings_for_peer(warnings);
         let Body::Nic(view) = body else { return Err(unexpected()) };
@@ -163,6 +164,7 @@ impl Session {
             uid: self.peer().uid,
             precedence,
             reservation: None,
+            port: None,
             mac_unknown: false,
         };
         self.changed_nic(Command::Check(Box::new(attach), asked.reserve)).await

@@ -1,0 +1,143 @@
+//! Ports of libvirt's: a guest's claim to a place on a network. Whoever runs the guest makes its link, as the port's
+//! `<plug>` says, so that a port is a NIC without a tap of ours.
+
+use super::Engine;
+use super::input::Attach;
+use crate::intent::{Allocation, NetworkIntent, NicIntent};
+use crate::merge::Merged;
+use crate::model::{Network, NetworkPort, NicSource, Plug};
+use crate::plan::desired::{self, Resolved};
+use crate::pool::{Access, Device};
+use crate::{Error, ErrorKind, xml};
+use uuid::Uuid;
+
+impl Engine {
+    /// Whether a port of that id may be made.
+    pub(super) fn port_is_new(&self, object: &str, attach: &Attach) -> Result<(), Error> {
+        let Some(port) = &attach.port else { return Ok(()) };
+        match self.intent.nic(port.id) {
+            Some(_) => {
+                let error = Error::new(ErrorKind::PortExists, object, format!("there is a port {} already", port.id));
+                Err(error.field("<uuid>"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The device of a port that does not choose one: of a port that lives, of the guest's other port on this network (its
+    /// driver asks for another one before it lets go of the first), or the one that is claimed back.
+    pub(super) fn settled_device(
+        &self,
+        object: &str,
+        port: &NicIntent,
+        access: Access,
+    ) -> Result<Option<Allocation>, Error> {
+        let same = |other: &NicIntent| other.network == port.network && other.nic.mac == port.nic.mac;
+        if let Some(was) = self.intent.nic(port.id).filter(|was| same(was)) {
+            return Ok(was.allocation.clone());
+        }
+        let mac = port.nic.mac.into_iter().flat_map(|mac| self.intent.nics_with(mac));
+        let mut twins = mac.filter(|other| other.port && same(other) && other.guest_uuid == port.guest_uuid);
+        if let Some(allocation) = twins.find_map(|twin| twin.allocation.clone()) {
+            return Ok(Some(allocation));
+        }
+        let Some(claimed) = port.allocation.clone() else { return Ok(None) };
+        let claimed = match claimed {
+            Allocation::Link { device, macvlan, .. } => Allocation::Link { device, access, macvlan },
+            function => function,
+        };
+        // What sits on it is the guest's own.
+        let may = self.intent.pool().may_take(port.id, &claimed.device(), access, |_| Ok(()));
+        may.map_err(|refusal| refusal.into_error(object, |holder| self.holder_name(holder)).field("<plug>"))?;
+        Ok(Some(claimed))
+    }
+
+    /// The device that a port claims back, which its network must list.
+    pub(super) fn claimed_device(&mut self, object: &str, attach: &Attach) -> Result<Option<Allocation>, Error> {
+        let Some(plug) = attach.port.as_ref().and_then(|port| port.plug.as_ref()) else { return Ok(None) };
+        let device = match plug {
+            Plug::Direct { dev, .. } => Device::Link(dev.clone()),
+            Plug::Hostdev { address, .. } => Device::Pci(*address),
+            Plug::None | Plug::Network { .. } | Plug::Bridge { .. } => return Ok(None),
+        };
+        let network = match &attach.nic.source {
+            NicSource::Network { network, .. } => self.intent.named(network),
+            _ => None,
+        };
+        if !network.is_some_and(|network| self.intent.pool().listed(network).any(|listed| *listed == device)) {
+            let cause = format!("{device} is none of its network's devices");
+            return Err(Error::new(ErrorKind::InvalidArgument, object, cause).field("<plug>"));
+        }
+        Ok(Some(match device {
+            // Its mode of use is settled later.
+            Device::Link(device) => Allocation::Link { device, access: Access::Shared, macvlan: self.free_macvlan()? },
+            Device::Pci(address) => Allocation::Function(address),
+        }))
+    }
+
+    /// Whether a port that is claimed back is where its guest is plugged in.
+    pub(super) fn plug_fits(&self, object: &str, attach: &Attach, intent: &NicIntent) -> Result<(), Error> {
+        let Some(wanted) = attach.port.as_ref().and_then(|port| port.plug.as_ref()) else { return Ok(()) };
+        let there = plug(&desired::resolve(&self.intent, intent));
+        let bridge = |plug: &Plug| match plug {
+            Plug::Network { bridge, .. } | Plug::Bridge { bridge, .. } => Some(bridge.clone()),
+            Plug::None | Plug::Direct { .. } | Plug::Hostdev { .. } => None,
+        };
+        if bridge(wanted) == bridge(&there)
+            && (bridge(wanted).is_some() || std::mem::discriminant(wanted) == std::mem::discriminant(&there))
+        {
+            return Ok(());
+        }
+        let cause = "its network plugs guests into something else now";
+        Err(Error::new(ErrorKind::InvalidState, object, cause).field("<plug>").hint("plug the guest's NIC in anew"))
+    }
+
+    /// A port's document.
+    pub(super) fn port_xml(&self, id: Uuid) -> Result<String, Error> {
+        let nic = self.find_nic(id)?;
+        let port = self.networkport(nic).filter(|_| nic.port);
+        port.map(|port| xml::write_networkport(&port))
+            .ok_or_else(|| Error::new(ErrorKind::NoPort, format!("NIC {id}"), "it is no port of libvirt's"))
+    }
+
+    /// A NIC as libvirt would have it. One without a network, or whose address only its guest knows, is none.
+    pub(super) fn networkport(&self, nic: &NicIntent) -> Option<NetworkPort> {
+        nic.network_name()?;
+        let network = nic.network.and_then(|uuid| self.intent.network(uuid)).and_then(NetworkIntent::current);
+        let merged = desired::merged_with(network, nic).unwrap_or_else(|_| Merged::of_nic(&nic.nic));
+        Some(NetworkPort {
+            uuid: Some(nic.id),
+            owner: nic.guest.clone(),
+            // libvirt's element needs one.
+            owner_uuid: nic.guest_uuid.unwrap_or_else(Uuid::nil),
+            group: merged.portgroup,
+            mac: nic.nic.mac?,
+            virtualport: merged.virtualport,
+            bandwidth: merged.bandwidth,
+            class_id: nic.class.map(u32::from),
+            vlan: merged.vlan,
+            isolated: merged.isolated.then_some(true),
+            trust_guest_rx_filters: merged.trust_guest_rx_filters.then_some(true),
+            plug: Some(plug(&desired::resolve(&self.intent, nic))),
+        })
+    }
+}
+
+/// What a NIC is plugged into, in libvirt's terms.
+fn plug(resolved: &Resolved<'_>) -> Plug {
+    let manager = |network: &Network| network.bridge.mac_table_manager;
+    match resolved {
+        Resolved::Virtual(bridge, network) => {
+            Plug::Network { bridge: (*bridge).clone(), mac_table_manager: manager(network) }
+        }
+        Resolved::HostBridge(bridge, network) => {
+            Plug::Bridge { bridge: (*bridge).clone(), mac_table_manager: network.and_then(manager) }
+        }
+        Resolved::Device(Some(dev), mode, _) => Plug::Direct { dev: (*dev).clone(), mode: Some(*mode) },
+        Resolved::Function(Some(address), network) => {
+            let forward = &network.forward;
+            Plug::Hostdev { managed: forward.managed, driver: forward.driver.clone(), address: *address }
+        }
+        Resolved::Device(None, ..) | Resolved::Function(None, _) | Resolved::Stopped | Resolved::None => Plug::None,
+    }
+}

@@ -1,0 +1,195 @@
+//! Ports of libvirt's: what they get, and that their guests' taps find back into bridges.
+
+use super::Host;
+use super::functions::address;
+use super::tests::{at_rest, host, nat, network, nic, nic_on, on_devices};
+use crate::engine::{Attach, Body, Command, Event, Input, NicState, NicView, PortAttach};
+use crate::merge::Precedence;
+use crate::model::{DirectMode, LinkName, MacAddr, Name, Nic, Plug};
+use crate::plan::{Change, Handover, Index, Link, LinkKind};
+use crate::{ErrorKind, Result};
+use uuid::Uuid;
+
+const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 1, 2, 3]);
+
+fn port(id: u128, guest: u128, network: &str, plug: Option<Plug>) -> Command {
+    let nic = Nic { mac: Some(MAC), ..nic_on(network) };
+    Command::Attach(Box::new(Attach {
+        guest: Name::new(format!("guest{guest}")).unwrap(),
+        guest_uuid: Some(Uuid::from_u128(guest)),
+        nic,
+        owner: None,
+        handover: Handover::Name { uid: None },
+        uid: 0,
+        precedence: Precedence::Nic,
+        reservation: None,
+        port: Some(PortAttach { id: Uuid::from_u128(id), plug }),
+        mac_unknown: false,
+    }))
+}
+
+fn made(host: &mut Host, command: Command) -> NicView {
+    nic(host.ask(command).unwrap().body)
+}
+
+fn show(host: &mut Host, id: u128) -> NicView {
+    nic(host.ask(Command::ShowNic(Uuid::from_u128(id))).unwrap().body)
+}
+
+fn document(host: &mut Host, id: u128) -> Result<String> {
+    match host.ask(Command::PortXml(Uuid::from_u128(id)))?.body {
+        Body::Xml(text) => Ok(text),
+        other => panic!("{other:?} is no document"),
+    }
+}
+
+/// libvirt's driver makes a tap, and puts it into a bridge.
+fn tap(host: &mut Host, bridge: Option<&str>) -> Index {
+    let controller = bridge.map(|name| host.kernel.link_named(name).unwrap().index);
+    let index = host.add_link("vnet0", LinkKind::Tap);
+    let link = Link { mac: Some(MAC.of_tap()), controller, ..host.kernel.link(index).unwrap().clone() };
+    host.kernel.set_link(index, Some(link.clone()));
+    host.tell(Input::Observed(Change::Link(index, Some(link))));
+    host.settle();
+    index
+}
+
+fn controller(host: &Host) -> Option<String> {
+    let tap = host.kernel.link_named("vnet0").unwrap();
+    tap.controller.and_then(|c| host.kernel.link(c)).map(|l| l.name.clone())
+}
+
+#[test]
+fn a_port_says_where_its_guest_belongs_and_makes_nothing() {
+    let mut host = host();
+    host.ask(Command::Create(nat("lab", 1))).unwrap();
+    let before = host.kernel.links().count();
+    let view = made(&mut host, port(1, 7, "lab", None));
+    assert_eq!((view.state, view.port, view.tap), (NicState::Waiting, true, None));
+    assert_eq!(host.kernel.links().count(), before);
+    let text = document(&mut host, 1).unwrap();
+    assert!(text.contains("<plug type='network' bridge='virbr0'/>"), "{text}");
+    assert!(text.contains("<name>guest7</name>") && text.contains("<mac address='52:54:00:01:02:03'/>"), "{text}");
+    let twice = host.ask(port(1, 7, "lab", None)).unwrap_err();
+    assert_eq!(twice.kind, ErrorKind::PortExists);
+    host.crash();
+    host.settle();
+    assert_eq!(document(&mut host, 1).unwrap(), text);
+    // One that is none of libvirt's has no such document.
+    let own = made(&mut host, super::tests::attach("web", nic_on("lab"))).id;
+    assert_eq!(host.ask(Command::PortXml(own)).unwrap_err().kind, ErrorKind::NoPort);
+    host.ask(Command::Detach(Uuid::from_u128(1))).unwrap();
+    assert_eq!(document(&mut host, 1).unwrap_err().kind, ErrorKind::NoNic);
+    at_rest(&mut host);
+}
+
+#[test]
+fn a_guests_tap_finds_back_into_its_bridge() {
+    let mut host = host();
+    host.ask(Command::Define(nat("lab", 1))).unwrap();
+    host.ask(Command::Start("lab".into())).unwrap();
+    made(&mut host, port(1, 7, "lab", None));
+    tap(&mut host, Some("virbr0"));
+    let view = show(&mut host, 1);
+    assert_eq!((view.state, view.tap.as_deref()), (NicState::Plugged, Some("vnet0")));
+    assert_eq!(host.last_plan.steps.iter().filter(|s| s.op.to_string().contains("vnet0")).count(), 0);
+    host.ask(Command::Stop("lab".into())).unwrap();
+    assert_eq!(show(&mut host, 1).state, NicState::Parked);
+    host.reap();
+    assert_eq!(controller(&host), None);
+    host.events.clear();
+    host.ask(Command::Start("lab".into())).unwrap();
+    assert_eq!(controller(&host).as_deref(), Some("virbr0"));
+    assert_eq!(show(&mut host, 1).state, NicState::Plugged);
+    assert!(!host.events.iter().any(|event| matches!(event, Event::Drift { .. })), "{:?}", host.events);
+    // Who keeps it elsewhere has a reason.
+    let elsewhere = host.add_link("br7", LinkKind::Bridge);
+    let index = host.kernel.link_named("vnet0").unwrap().index;
+    let moved = Link { controller: Some(elsewhere), ..host.kernel.link(index).unwrap().clone() };
+    host.kernel.set_link(index, Some(moved));
+    host.tell(Input::Observed(Change::Snapshot(Box::new(host.kernel.clone()))));
+    host.settle();
+    assert_eq!(controller(&host).as_deref(), Some("br7"));
+    // With its port gone it is nobody's business.
+    host.ask(Command::Detach(Uuid::from_u128(1))).unwrap();
+    let out = Link { controller: None, ..host.kernel.link(index).unwrap().clone() };
+    host.kernel.set_link(index, Some(out.clone()));
+    host.tell(Input::Observed(Change::Link(index, Some(out))));
+    host.settle();
+    assert_eq!(controller(&host), None);
+    assert!(host.kernel.link(index).is_some());
+}
+
+#[test]
+fn a_guest_holds_one_device_however_often_its_driver_asks() {
+    let mut host = host();
+    for name in ["eth0", "eth1"] {
+        host.add_link(name, LinkKind::Other(String::new()));
+    }
+    host.tell(Input::Observed(Change::Snapshot(Box::new(host.kernel.clone()))));
+    host.ask(Command::Create(on_devices("pass", "passthrough", &["eth0"]))).unwrap();
+    let first = made(&mut host, port(1, 7, "pass", None));
+    assert_eq!((first.dev.as_deref(), first.state), (Some("eth0"), NicState::Plugged));
+    let text = document(&mut host, 1).unwrap();
+    assert!(text.contains("<plug type='direct' dev='eth0' mode='passthrough'/>"), "{text}");
+    assert_eq!(made(&mut host, port(2, 7, "pass", None)).dev.as_deref(), Some("eth0"));
+    let refused = host.ask(port(3, 8, "pass", None)).unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::InUse);
+    host.ask(Command::Detach(Uuid::from_u128(1))).unwrap();
+    assert_eq!(host.ask(port(3, 8, "pass", None)).unwrap_err().kind, ErrorKind::InUse);
+    host.crash();
+    host.settle();
+    assert_eq!(host.ask(port(3, 8, "pass", None)).unwrap_err().kind, ErrorKind::InUse);
+    host.ask(Command::Detach(Uuid::from_u128(2))).unwrap();
+    let third = made(&mut host, port(3, 8, "pass", None));
+    assert_eq!(third.dev.as_deref(), Some("eth0"));
+    // The guest's macvtap on its device is in nobody's way when its network comes back, or when it is claimed back.
+    let lower = host.kernel.link_named("eth0").unwrap().index;
+    let index = host.add_link("macvtap0", LinkKind::Macvtap);
+    let macvtap = Link {
+        lower: Some(lower),
+        mode: Some(DirectMode::Passthrough),
+        mac: Some(MAC),
+        ..host.kernel.link(index).unwrap().clone()
+    };
+    host.kernel.set_link(index, Some(macvtap.clone()));
+    host.tell(Input::Observed(Change::Link(index, Some(macvtap))));
+    host.ask(Command::Stop("pass".into())).unwrap();
+    host.ask(Command::Create(on_devices("pass", "passthrough", &["eth0"]))).unwrap();
+    assert_eq!(show(&mut host, 3).dev.as_deref(), Some("eth0"));
+    host.ask(Command::Detach(Uuid::from_u128(3))).unwrap();
+    let plug = |dev: &str| Some(Plug::Direct { dev: LinkName::new(dev).unwrap(), mode: Some(DirectMode::Passthrough) });
+    assert_eq!(made(&mut host, port(4, 8, "pass", plug("eth0"))).dev.as_deref(), Some("eth0"));
+    let other = host.ask(port(5, 9, "pass", plug("eth1"))).unwrap_err();
+    assert_eq!((other.kind, other.field.as_deref()), (ErrorKind::InvalidArgument, Some("<plug>")));
+}
+
+#[test]
+fn a_port_is_claimed_back_where_its_guest_is_plugged_in() {
+    let mut host = host();
+    host.ask(Command::Create(nat("lab", 1))).unwrap();
+    let plug = |bridge: &str| Some(Plug::Network { bridge: LinkName::new(bridge).unwrap(), mac_table_manager: None });
+    made(&mut host, port(1, 7, "lab", plug("virbr0")));
+    let refused = host.ask(port(2, 7, "lab", plug("virbr9"))).unwrap_err();
+    assert_eq!((refused.kind, refused.field.as_deref()), (ErrorKind::InvalidState, Some("<plug>")));
+    at_rest(&mut host);
+}
+
+#[test]
+fn a_function_is_for_whoever_runs_the_guest_to_set() {
+    let mut host = host();
+    host.add_link("eth0", LinkKind::Other(String::new()));
+    host.set_functions("eth0", &[(0, None)]);
+    host.tell(Input::Observed(Change::Snapshot(Box::new(host.kernel.clone()))));
+    let whole = "<network><name>whole</name><forward mode='hostdev' managed='yes'><pf dev='eth0'/></forward></network>";
+    host.ask(Command::Create(network(whole))).unwrap();
+    let view = made(&mut host, port(1, 7, "whole", None));
+    assert_eq!((view.pci, view.state), (Some(address(0)), NicState::Plugged));
+    assert_eq!(host.sysfs.take(), [""; 0]);
+    let text = document(&mut host, 1).unwrap();
+    assert!(text.contains("<plug type='hostdev-pci' managed='yes'>"), "{text}");
+    assert!(text.contains("<address domain='0x0000' bus='0x3b' slot='0x02' function='0x0'/>"), "{text}");
+    host.ask(Command::Detach(Uuid::from_u128(1))).unwrap();
+    assert_eq!(host.sysfs.take(), [""; 0]);
+    at_rest(&mut host);
+}

@@ -1,0 +1,228 @@
+//! Calls about network ports: what libvirt's drivers ask for before they make a guest's NIC.
+
+use super::errors::{self, invalid, unexpected};
+use super::networks::id;
+use super::session::Session;
+use patchcord_core::engine::{Attach, Body, Command, NicView, PortAttach};
+use patchcord_core::merge::Precedence;
+use patchcord_core::model::{Bandwidth, NetworkPort, Nic, NicSource, Rate};
+use patchcord_core::plan::Handover;
+use patchcord_core::xml::{self, Mode};
+use patchcord_core::{Error, ErrorKind};
+use patchcord_libvirt_wire::reply::RemoteError;
+use patchcord_libvirt_wire::xdr::{Parameter, Value};
+use patchcord_libvirt_wire::{Call, NetworkRef, PortRef, Procedure, Reply};
+use uuid::Uuid;
+
+/// Flags of a port's creation (libvirt's `virNetworkPortCreateFlags`).
+const RECLAIM: u32 = 1;
+const VALIDATE: u32 = 2;
+
+impl Session {
+    /// Carries out a call about ports.
+    pub(super) async fn carry_out_port(&self, procedure: Procedure, call: Call) -> Result<Reply, RemoteError> {
+        match call {
+            Call::NetworkListAllPorts { net, need_results, .. } => {
+                let all = self.ports(&net).await?;
+                let count = all.len();
+                let ports = all.iter().filter(|_| need_results).map(|port| reference(&net, port)).collect();
+                Ok(Reply::Ports(ports, count))
+            }
+            Call::NetworkPortLookupByUuid { net, uuid } => {
+                let port = self.port(&PortRef { network: net.clone(), uuid }).await?;
+                Ok(Reply::Port(reference(&net, &port)))
+            }
+            Call::NetworkPortCreateXml { net, xml, flags } => self.create_port(net, &xml, flags).await,
+            Call::NetworkPortGetXmlDesc { port, .. } => {
+                let id = self.port(&port).await?.id;
+                match self.command(Command::PortXml(id)).await?.body {
+                    Body::Xml(text) => Ok(Reply::Text(text)),
+                    _ => Err(unexpected()),
+                }
+            }
+            Call::NetworkPortDelete { port, .. } => {
+                let id = self.port(&port).await?.id;
+                self.command(Command::Detach(id)).await.map(|_| Reply::Nothing)
+            }
+            Call::NetworkPortGetParameters { port, max, .. } => {
+                let rates = parameters(self.document(&port).await?.bandwidth.as_ref());
+                let count = i32::try_from(rates.len()).unwrap_or(i32::MAX);
+                // Who gives no room wants to know how much it takes.
+                let room = usize::try_from(max).unwrap_or(0);
+                Ok(Reply::Parameters(rates.into_iter().take(room).collect(), count))
+            }
+            Call::NetworkPortSetParameters { port, params, .. } => {
+                let mut given = self.given(&port).await?;
+                given.bandwidth = bandwidth(given.bandwidth.take().unwrap_or_default(), &params)?;
+                let modify = Command::Modify(Uuid::from_bytes(port.uuid), Box::new(given), Precedence::Nic);
+                self.command(modify).await.map(|_| Reply::Nothing)
+            }
+            _ => Err(errors::no_support(procedure.api())),
+        }
+    }
+
+    /// The ports of a network.
+    async fn ports(&self, network: &NetworkRef) -> Result<Vec<NicView>, RemoteError> {
+        match self.command(Command::ListNics(Some(id(network)))).await?.body {
+            Body::Nics(nics) => Ok(nics.into_iter().filter(|nic| nic.port).collect()),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// A port that a client means.
+    async fn port(&self, port: &PortRef) -> Result<NicView, RemoteError> {
+        let uuid = Uuid::from_bytes(port.uuid);
+        let network = self.shown(&port.network).await?;
+        let missing = || {
+            let cause = format!("network '{}' has no port {uuid}", network.name);
+            errors::remote(&Error::new(ErrorKind::NoPort, format!("port {uuid}"), cause))
+        };
+        match self.handle.call(Command::ShowNic(uuid)).await {
+            Ok(answer) => match answer.body {
+                Body::Nic(nic) if nic.port && nic.network.as_ref() == Some(&network.name) => Ok(*nic),
+                Body::Nic(_) => Err(missing()),
+                _ => Err(unexpected()),
+            },
+            Err(error) if error.kind == ErrorKind::NoNic => Err(missing()),
+            Err(error) => Err(errors::remote(&error)),
+        }
+    }
+
+    async fn document(&self, port: &PortRef) -> Result<NetworkPort, RemoteError> {
+        let id = self.port(port).await?.id;
+        let Body::Xml(text) = self.command(Command::PortXml(id)).await?.body else { return Err(unexpected()) };
+        xml::read_networkport(&text, Mode::Lenient).map_err(|error| errors::remote(&error))
+    }
+
+    /// What a port's client gave for its NIC.
+    async fn given(&self, port: &PortRef) -> Result<Nic, RemoteError> {
+        let id = self.port(port).await?.id;
+        let Body::Xml(text) = self.command(Command::NicXml { id, inactive: true }).await?.body else {
+            return Err(unexpected());
+        };
+        xml::read_nic(&text).map_err(|error| errors::remote(&error))
+    }
+
+    async fn create_port(&self, net: NetworkRef, text: &str, flags: u32) -> Result<Reply, RemoteError> {
+        let mode = if flags & VALIDATE != 0 { Mode::Strict } else { Mode::Lenient };
+        let port = xml::read_networkport(text, mode).map_err(|error| errors::remote(&error))?;
+        let network = self.shown(&net).await?;
+        let reclaimed = flags & RECLAIM != 0;
+        match (&port.plug, reclaimed) {
+            (None, true) => {
+                return Err(invalid("<plug>", "a port that is claimed back says what its guest is plugged into"));
+            }
+            (Some(_), false) => {
+                return Err(invalid("<plug>", "what a guest is plugged into is for the network to say"));
+            }
+            _ => {}
+        }
+        let id = match port.uuid {
+            Some(id) => id,
+            None => patchcord_host::ident::random_uuid().map_err(|_| unexpected())?,
+        };
+        let object = format!("port {id}");
+        let named = patchcord_core::model::Name::new(network.name.as_str())
+            .map_err(|cause| errors::remote(&Error::new(ErrorKind::Internal, object, cause)))?;
+        let nic = Nic {
+            mac: Some(port.mac),
+            virtualport: port.virtualport,
+            bandwidth: port.bandwidth,
+            vlan: port.vlan,
+            port_isolated: port.isolated,
+            trust_guest_rx_filters: port.trust_guest_rx_filters,
+            ..Nic::new(NicSource::Network { network: named, portgroup: port.group })
+        };
+        let attach = Attach {
+            guest: port.owner,
+            guest_uuid: Some(port.owner_uuid),
+            nic,
+            owner: None,
+            handover: Handover::Name { uid: None },
+            uid: self.uid(),
+            precedence: Precedence::Nic,
+            reservation: None,
+            port: Some(PortAttach { id, plug: port.plug }),
+            mac_unknown: false,
+        };
+        self.command(Command::Attach(Box::new(attach))).await?;
+        Ok(Reply::Port(PortRef { network: net, uuid: id.into_bytes() }))
+    }
+}
+
+fn reference(network: &NetworkRef, port: &NicView) -> PortRef {
+    PortRef { network: network.clone(), uuid: port.id.into_bytes() }
+}
+
+/// Rates by the names that typed parameters have for them, in KiB/s and KiB. An average is there as soon as anything is.
+fn parameters(bandwidth: Option<&Bandwidth>) -> Vec<Parameter> {
+    let mut all = Vec::new();
+    for (direction, rate) in
+        [("inbound", bandwidth.and_then(|b| b.inbound)), ("outbound", bandwidth.and_then(|b| b.outbound))]
+    {
+        let rate = rate.unwrap_or_default();
+        let floor = rate.floor.filter(|_| direction == "inbound");
+        for (name, value) in [("average", rate.average), ("peak", rate.peak), ("floor", floor), ("burst", rate.burst)] {
+            if direction == "outbound" && name == "floor" {
+                continue;
+            }
+            let value = Value::Uint(u32::try_from(value.unwrap_or(0)).unwrap_or(u32::MAX));
+            all.push(Parameter { field: format!("{direction}.{name}"), value });
+        }
+    }
+    all
+}
+
+/// Rates as these parameters change them: a direction that none names stays, and one that is all zeros has no limit.
+fn bandwidth(now: Bandwidth, params: &[Parameter]) -> Result<Option<Bandwidth>, RemoteError> {
+    let (mut inbound, mut outbound) = (None, None);
+    for Parameter { field, value } in params {
+        let Value::Uint(number) = value else {
+            return Err(invalid(field, "it is an unsigned number of 32 bits"));
+        };
+        let number = Some(u64::from(*number)).filter(|number| *number > 0);
+        let (direction, name) = field.split_once('.').unwrap_or((field, ""));
+        let rate: &mut Rate = match direction {
+            "inbound" => inbound.get_or_insert_default(),
+            "outbound" => outbound.get_or_insert_default(),
+            _ => return Err(invalid(field, "there is no such parameter")),
+        };
+        match (direction, name) {
+            (_, "average") => rate.average = number,
+            (_, "peak") => rate.peak = number,
+            (_, "burst") => rate.burst = number,
+            ("inbound", "floor") => rate.floor = number,
+            _ => return Err(invalid(field, "there is no such parameter")),
+        }
+    }
+    let settled = |new: Option<Rate>, now| new.map_or(now, |rate| Some(rate).filter(|rate| *rate != Rate::default()));
+    let changed = Bandwidth { inbound: settled(inbound, now.inbound), outbound: settled(outbound, now.outbound) };
+    Ok(Some(changed).filter(|changed| *changed != Bandwidth::default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(params: &[(&str, u32)]) -> Vec<Parameter> {
+        params.iter().map(|(field, n)| Parameter { field: (*field).to_owned(), value: Value::Uint(*n) }).collect()
+    }
+
+    #[test]
+    fn a_direction_that_is_not_named_stays_and_zeros_lift_a_limit() {
+        let rate = |average| Some(Rate { average: Some(average), ..Rate::default() });
+        let now = Bandwidth { inbound: rate(100), outbound: rate(50) };
+        let zeros = of(&[("inbound.average", 0), ("inbound.peak", 0), ("inbound.burst", 0)]);
+        let lifted = bandwidth(now.clone(), &zeros).unwrap().unwrap();
+        assert_eq!((lifted.inbound, lifted.outbound), (None, rate(50)));
+        let raised = bandwidth(lifted, &of(&[("inbound.average", 7), ("inbound.floor", 3)])).unwrap().unwrap();
+        assert_eq!(raised.inbound, Some(Rate { average: Some(7), floor: Some(3), ..Rate::default() }));
+        assert_eq!(bandwidth(Bandwidth::default(), &zeros).unwrap(), None);
+        let shown = parameters(Some(&now));
+        assert_eq!(shown.len(), 7);
+        assert_eq!(shown[0], of(&[("inbound.average", 100)])[0]);
+        for wrong in [of(&[("outbound.floor", 1)]), of(&[("sideways.average", 1)]), of(&[("average", 1)])] {
+            assert_eq!(bandwidth(now.clone(), &wrong).unwrap_err().code, 8);
+        }
+    }
+}
