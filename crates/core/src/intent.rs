@@ -85,6 +85,15 @@ impl Allocation {
     }
 }
 
+/// What a port of libvirt's has of its guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// Nothing yet: it lives until it is deleted.
+    Unbound,
+    /// The guest's link was seen: should it go and not come back, the port goes, too.
+    Bound,
+}
+
 /// A NIC that was attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NicIntent {
@@ -104,8 +113,8 @@ pub struct NicIntent {
     pub allocation: Option<Allocation>,
     /// The class of the network's bridge that what is promised to it has, as long as something is promised to it.
     pub class: Option<u16>,
-    /// Whether it is a port of libvirt's: whoever runs its guest makes its link, and we say where that belongs.
-    pub port: bool,
+    /// That it is a port of libvirt's: whoever runs its guest makes its link, and we say where that belongs.
+    pub port: Option<Claim>,
     /// Whose values count where the NIC and its network both give some.
     pub precedence: Precedence,
     /// Its owner; without one it lives until detached.
@@ -125,6 +134,11 @@ impl NicIntent {
             NicSource::Network { network, .. } => Some(network),
             _ => None,
         }
+    }
+
+    /// Whether it is a port of libvirt's.
+    pub const fn is_port(&self) -> bool {
+        self.port.is_some()
     }
 
     /// Whether it is a macvtap, for its whole life, instead of a tap that is plugged into something.
@@ -328,7 +342,7 @@ impl Intent {
         }
         if let Some(mac) = nic.nic.mac {
             self.by_mac.entry(mac).or_default().insert(nic.id);
-            if nic.port {
+            if nic.is_port() {
                 self.by_tap_mac.entry(mac.of_tap()).or_default().insert(nic.id);
             }
         }

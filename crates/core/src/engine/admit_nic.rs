@@ -4,7 +4,7 @@ use super::Engine;
 use super::input::Attach;
 use super::work::Goal;
 use crate::error::Reasons;
-use crate::intent::{Allocation, NicIntent, devices};
+use crate::intent::{Allocation, Claim, NicIntent, devices};
 use crate::merge::Precedence;
 use crate::model::{
     ActualType, DevicePlug, DirectMode, ForwardMode, LinkName, MacAddr, Network, Nic, NicSource, VirtualPortType,
@@ -61,7 +61,7 @@ impl Engine {
             network: network.flatten(),
             allocation: claimed.and_then(|reserved| reserved.allocation).or(claimed_device),
             class: None,
-            port: attach.port.is_some(),
+            port: attach.port.as_ref().map(|_| Claim::Unbound),
             precedence: attach.precedence,
             owner: attach.owner,
             handover: attach.handover,
@@ -79,7 +79,7 @@ impl Engine {
             let given = intent.nic.target.take();
             warnings
                 .extend(given.map(|name| format!("there will be no {name}: its guest gets a PCI device, and no tap")));
-        } else if intent.nic.target.is_none() && !intent.port {
+        } else if intent.nic.target.is_none() && !intent.is_port() {
             intent.nic.target = Some(self.free_tap()?);
         }
         Ok((intent, warnings))
@@ -131,7 +131,7 @@ impl Engine {
         nic.class = reasons.note(self.promise(object, &nic, &merged)).flatten();
         let network = self.intent.active_network_of(&nic);
         let actual = ActualType::of_nic(&nic.nic, network);
-        let plug = match nic.port {
+        let plug = match nic.is_port() {
             true => Some(None),
             false => reasons.note(self.settle_plug(object, &nic, actual)),
         };
@@ -207,7 +207,7 @@ impl Engine {
         // A macvtap and a PCI device stay where they are, fit for their network or not.
         let stays = |nic: &&NicIntent| {
             let macvtap = nic.is_macvtap() && self.observed.link_marked(MarkKind::Tap, nic.id).is_some();
-            macvtap || nic.function().is_some() || nic.port
+            macvtap || nic.function().is_some() || nic.is_port()
         };
         let nics: Vec<NicIntent> = self.intent.nics_of(network).filter(|nic| !stays(nic)).cloned().collect();
         for nic in nics {
@@ -299,7 +299,7 @@ impl Engine {
                 .field("<mac address>")
                 .hint("give it with --mac, or use a network with a bridge"));
         }
-        if nic.port
+        if nic.is_port()
             && let Some(settled) = self.settled_device(object, nic, access)?
         {
             return Ok(Some(settled));

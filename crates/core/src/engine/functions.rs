@@ -7,7 +7,7 @@ use super::effect::{DeviceEvent, Job, RecordKey};
 use super::hooks::Moment;
 use super::input::{JobOutcome, Startup};
 use super::{Engine, Object};
-use crate::intent::NetworkIntent;
+use crate::intent::{NetworkIntent, NicIntent};
 use crate::model::{ActualType, DeviceRef, Network, PciAddress};
 use crate::plan::{self, FunctionBefore, FunctionSetup, Functions};
 use crate::pool::Device;
@@ -115,6 +115,7 @@ impl Engine {
         let Object::Nic(id) = object else { return None };
         let nic = self.intent.nic(id);
         let wanted = nic.and_then(|nic| plan::function(&self.intent, &self.observed, nic));
+        let wanted = wanted.or_else(|| self.left_behind(nic?));
         match moment {
             Moment::Before => {
                 let wanted = wanted?;
@@ -139,6 +140,13 @@ impl Engine {
                 Some(Job::RestoreFunction(address, Box::new(taken.before.clone())))
             }
         }
+    }
+
+    /// What the function of a NIC is to be whose network is gone for good: what it is, without its cable.
+    fn left_behind(&self, nic: &NicIntent) -> Option<FunctionSetup> {
+        let address = nic.function().filter(|_| nic.network.is_some_and(|n| self.intent.network(n).is_none()))?;
+        let set = self.functions.get(&(nic.id, address))?.set.clone()?;
+        Some(FunctionSetup { unplugged: true, ..set })
     }
 
     fn functions_of(&self, nic: Uuid) -> impl Iterator<Item = (PciAddress, &Taken)> {

@@ -140,6 +140,8 @@ pub struct Engine {
     associations: BTreeMap<Uuid, associations::Known>,
     /// Virtual functions that NICs have, or had and that are not yet what they were.
     functions: BTreeMap<(Uuid, PciAddress), functions::Taken>,
+    /// Ports whose guests' links are gone, and until when they may come back.
+    lost: BTreeMap<Uuid, Now>,
     /// Who changed our packet rules last, while their repair is being planned.
     culprit: Option<String>,
 }
@@ -175,6 +177,7 @@ impl Engine {
             promises: BTreeSet::new(),
             associations: BTreeMap::new(),
             functions: BTreeMap::new(),
+            lost: BTreeMap::new(),
             culprit: None,
         }
     }

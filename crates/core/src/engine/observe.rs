@@ -150,8 +150,16 @@ impl Engine {
             }
         }
         self.concerned_by_device(before, link, concerned);
-        for tap in before.into_iter().chain(link).filter(|l| l.mark.is_none() && l.kind == LinkKind::Tap) {
-            concerned.extend(tap.mac.into_iter().flat_map(|mac| self.intent.ports_with_tap(mac)).map(Object::Nic));
+        for foreign in before.into_iter().chain(link).filter(|l| l.mark.is_none()) {
+            let Some(mac) = foreign.mac else { continue };
+            match foreign.kind {
+                LinkKind::Tap => concerned.extend(self.intent.ports_with_tap(mac).map(Object::Nic)),
+                LinkKind::Macvtap => {
+                    let ports = self.intent.nics_with(mac).filter(|nic| nic.is_port());
+                    concerned.extend(ports.map(|nic| Object::Nic(nic.id)));
+                }
+                _ => {}
+            }
         }
         let appeared = before.is_none() && link.is_some();
         if appeared && let Some(link) = link {

@@ -1,15 +1,20 @@
 //! Ports of libvirt's: a guest's claim to a place on a network. Whoever runs the guest makes its link, as the port's
 //! `<plug>` says, so that a port is a NIC without a tap of ours.
 
-use super::Engine;
-use super::input::Attach;
-use crate::intent::{Allocation, NetworkIntent, NicIntent};
+use super::effect::{Effect, Event, NicEvent};
+use super::input::{Attach, Now};
+use super::{Engine, Object};
+use crate::intent::{Allocation, Claim, NetworkIntent, NicIntent};
 use crate::merge::Merged;
 use crate::model::{Network, NetworkPort, NicSource, Plug};
+use crate::plan::claim;
 use crate::plan::desired::{self, Resolved};
 use crate::pool::{Access, Device};
 use crate::{Error, ErrorKind, xml};
 use uuid::Uuid;
+
+/// How long a port waits for its guest's link to come back, in milliseconds.
+const GRACE: Now = 60_000;
 
 impl Engine {
     /// Whether a port of that id may be made.
@@ -37,7 +42,7 @@ impl Engine {
             return Ok(was.allocation.clone());
         }
         let mac = port.nic.mac.into_iter().flat_map(|mac| self.intent.nics_with(mac));
-        let mut twins = mac.filter(|other| other.port && same(other) && other.guest_uuid == port.guest_uuid);
+        let mut twins = mac.filter(|other| other.is_port() && same(other) && other.guest_uuid == port.guest_uuid);
         if let Some(allocation) = twins.find_map(|twin| twin.allocation.clone()) {
             return Ok(Some(allocation));
         }
@@ -92,10 +97,40 @@ impl Engine {
         Err(Error::new(ErrorKind::InvalidState, object, cause).field("<plug>").hint("plug the guest's NIC in anew"))
     }
 
+    /// Looks after a port at rest: one whose guest's link was there and is gone ends, unless it comes back or the port is
+    /// claimed back in time. Its guest may have died while its driver could not tell us.
+    pub(super) fn look_after_port(&mut self, id: Uuid) {
+        let Some(port) = self.intent.nic(id).filter(|nic| nic.confirmed) else { return };
+        let (Some(claim), there) = (port.port, claim::claimed(&self.intent, &self.observed, port).is_some()) else {
+            return;
+        };
+        match (claim, there, self.lost.get(&id)) {
+            (Claim::Unbound, true, _) => {
+                let bound = NicIntent { port: Some(Claim::Bound), ..port.clone() };
+                self.put_nic(id, Some(bound));
+            }
+            (Claim::Unbound, false, _) => {}
+            (Claim::Bound, true, _) => drop(self.lost.remove(&id)),
+            (Claim::Bound, false, None) => {
+                let until = self.now + GRACE;
+                self.lost.insert(id, until);
+                self.wake(until, Object::Nic(id));
+            }
+            (Claim::Bound, false, Some(until)) if *until <= self.now => {
+                let gone = Event::Nic { nic: Box::new(self.nic_view(port)), what: NicEvent::OwnerGone };
+                self.lost.remove(&id);
+                self.put_nic(id, None);
+                self.out.push(Effect::Publish(gone));
+                self.advance(Object::Nic(id));
+            }
+            (Claim::Bound, false, Some(_)) => {}
+        }
+    }
+
     /// A port's document.
     pub(super) fn port_xml(&self, id: Uuid) -> Result<String, Error> {
         let nic = self.find_nic(id)?;
-        let port = self.networkport(nic).filter(|_| nic.port);
+        let port = self.networkport(nic).filter(|_| nic.is_port());
         port.map(|port| xml::write_networkport(&port))
             .ok_or_else(|| Error::new(ErrorKind::NoPort, format!("NIC {id}"), "it is no port of libvirt's"))
     }

@@ -70,7 +70,7 @@ impl Engine {
             Object::Nic(id) => {
                 let desired = desired::nic(&self.intent, &self.observed, id);
                 plug::nic(&mut plan, id, desired.as_ref(), &self.observed);
-                if let Some(port) = self.intent.nic(id).filter(|nic| nic.port) {
+                if let Some(port) = self.intent.nic(id).filter(|nic| nic.is_port()) {
                     claim::steps(&mut plan, &self.intent, &self.observed, port);
                 }
                 vlan::last_leaves(&mut plan, &self.intent, &self.observed, id);
@@ -338,6 +338,9 @@ impl Engine {
         }
         self.finish(object);
         self.follower_done(object);
+        if let Object::Nic(id) = object {
+            self.look_after_port(id);
+        }
     }
 
     /// A network's NICs look at where they belong now; an operation waits for them.
@@ -412,7 +415,7 @@ impl Engine {
                 let Some(nic) = self.intent.nic(id) else { return false };
                 let network = nic.network.map(Object::Network);
                 // A port's tap is others', who may put it back as well.
-                !nic.port && network.is_none_or(|n| self.work.get(&n).is_none_or(|w| w.operation.is_none()))
+                !nic.is_port() && network.is_none_or(|n| self.work.get(&n).is_none_or(|w| w.operation.is_none()))
             }
             _ => true,
         }

@@ -177,12 +177,12 @@ pub(super) fn network(
 
 /// What users see of a NIC.
 pub(super) fn nic(intent: &Intent, observed: &Observed, nodes: &str, nic: &NicIntent) -> NicView {
-    let claimed = claim::claimed(observed, nic).filter(|_| nic.port);
+    let claimed = claim::claimed(intent, observed, nic).filter(|_| nic.is_port());
     let link = observed.link_marked(MarkKind::Tap, nic.id).or(claimed);
     let resolved = desired::resolve(intent, nic);
     let plug = desired::nic_as(intent, observed, nic).map(|d| d.plug);
     let function =
-        nic.function().filter(|_| !nic.port).map(|address| function_state(observed, nic, &resolved, address));
+        nic.function().filter(|_| !nic.is_port()).map(|address| function_state(observed, nic, &resolved, address));
     let unplugged = match &plug {
         _ if function.is_some() => function.flatten(),
         Some(Plug::Nothing(why) | Plug::Macvtap(DesiredMacvtap { unplugged: Some(why), .. })) => Some(*why),
@@ -190,7 +190,7 @@ pub(super) fn nic(intent: &Intent, observed: &Observed, nodes: &str, nic: &NicIn
     };
     let state = match &plug {
         _ if !nic.confirmed => NicState::Pending,
-        _ if nic.port => port_state(observed, &resolved, claimed),
+        _ if nic.is_port() => port_state(observed, &resolved, claimed),
         Some(Plug::Bridge { controller, .. }) if link.is_some_and(|l| l.controller == Some(*controller)) => {
             NicState::Plugged
         }
@@ -244,7 +244,7 @@ pub(super) fn nic(intent: &Intent, observed: &Observed, nodes: &str, nic: &NicIn
         queues: nic.nic.queues.unwrap_or(1),
         owner: nic.owner,
         handover: nic.handover,
-        port: nic.port,
+        port: nic.is_port(),
         uid: nic.uid,
     }
 }

@@ -38,7 +38,7 @@ pub const fn is_associated(kind: VirtualPortType) -> bool {
 /// The association that a NIC should have: while it is plugged into a device, and its virtualport asks for one.
 pub fn association(intent: &Intent, observed: &Observed, nic: Uuid) -> Option<Association> {
     // A port's is for whoever makes its link.
-    let nic: &NicIntent = intent.nic(nic).filter(|nic| !nic.port)?;
+    let nic: &NicIntent = intent.nic(nic).filter(|nic| !nic.is_port())?;
     let (device, function) = match desired::resolve(intent, nic) {
         Resolved::Device(Some(device), ..) => (device, None),
         Resolved::Function(Some(address), _) => (observed.functions.at(address)?.0, Some(address)),

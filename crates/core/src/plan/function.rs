@@ -142,13 +142,16 @@ impl Cable {
 /// the NIC sits on alone, while it is plugged into that. With 802.1Qbh the switch's profile says all that, and a
 /// port's function is set by whoever runs its guest.
 pub fn function(intent: &Intent, observed: &Observed, nic: &NicIntent) -> Option<FunctionSetup> {
-    if nic.port {
+    if nic.is_port() {
         return None;
     }
     let resolved = desired::resolve(intent, nic);
     let network = resolved.network();
-    // A guest keeps its VF while its network is stopped, as it was.
+    // A guest keeps its VF while its network is stopped, as it was. What a network wanted that is gone nobody knows.
     let network = network.or_else(|| intent.network(nic.network?)?.current());
+    if network.is_none() && nic.network.is_some() {
+        return None;
+    }
     let (address, unplugged, driver) = match (nic.function(), &resolved) {
         (Some(address), _) => {
             let in_place = matches!(resolved, Resolved::Function(..));

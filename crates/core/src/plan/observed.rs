@@ -177,7 +177,7 @@ pub struct Observed {
     links: BTreeMap<Index, Link>,
     by_name: HashMap<String, Index>,
     by_mark: BTreeSet<(MarkKind, Uuid, Index)>,
-    /// Taps that others made, by address.
+    /// Taps and macvtaps that others made, by address.
     foreign_taps: BTreeSet<(MacAddr, Index)>,
     /// Each link with macvlans or macvtaps on it, and those.
     uppers: BTreeSet<(Index, Index)>,
@@ -255,7 +255,7 @@ impl Observed {
         on.filter_map(|(_, upper)| self.links.get(upper))
     }
 
-    /// The taps with that address that others made.
+    /// The taps and macvtaps with that address that others made.
     pub fn foreign_taps(&self, mac: MacAddr) -> impl Iterator<Item = &Link> {
         let taps = self.foreign_taps.range((mac, Index(0))..=(mac, Index(u32::MAX)));
         taps.filter_map(|(_, index)| self.links.get(index))
@@ -356,7 +356,7 @@ impl Observed {
             *self.ports.entry(controller).or_default() += 1;
         }
         self.by_name.insert(link.name.clone(), index);
-        if let (LinkKind::Tap, None, Some(mac)) = (&link.kind, link.mark, link.mac) {
+        if let (LinkKind::Tap | LinkKind::Macvtap, None, Some(mac)) = (&link.kind, link.mark, link.mac) {
             self.foreign_taps.insert((mac, index));
         }
         if let (Some(mark), false) = (link.mark, link.is_doomed()) {

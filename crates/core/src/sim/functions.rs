@@ -2,6 +2,7 @@
 
 use super::Host;
 use crate::engine::{Input, JobId, JobOutcome};
+use crate::intent::NicIntent;
 use crate::model::{LinkName, MacAddr, PciAddress};
 use crate::plan::{self, Cable, Change, FunctionBefore, FunctionSetup, FunctionVlan, Functions, VirtualFunction};
 use std::collections::BTreeMap;
@@ -80,6 +81,11 @@ impl Sysfs {
         Some(JobOutcome::Done)
     }
 
+    /// What a function is set to.
+    pub fn is_set(&self, address: PciAddress) -> FunctionBefore {
+        self.set[&address].clone()
+    }
+
     /// What was done since the last time.
     pub fn take(&mut self) -> Vec<String> {
         std::mem::take(&mut self.done)
@@ -138,12 +144,18 @@ impl Host {
     /// Where functions are not set as NICs should have them, or not as they were.
     pub fn check_functions(&self) -> Vec<String> {
         let intent = self.engine.intent();
+        // What a guest keeps of a network that is gone is as that wanted it.
+        let kept = |nic: &NicIntent| nic.network.is_some_and(|n| intent.network(n).is_none());
+        let kept: Vec<PciAddress> = intent.nics().filter(|nic| kept(nic)).filter_map(NicIntent::function).collect();
         let setups = intent.nics().filter_map(|nic| plan::function(intent, &self.kernel, nic));
         let wanted: BTreeMap<PciAddress, FunctionSetup> = setups.map(|setup| (setup.address, setup)).collect();
         let differs = |(address, now): (&PciAddress, &FunctionBefore)| {
             let before = untouched(address.function);
             let should = wanted.get(address).map_or_else(|| before.clone(), |setup| as_set(setup, &before));
-            (*now != should).then(|| format!("function {address} is {now:?}, not {should:?}"))
+            // A cable that could not be pulled stays, and that was told.
+            let pulled = wanted.get(address).is_some_and(|setup| setup.unplugged);
+            let now = FunctionBefore { cable: if pulled { should.cable } else { now.cable }, ..now.clone() };
+            (now != should && !kept.contains(address)).then(|| format!("function {address} is {now:?}, not {should:?}"))
         };
         self.sysfs.set.iter().filter_map(differs).collect()
     }

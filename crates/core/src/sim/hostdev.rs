@@ -7,7 +7,7 @@ use super::{Full, Host};
 use crate::engine::{Body, Command, DeviceEvent, Event, Free, Input, NicState, NicView};
 use crate::intent::Owner;
 use crate::model::{Network, Nic, NicSource};
-use crate::plan::{Change, FunctionVlan, LinkKind, MarkKind};
+use crate::plan::{Cable, Change, FunctionVlan, LinkKind, MarkKind};
 use crate::{Error, ErrorKind, xml};
 
 /// A network with that inside its `<forward>`, and that after it.
@@ -308,6 +308,14 @@ fn a_guest_keeps_its_function_while_its_network_is_stopped() {
     assert_eq!(host.events.iter().filter(|event| told(event)).count(), 1);
     host.sysfs.refuses = false;
     host.ask(Command::Start("whole".into())).unwrap();
+    at_rest_all(&mut host);
+    // A network that is gone for good leaves its guests where it had them.
+    host.ask(Command::Create(forwarded("once", "hostdev", "<pf dev='eth0'/>", "<vlan><tag id='9'/></vlan>"))).unwrap();
+    let once = attached(&mut host, "db", "once");
+    host.ask(Command::Stop("once".into())).unwrap();
+    let set = host.sysfs.is_set(once.pci.unwrap());
+    assert_eq!((set.vlan.map(|vlan| vlan.id), set.cable), (Some(9), Some(Cable::Pulled)));
+    host.ask(Command::Detach(once.id)).unwrap();
     at_rest_all(&mut host);
     // Its network may come back with something else: what the guest has is the guest's.
     host.ask(Command::Stop("whole".into())).unwrap();

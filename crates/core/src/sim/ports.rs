@@ -3,7 +3,7 @@
 use super::Host;
 use super::functions::address;
 use super::tests::{at_rest, host, nat, network, nic, nic_on, on_devices};
-use crate::engine::{Attach, Body, Command, Event, Input, NicState, NicView, PortAttach};
+use crate::engine::{Attach, Body, Command, Event, Input, NicEvent, NicState, NicView, PortAttach};
 use crate::merge::Precedence;
 use crate::model::{DirectMode, LinkName, MacAddr, Name, Nic, Plug};
 use crate::plan::{Change, Handover, Index, Link, LinkKind};
@@ -191,5 +191,37 @@ fn a_function_is_for_whoever_runs_the_guest_to_set() {
     assert!(text.contains("<address domain='0x0000' bus='0x3b' slot='0x02' function='0x0'/>"), "{text}");
     host.ask(Command::Detach(Uuid::from_u128(1))).unwrap();
     assert_eq!(host.sysfs.take(), [""; 0]);
+    at_rest(&mut host);
+}
+
+#[test]
+fn a_port_whose_guest_died_unseen_ends_and_one_that_waits_for_its_guest_does_not() {
+    let mut host = host();
+    host.ask(Command::Create(nat("lab", 1))).unwrap();
+    made(&mut host, port(1, 7, "lab", None));
+    host.settle_with_clock();
+    assert_eq!(show(&mut host, 1).state, NicState::Waiting, "its guest may take its time");
+    let vanish = |host: &mut Host| {
+        let index = host.kernel.link_named("vnet0").unwrap().index;
+        host.remove_link(index);
+        host.tell(Input::Observed(Change::Link(index, None)));
+        host.settle();
+    };
+    tap(&mut host, Some("virbr0"));
+    vanish(&mut host);
+    assert_eq!(show(&mut host, 1).state, NicState::Waiting);
+    // It comes back, as after a guest that is plugged in anew, and goes with the daemon away.
+    tap(&mut host, Some("virbr0"));
+    host.settle_with_clock();
+    assert_eq!(show(&mut host, 1).state, NicState::Plugged);
+    let index = host.kernel.link_named("vnet0").unwrap().index;
+    host.remove_link(index);
+    host.crash();
+    host.settle();
+    assert_eq!(show(&mut host, 1).state, NicState::Waiting, "there is time to claim it back");
+    host.events.clear();
+    host.settle_with_clock();
+    assert_eq!(host.ask(Command::ShowNic(Uuid::from_u128(1))).unwrap_err().kind, ErrorKind::NoNic);
+    assert!(host.events.iter().any(|event| matches!(event, Event::Nic { what: NicEvent::OwnerGone, .. })));
     at_rest(&mut host);
 }

@@ -8,7 +8,7 @@ use super::nic::{read_nic_element, write_nic_into};
 use super::parts::{read_virtualport, write_virtualport};
 use super::reader::{Cursor, Mode, read_document};
 use super::{WriteOptions, Writer};
-use crate::intent::{Allocation, NicIntent, Owner};
+use crate::intent::{Allocation, Claim, NicIntent, Owner};
 use crate::merge::Precedence;
 use crate::model::{DevicePlug, LinkName, MacAddr, Name, Network, NicSource, PciAddress};
 use crate::plan::{Association, Cable, FunctionBefore, FunctionVlan, Handover, Index, Sysctl};
@@ -94,7 +94,10 @@ pub fn write_nic_state(stamp: &Stamp, nic: &NicIntent) -> String {
     add("ownerpid", nic.owner.map(|o| o.pid.to_string()));
     add("ownerstart", nic.owner.map(|o| o.start_time.to_string()));
     match nic.handover {
-        _ if nic.port => add("handover", Some("port".into())),
+        _ if nic.is_port() => {
+            add("handover", Some("port".into()));
+            add("bound", (nic.port == Some(Claim::Bound)).then(|| "yes".into()));
+        }
         Handover::Descriptor => add("handover", Some("descriptor".into())),
         Handover::Name { uid } => {
             add("handover", Some("name".into()));
@@ -186,7 +189,7 @@ pub fn read_nic_state(stamp: &Stamp, text: &str) -> Result<Option<NicIntent>> {
             network,
             allocation: read_allocation(c)?,
             class: c.parsed("class", parse)?,
-            port: c.attr("handover") == Some("port"),
+            port: read_claim(c)?,
             precedence: if c.attr("policy") == Some("host") { Precedence::Host } else { Precedence::Nic },
             owner,
             handover,
@@ -195,6 +198,11 @@ pub fn read_nic_state(stamp: &Stamp, text: &str) -> Result<Option<NicIntent>> {
             confirmed: c.attr("state") != Some("pending"),
         })
     })
+}
+
+fn read_claim(c: &Cursor<'_, '_>) -> Result<Option<Claim>> {
+    let claim = if c.yes_no("bound")? == Some(true) { Claim::Bound } else { Claim::Unbound };
+    Ok((c.attr("handover") == Some("port")).then_some(claim))
 }
 
 /// The device that a NIC has got: what its source came down to, and nothing else can tell.
