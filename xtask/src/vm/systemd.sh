@@ -82,19 +82,23 @@ install -m 755 "$programs/patchcordd" /usr/sbin/
 install -m 755 "$programs/patchcord" /usr/bin/
 install -D -m 644 "$root/dist/systemd/patchcord.sysusers" /usr/lib/sysusers.d/patchcord.conf
 install -D -m 644 "$root/dist/systemd/patchcord.tmpfiles" /usr/lib/tmpfiles.d/patchcord.conf
-install -D -m 644 -t /usr/lib/systemd/system "$root"/dist/systemd/patchcordd.{service,socket}
+install -D -m 644 -t /usr/lib/systemd/system "$root"/dist/systemd/patchcordd{.service,.socket,-libvirt.socket,-libvirt-ro.socket}
+units=(patchcordd.service patchcordd.socket patchcordd-libvirt.socket patchcordd-libvirt-ro.socket)
 check 'sysusers knows the group' systemd-sysusers patchcord.conf
 check 'the group is there' getent group patchcord
 check 'tmpfiles knows the directories' systemd-tmpfiles --create patchcord.conf
-check 'the units have no fault' quiet systemd-analyze verify patchcordd.service patchcordd.socket
-check 'the units are enabled' systemctl --no-reload -q enable patchcordd.socket patchcordd.service
+check 'the units have no fault' quiet systemd-analyze verify "${units[@]}"
+check 'the units are enabled' systemctl --no-reload -q enable "${units[@]}"
 systemctl daemon-reload
 
 # Socket activation
-check 'the socket is started' systemctl start patchcordd.socket
+check 'the sockets are started' systemctl start "${units[@]:1}"
 check 'the daemon is not' is "$(state service)" inactive
 check 'a client starts it' setpriv --reuid=65534 --regid=65534 --clear-groups patchcord network list
 check 'the daemon runs' is "$(state service)" active
+check 'libvirt.s clients find it' virsh -q -c network:///system net-list --all
+check 'they may write as its group' is "$(stat -c '%a %G' /run/libvirt/virtnetworkd-sock)" '660 patchcord'
+check 'everybody may read' setpriv --reuid=65534 --regid=65534 --clear-groups virsh -q -r -c network:///system net-list --all
 check 'with two capabilities' grep -q '^CapEff:.*0000003000$' "/proc/$(property MainPID)/status"
 
 # A guest that holds its tap, and a NIC whose tap only the daemon holds
@@ -125,7 +129,7 @@ check 'a daemon that is killed is started again' restarted "$daemon"
 check 'bridge, taps and dnsmasq are still the same' is "$(kept)" "$before"
 
 before=$(head -n 2 <<<"$before") # systemd keeps nothing over a stop
-check 'a stop' systemctl stop patchcordd.service patchcordd.socket
+check 'a stop' systemctl stop "${units[@]}"
 check 'ends the daemon and its helper' is "$(pidof patchcordd)" ''
 check 'bridge and dnsmasq outlive it' is "$(kept | sed -n 1,2p)" "$before"
 check 'the guest reaches its gateway meanwhile' guest_reaches_its_gateway

@@ -44,13 +44,15 @@ pub fn open(root: &Root, switch: Switch) -> io::Result<Vec<Door>> {
     if switch == Switch::Off {
         return Ok(Vec::new());
     }
+    // Whoever has systemd open them wants them served.
+    let [passed, passed_read_only] = PASSED.map(systemd::passed_listener);
     if switch == Switch::Auto
+        && passed.is_none()
         && let Some(other) = [root.libvirtd_socket(), path.clone()].iter().find(|path| is_served(path))
     {
         info!(socket = %other.display(), "a daemon of libvirt's serves networks, so libvirt's clients are left to it");
         return Ok(Vec::new());
     }
-    let [passed, passed_read_only] = PASSED.map(systemd::passed_listener);
     // Who may write may do everything: without systemd, which can give the socket to a group, that is root.
     let listener = passed.map_or_else(|| listen(&path, 0o600), Ok)?;
     let read_only = passed_read_only.map_or_else(|| listen(&read_only_path, 0o666), Ok)?;
