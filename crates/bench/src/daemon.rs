@@ -75,6 +75,11 @@ impl Daemon {
         Ok((answered, begun.elapsed()))
     }
 
+    /// Its root.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     pub(crate) fn call<M: Method>(&mut self, method: &M) -> Result<M::Reply> {
         self.client.call(method).map_err(|error| self.explain(&error))
     }

@@ -10,6 +10,7 @@ mod libvirt;
 mod memory;
 mod networks;
 mod nics;
+mod ports;
 mod raw;
 mod restart;
 mod scale;
@@ -27,7 +28,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const USAGE: &str = "\
 usage: patchcord-bench --daemon PATH [--quick] [SECTION]...
 
-sections: networks attach nics devices restart scale libvirt; all of them without one
+sections: networks attach nics devices restart scale ports libvirt; all of them without one
 --quick   fewer rounds and smaller hosts: to see whether it works";
 
 /// What is measured with.
@@ -41,7 +42,7 @@ pub(crate) struct Setup {
 type Section = fn(&Setup, &Namespace) -> Result<()>;
 
 /// Each in namespaces of its own; one word may stand for several.
-const SECTIONS: [(&str, Section); 8] = [
+const SECTIONS: [(&str, Section); 9] = [
     ("networks", networks::run),
     ("attach", inside::run),
     ("devices", nics::on_devices),
@@ -49,6 +50,7 @@ const SECTIONS: [(&str, Section); 8] = [
     ("restart", restart::networks),
     ("restart", restart::nics),
     ("scale", scale::run),
+    ("ports", ports::run),
     ("libvirt", libvirt::run),
 ];
 

@@ -53,6 +53,7 @@ const ARROWS: [Arrows; 10] = [
             "patchcord-core",
             "patchcord-daemon",
             "patchcord-host",
+            "patchcord-libvirt-wire",
             "patchcord-netlink",
             "patchcord-testkit",
         ],
