@@ -117,6 +117,7 @@ if [ "$task" = test ]; then
     unpack firewalld firewalld
     unpack openvswitch openvswitch-switch openvswitch-common
     unpack lldpad lldpad
+    unpack nss-libvirt libnss-libvirt
 fi
 
 # The tools run for seconds and are built once: compile them quickly rather than well.

@@ -50,7 +50,7 @@ pub fn confine(root: &Root, uses: Uses) {
 }
 
 fn restrict(root: &Root, uses: Uses) -> Result<RulesetStatus, RulesetError> {
-    let own = [parent(root.config()), root.run(), root.lib(), root.libvirt_run()];
+    let own = [parent(root.config()), root.run(), root.lib(), root.libvirt_run(), root.libvirt_dnsmasq()];
     let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
     let own = own.iter().map(|path| (path.as_path(), AccessFs::from_all(RIGHTS)));
     // Name servers may be given below the root too.

@@ -87,7 +87,9 @@ pub fn start_spawner(executable: &Path, dnsmasq: &Path, hooks: PathBuf) -> Resul
 /// When one can't be made; the error names it.
 pub fn make_directories(root: &Root) -> Result<(), patchcord_host::Error> {
     Records::open(root)?;
-    for path in [root.lib(), root.dnsmasq(), root.run_dnsmasq(), root.nodes(), root.libvirt_run()] {
+    for path in
+        [root.lib(), root.dnsmasq(), root.run_dnsmasq(), root.nodes(), root.libvirt_run(), root.libvirt_dnsmasq()]
+    {
         Directory::open(path, FileMode::Shared)?;
     }
     Ok(())

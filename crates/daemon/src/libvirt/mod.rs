@@ -6,6 +6,7 @@
 //! | `connection` | packets in and out, within limits |
 //! | `session` | what any connection can be asked |
 //! | `networks` | calls about networks |
+//! | `names` | files for libvirt's modules of the name service switch |
 //! | `ports` | calls about network ports |
 //! | `events` | what clients are told |
 //! | `errors` | our errors as libvirt's |
@@ -13,6 +14,7 @@
 mod connection;
 mod errors;
 mod events;
+mod names;
 mod networks;
 mod ports;
 mod session;
@@ -21,6 +23,8 @@ mod sockets;
 pub use sockets::{Switch, open};
 
 use crate::handle::Handle;
+use names::NameFiles;
+use patchcord_host::root::Root;
 use session::Session;
 use sockets::Door;
 use std::time::Duration;
@@ -34,8 +38,14 @@ const MAX_CONNECTIONS: usize = 5000;
 
 /// Serves clients of libvirt on the sockets that were opened, for as long as it is polled; when it is dropped, all
 /// connections end.
-pub async fn serve(doors: Vec<Door>, handle: Handle) {
+pub async fn serve(doors: Vec<Door>, root: Root, handle: Handle) {
     let mut served = JoinSet::new();
+    if !doors.is_empty() {
+        match NameFiles::open(&root, handle.clone()) {
+            Ok(files) => drop(served.spawn_local(files.keep())),
+            Err(error) => warn!(%error, "guests' names can't be told to libvirt's modules"),
+        }
+    }
     for door in doors {
         served.spawn_local(serve_one(door, handle.clone()));
     }
