@@ -153,24 +153,35 @@ fn plug_and_become(
     }
     let arguments = arguments.iter().map(|argument| {
         fill(argument, &mut |what, number| {
-            let Plugged { nic, fds } = plugged.get(number).ok_or(number)?;
-            Ok(match what {
-                "fd" => fds.iter().map(|fd| fd.as_raw_fd().to_string()).collect::<Vec<_>>().join(":"),
-                "tap" => nic.actual.tap.clone().unwrap_or_default(),
-                "pci" => nic.actual.pci.clone().unwrap_or_default(),
-                _ => nic.mac.clone().unwrap_or_default(),
+            let Plugged { nic, fds } = plugged.get(number).ok_or_else(|| format!("there is no NIC {number}"))?;
+            stands_for(what, nic, fds).ok_or_else(|| match &nic.actual.pci {
+                Some(pci) => {
+                    format!("NIC {number} has no {what}: it is PCI device {pci}, which {{pci{number}}} stands for")
+                }
+                None => format!("NIC {number} has no {what}"),
             })
         })
     });
-    let arguments = arguments
-        .collect::<Result<Vec<_>, usize>>()
-        .map_err(|number| CommandError::usage(format!("there is no NIC {number}")))?;
+    let arguments = arguments.collect::<Result<Vec<_>, String>>().map_err(CommandError::usage)?;
     for fd in plugged.iter().flat_map(|plugged| &plugged.fds) {
         rustix::io::fcntl_setfd(fd, FdFlags::empty())
             .map_err(|error| CommandError::io("can't hand a descriptor over".into(), &error.into()))?;
     }
     let error = Command::new(program).args(arguments).exec();
     Err(CommandError::io(format!("can't run {}", program.display()), &error))
+}
+
+/// What a placeholder's word stands for; nothing where the NIC has no such thing.
+fn stands_for(what: &str, nic: &Nic, fds: &[OwnedFd]) -> Option<String> {
+    match what {
+        "fd" => {
+            let numbers = fds.iter().map(|fd| fd.as_raw_fd().to_string()).collect::<Vec<_>>();
+            (!numbers.is_empty()).then(|| numbers.join(":"))
+        }
+        "tap" => nic.actual.tap.clone(),
+        "pci" => nic.actual.pci.clone(),
+        _ => nic.mac.clone(),
+    }
 }
 
 /// An argument with `{fdN}`, `{tapN}`, `{pciN}` and `{macN}` replaced by what `value` gives for the word and the number.

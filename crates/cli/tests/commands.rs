@@ -119,7 +119,7 @@ fn help_is_what_it_was() {
     insta::assert_snapshot!(env.ok(&["run", "--help"]), @r"
     Run a program with NICs that live as long as it does
 
-    The program gets open descriptors of the NICs' taps. In its arguments, {fd0} stands for the descriptor of the first NIC (several with colons between them if it has several queues), {tap0} for its tap's name, {mac0} for its MAC address, and {fd1} and so on for the others'.
+    The program gets open descriptors of the NICs' taps. In its arguments, {fd0} stands for the descriptor of the first NIC (several with colons between them if it has several queues), {tap0} for its tap's name, {mac0} for its MAC address, {pci0} for its PCI address where it is a virtual function, and {fd1} and so on for the others'.
 
     Usage: patchcord run [OPTIONS] --nic <network=NET[,portgroup=PG][,mac=MAC][,queues=N]> -- <PROGRAM> [ARGS]...
 
@@ -352,4 +352,23 @@ fn without_a_daemon_it_says_so() {
     let ended = common::ended(command.args(["--socket", "nothing.sock", "network", "list"]).output().unwrap());
     assert_eq!(ended.status, 1);
     assert!(ended.stderr.contains("is patchcordd running?"), "{}", ended.stderr);
+}
+
+#[test]
+fn run_gives_the_program_a_pci_device() {
+    let env = TestEnv::new();
+    let network = "<network><name>sriov</name><forward mode='hostdev'><pf dev='eth0'/></forward></network>";
+    let file = env.write("sriov.xml", network);
+    env.ok(&["network", "define", path(&file)]);
+    env.ok(&["network", "start", "sriov"]);
+    let run = |nic: &str, argument: &str| env.run(&["run", "--nic", nic, "--", "/bin/echo", argument]);
+    let echoed = run("network=sriov,mac=52:54:00:00:00:07", "vfio-pci,host={pci0},{mac0}").stdout;
+    assert_eq!(echoed, "vfio-pci,host=0000:3b:02.0,52:54:00:00:00:07\n");
+    let refused = run("network=sriov", "fd={fd0}");
+    assert_eq!(refused.status, 2);
+    let says = "NIC 0 has no fd: it is PCI device 0000:3b:02.1, which {pci0} stands for";
+    assert!(refused.stderr.contains(says), "{}", refused.stderr);
+    assert!(env.ok(&["nic", "list"]).contains("0000:3b:02.0"));
+    assert!(!env.ok(&["nic", "list"]).contains("0000:3b:02.1"), "what can't be run leaves nothing");
+    assert!(env.ok(&["device", "list"]).contains("0000:3b:02.0"));
 }

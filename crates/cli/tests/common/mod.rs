@@ -135,6 +135,7 @@ async fn run_engine(mut questions: mpsc::Receiver<Ask>, events: broadcast::Sende
         nodes: "/run/patchcord/nodes".into(),
         dnsmasq,
     });
+    host.set_functions("eth0", &[(0, None), (1, None)]);
     let mut sequence = 0;
     while let Some(question) = questions.recv().await {
         match question {

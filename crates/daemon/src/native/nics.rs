@@ -123,7 +123,8 @@ impl Session {
         let warnings = self.warnings_for_peer(warnings);
         let Body::Nic(view) = body else { return Err(unexpected()) };
         let id = view.id;
-        let fds = if fetch {
+        // A PCI device has no descriptors.
+        let fds = if fetch && view.pci.is_none() {
             match self.handle.descriptors(id).await {
                 Ok(fds) => fds,
                 Err(error) => {
