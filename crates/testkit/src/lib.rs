@@ -17,6 +17,7 @@
 //! This crate is for tests only: its helpers panic with a message where a product would return an error.
 #![deny(unsafe_code)]
 
+mod ebpf;
 mod guest;
 mod namespace;
 mod netdevsim;
@@ -31,8 +32,10 @@ mod sysfs;
 mod wait;
 mod wire;
 
+pub use ebpf::RedirectProgram;
 pub use guest::{
-    Background, Continuity, Guest, GuestError, Lease, Prefix, RouterAdvertisement, create_tap, keep_tap, open_tap,
+    Background, Continuity, Guest, GuestError, Lease, Prefix, RouterAdvertisement, create_tap, keep_tap, open_node,
+    open_tap,
 };
 pub use namespace::{Namespace, in_namespace};
 pub use netdevsim::NetdevSim;
@@ -40,7 +43,7 @@ pub use openvswitch::OpenVSwitch;
 pub use packages::unpacked;
 pub use peer::NetlinkPeer;
 pub use process::Process;
-pub use raw::{Frames, frame};
+pub use raw::{Frames, VNET_HEADER, frame, send_on};
 pub use skip::{
     has_bond, has_bridge_vlan_filtering, has_dummy, has_netdevsim, has_vlan, needs, probe, require_root, skip,
     test_name,

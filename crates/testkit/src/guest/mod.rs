@@ -273,6 +273,14 @@ pub fn open_tap(name: &str) -> io::Result<OwnedFd> {
     crate::sys::open_tap(name, false)
 }
 
+/// Opens a macvtap by its device node, with a virtio-net header.
+///
+/// # Errors
+/// The kernel's own.
+pub fn open_node(node: &Path) -> io::Result<OwnedFd> {
+    crate::sys::open_node(node)
+}
+
 /// Makes a tap outlive its descriptors, to be opened by its name by that user.
 ///
 /// # Errors
