@@ -37,9 +37,12 @@ pub(super) fn read(payload: &[u8]) -> Option<Qdisc> {
     })
 }
 
+fn message(link: u32, handle: u32, parent: Handle, kind: &str) -> TcMessage {
+    Header { link, handle, parent, info: 0 }.message(vec![TcAttribute::Kind(kind.to_owned())])
+}
+
 fn clsact(link: u32) -> TcMessage {
-    let header = Header { link, handle: CLSACT, parent: Handle::CLSACT, info: 0 };
-    header.message(vec![TcAttribute::Kind("clsact".to_owned())])
+    message(link, CLSACT, Handle::CLSACT, "clsact")
 }
 
 impl Request {
@@ -48,6 +51,19 @@ impl Request {
     pub fn add_clsact(link: u32) -> Self {
         let message = RouteNetlinkMessage::NewQueueDiscipline(clsact(link));
         Request::new("add the clsact qdisc", NLM_F_CREATE | NLM_F_EXCL, HEADER, &message)
+    }
+
+    /// Gives a link the qdisc that holds filters on what comes in, and none on what goes out: clsact's predecessor, in the
+    /// same place.
+    pub fn add_ingress(link: u32) -> Self {
+        let message = RouteNetlinkMessage::NewQueueDiscipline(message(link, CLSACT, Handle::CLSACT, "ingress"));
+        Request::new("add the ingress qdisc", NLM_F_CREATE | NLM_F_EXCL, HEADER, &message)
+    }
+
+    /// Has frames that leave by a link go to its driver at once, in place of the root qdisc that the kernel chose.
+    pub fn no_queue(link: u32) -> Self {
+        let message = RouteNetlinkMessage::NewQueueDiscipline(message(link, 0, Handle::ROOT, "noqueue"));
+        Request::new("let frames leave at once", NLM_F_CREATE | NLM_F_EXCL, HEADER, &message)
     }
 
     /// Takes a link's clsact away, **with all its filters**, whoever put them there.
