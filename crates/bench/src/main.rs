@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod daemon;
+mod frames;
 mod inside;
 mod libvirt;
 mod memory;
@@ -28,7 +29,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const USAGE: &str = "\
 usage: patchcord-bench --daemon PATH [--quick] [SECTION]...
 
-sections: networks attach nics devices restart scale ports libvirt; all of them without one
+sections: networks attach nics devices frames restart scale ports libvirt; all of them without one
 --quick   fewer rounds and smaller hosts: to see whether it works";
 
 /// What is measured with.
@@ -42,11 +43,12 @@ pub(crate) struct Setup {
 type Section = fn(&Setup, &Namespace) -> Result<()>;
 
 /// Each in namespaces of its own; one word may stand for several.
-const SECTIONS: [(&str, Section); 9] = [
+const SECTIONS: [(&str, Section); 10] = [
     ("networks", networks::run),
     ("attach", inside::run),
     ("devices", nics::on_devices),
     ("nics", nics::run),
+    ("frames", frames::run),
     ("restart", restart::networks),
     ("restart", restart::nics),
     ("scale", scale::run),

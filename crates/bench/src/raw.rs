@@ -1,12 +1,16 @@
 //! The kernel's own cost: the objects of a plugged NIC made and taken away with nothing around them.
 
+use std::fs;
 use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use patchcord_netlink::tc::Redirect;
 use patchcord_netlink::{BridgeSpec, LinkChange, MacvlanMode, MacvlanSpec, Request, Socket};
-use patchcord_testkit::{keep_tap, open_tap};
+use patchcord_testkit::{keep_tap, open_node, open_tap};
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::net::netdevice::name_to_index;
 
 use crate::Result;
@@ -169,4 +173,19 @@ impl Raw {
         }
         Ok(begun.elapsed())
     }
+}
+
+/// Opens a macvtap by its device node: the kernel's, or where that is another namespace's one of our own.
+pub(crate) fn open_macvtap(name: &str, index: u32) -> Result<OwnedFd> {
+    let text = fs::read_to_string(format!("/sys/class/net/{name}/macvtap/tap{index}/dev"))?;
+    let (major, minor) = text.trim().split_once(':').ok_or("no device number")?;
+    let number = makedev(major.parse()?, minor.parse()?);
+    let node = PathBuf::from(format!("/dev/tap{index}"));
+    if fs::metadata(&node).is_ok_and(|file| file.rdev() == number) {
+        return Ok(open_node(&node)?);
+    }
+    let directory = tempfile::tempdir()?;
+    let node = directory.path().join("node");
+    mknodat(CWD, &node, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, number)?;
+    Ok(open_node(&node)?)
 }

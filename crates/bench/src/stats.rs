@@ -43,6 +43,14 @@ impl Samples {
     }
 }
 
+/// The value that `percent` of them do not exceed (nearest rank); 0 without any.
+pub(crate) fn quantile(values: &[f64], percent: usize) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let rank = (sorted.len() * percent).div_ceil(100).max(1);
+    sorted.get(rank - 1).copied().unwrap_or_default()
+}
+
 /// A time with three digits that count: microseconds below one millisecond, seconds from one on.
 pub(crate) fn show(time: Duration) -> String {
     let micros = time.as_secs_f64() * 1e6;
