@@ -96,13 +96,16 @@ fn show(tried: &[Tried], rounds: usize) {
     rows(&title, tried, |times, case| spread(&times.cpu[case], 0));
     rows("The same over macvtap's of the same round", tried, |times, case| spread(&over(times, case), 2));
     rows("The same in ns by the clock", tried, |times, case| spread(&times.wall[case], 0));
+    for (way, error) in tried.iter().filter_map(|(way, made)| Some((way, made.as_ref().err()?))) {
+        println!("\nNot measured: {}. {}", way.label(), error.lines().collect::<Vec<_>>().join(" "));
+    }
 }
 
 fn rows(title: &str, tried: &[Tried], cell: impl Fn(&Times, usize) -> String) {
     let row = |(way, made): &Tried| {
         let cells = match made {
             Ok((_, times)) => (0..CASES.len()).map(|case| cell(times, case)).collect(),
-            Err(_) => vec![format!("kernel has no {}", way.needs())],
+            Err(_) => vec![format!("kernel has no {}", way.needs()); CASES.len()],
         };
         [vec![way.label()], cells].concat()
     };
