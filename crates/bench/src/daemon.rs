@@ -6,7 +6,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use patchcord_api::Client;
-use patchcord_api::methods::{AttachNIC, CreateNetwork, DefineNetwork, DetachNIC, ListNetworks, Method, StartNetwork};
+use patchcord_api::methods::{
+    AttachNIC, CreateNetwork, DefineNetwork, DetachNIC, ListNetworks, Method, ModifyNIC, StartNetwork,
+};
 use patchcord_api::types::{Network, Nic};
 use patchcord_testkit::Process;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -114,14 +116,21 @@ impl Daemon {
     }
 
     /// Attaches a NIC, and says how long that took. By descriptor, the descriptor comes with the answer.
-    pub(crate) fn attach(&mut self, network: &str, guest: &str, by_name: bool) -> Result<(Duration, Nic)> {
-        let xml = format!("<interface type='network'><source network='{network}'/></interface>");
+    pub(crate) fn attach(&mut self, interface: &str, guest: &str, by_name: bool) -> Result<(Duration, Nic)> {
         let (by_name, fetch) = (by_name.then_some(true), (!by_name).then_some(true));
-        let method = AttachNIC { guest: guest.to_owned(), xml, by_name, fetch, ..AttachNIC::default() };
+        let (guest, xml) = (guest.to_owned(), interface.to_owned());
+        let method = AttachNIC { guest, xml, by_name, fetch, ..AttachNIC::default() };
         let places = |reply: &patchcord_api::methods::Attached| reply.fds.clone().unwrap_or_default();
         let (time, (reply, _fds)) =
             timed(|| self.client.call_with_fds(&method, places)).map_err(|error| self.explain(&error))?;
         Ok((time, reply.nic))
+    }
+
+    /// Configures a NIC anew, and says how long that took.
+    pub(crate) fn modify(&mut self, nic: &Nic, interface: &str) -> Result<(Duration, Nic)> {
+        let method = ModifyNIC { id: nic.id.clone(), xml: interface.to_owned() };
+        let (time, changed) = timed(|| self.call(&method))?;
+        Ok((time, changed.nic))
     }
 
     /// Detaches a NIC, and says how long that took.
@@ -142,6 +151,17 @@ impl Drop for Daemon {
         pid_files.for_each(|file| end_process_of(&file.path()));
         let _ = unmount(&self.root, UnmountFlags::DETACH);
     }
+}
+
+/// A guest's interface on a network.
+pub(crate) fn on(network: &str) -> String {
+    format!("<interface type='network'><source network='{network}'/></interface>")
+}
+
+/// The same by a macvtap.
+pub(crate) fn by_macvtap(network: &str) -> String {
+    let driver = "<pc:driver xmlns:pc='urn:patchcord:1' plug='macvtap'/>";
+    format!("<interface type='network'><source network='{network}'/>{driver}</interface>")
 }
 
 /// Ends the process whose id is in that file.

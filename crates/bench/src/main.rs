@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod daemon;
+mod devices;
 mod frames;
 mod inside;
 mod libvirt;
@@ -13,6 +14,7 @@ mod networks;
 mod nics;
 mod ports;
 mod raw;
+mod replug;
 mod restart;
 mod scale;
 mod stats;
@@ -29,7 +31,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const USAGE: &str = "\
 usage: patchcord-bench --daemon PATH [--quick] [SECTION]...
 
-sections: networks attach nics devices frames restart scale ports libvirt; all of them without one
+sections: networks attach nics devices replug frames restart scale ports libvirt; all of them without one
 --quick   fewer rounds and smaller hosts: to see whether it works";
 
 /// What is measured with.
@@ -43,10 +45,12 @@ pub(crate) struct Setup {
 type Section = fn(&Setup, &Namespace) -> Result<()>;
 
 /// Each in namespaces of its own; one word may stand for several.
-const SECTIONS: [(&str, Section); 10] = [
+const SECTIONS: [(&str, Section); 12] = [
     ("networks", networks::run),
     ("attach", inside::run),
-    ("devices", nics::on_devices),
+    ("devices", devices::cords),
+    ("devices", devices::macvtaps),
+    ("replug", replug::run),
     ("nics", nics::run),
     ("frames", frames::run),
     ("restart", restart::networks),

@@ -21,137 +21,174 @@ const LIVE: u32 = 4711;
 const DOOMED: u32 = 4712;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What taps are plugged into, and a socket to work on it.
+/// What NICs are plugged into, and a socket to work on it.
 pub(crate) struct Raw {
     pub(crate) socket: Socket,
-    place: Place,
+    pub(crate) place: Place,
+    /// NICs so far.
     made: u32,
+    /// Cords' other ends so far.
+    ends: u32,
 }
 
-/// What a tap is plugged into, by its index.
+/// What a NIC is plugged into, by its index.
 #[derive(Clone, Copy)]
 pub(crate) enum Place {
-    /// A bridge.
+    /// A tap into a bridge.
     Bridge(u32),
-    /// A device, by a cord: joined to a macvlan of its own in mode vepa.
-    Device(u32),
+    /// A tap on a device, by a cord: joined to a macvlan of its own in mode vepa.
+    Cord(u32),
+    /// A macvtap in mode vepa on a device.
+    Macvtap(u32),
 }
 
-/// A tap that was plugged in.
-pub(crate) struct RawTap {
-    index: u32,
-    macvlan: Option<u32>,
-    _queue: Option<OwnedFd>,
+/// A NIC that was plugged in.
+pub(crate) struct RawNic {
+    /// The tap, or the macvtap.
+    pub(crate) tap: u32,
+    /// A cord's other end.
+    pub(crate) macvlan: Option<u32>,
+    pub(crate) queue: Option<OwnedFd>,
 }
 
 impl Raw {
     /// With a bridge of its own.
     pub(crate) fn new() -> Result<Self> {
-        let mut socket = Socket::open()?;
-        let bridge = socket.make_bridge(&BridgeSpec {
-            name: "raw".to_owned(),
+        let mut raw = Self { socket: Socket::open()?, place: Place::Bridge(0), made: 0, ends: 0 };
+        raw.place = Place::Bridge(raw.bridge("raw")?);
+        Ok(raw)
+    }
+
+    /// Makes a bridge.
+    pub(crate) fn bridge(&mut self, name: &str) -> Result<u32> {
+        Ok(self.socket.make_bridge(&BridgeSpec {
+            name: name.to_owned(),
             mac: Some([0x52, 0x54, 0, 0, 0, 1]),
             mtu: Some(1500),
             addr_gen_none: true,
             up: true,
             ..BridgeSpec::default()
-        })?;
-        Ok(Self { socket, place: Place::Bridge(bridge), made: 0 })
-    }
-
-    /// On a device.
-    pub(crate) fn on_device(device: &str) -> Result<Self> {
-        let mut raw = Self { socket: Socket::open()?, place: Place::Device(0), made: 0 };
-        raw.place = Place::Device(raw.index_of(device)?);
-        Ok(raw)
+        })?)
     }
 
     /// Makes and plugs in what the daemon makes and plugs in for a NIC: a tap with alias, group, MAC, MTU and without
-    /// IPv6, into a bridge or by a cord, up. By name the tap is made persistent and let go.
-    pub(crate) fn attach(&mut self, by_name: bool) -> Result<(Duration, RawTap)> {
-        self.made += 1;
-        let name = format!("raw{}", self.made);
-        let alias = format!("raw:00000000-0000-0000-0000-000000000000:tap:{:036}", self.made);
-        let [.., a, b] = self.made.to_be_bytes();
-        let mac = [0xfe, 0x54, 0, 1, a, b];
-        timed(|| {
-            let queue = open_tap(&name)?;
-            if by_name {
-                keep_tap(&queue, 0)?;
+    /// IPv6, into a bridge or by a cord, or a macvtap, up. By name a tap is made persistent and let go, and a macvtap's
+    /// node not opened.
+    pub(crate) fn attach(&mut self, by_name: bool) -> Result<(Duration, RawNic)> {
+        timed(|| match self.place {
+            Place::Bridge(bridge) => {
+                let (tap, queue) = self.tap(by_name)?;
+                self.settle_tap(tap)?;
+                self.socket.set_link(tap, &LinkChange { controller: Some(Some(bridge)), ..up() })?;
+                Ok(RawNic { tap, macvlan: None, queue })
             }
-            let queue = (!by_name).then_some(queue);
-            let index = name_to_index(&self.socket, &name)?;
-            std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1")?;
-            let marked = LinkChange {
-                alias: Some(alias),
-                group: Some(LIVE),
-                mac: Some(mac),
-                mtu: Some(1500),
-                addr_gen_none: Some(true),
-                ..LinkChange::default()
-            };
-            self.socket.set_link(index, &marked)?;
-            let up = LinkChange { up: Some(true), ..LinkChange::default() };
-            let macvlan = match self.place {
-                Place::Bridge(bridge) => {
-                    self.socket.set_link(index, &LinkChange { controller: Some(Some(bridge)), ..up })?;
-                    None
-                }
-                Place::Device(device) => {
-                    let macvlan = self.far_end(index, device)?;
-                    self.socket.set_link(macvlan, &up)?;
-                    self.socket.set_link(index, &up)?;
-                    Some(macvlan)
-                }
-            };
-            Ok(RawTap { index, macvlan, _queue: queue })
+            Place::Cord(device) => {
+                let (tap, queue) = self.tap(by_name)?;
+                self.settle_tap(tap)?;
+                let macvlan = self.far_end(tap, device)?;
+                self.redirect(tap, macvlan)?;
+                self.socket.set_link(tap, &up())?;
+                Ok(RawNic { tap, macvlan: Some(macvlan), queue })
+            }
+            Place::Macvtap(device) => {
+                let tap = self.macvlan(device, true)?;
+                self.settle_macvlan(tap)?;
+                let queue = (!by_name).then(|| open_macvtap(&self.name(), tap)).transpose()?;
+                self.socket.set_link(tap, &up())?;
+                Ok(RawNic { tap, macvlan: None, queue })
+            }
         })
     }
 
-    /// A macvlan on a device, joined to a tap in both directions.
-    fn far_end(&mut self, tap: u32, device: u32) -> Result<u32> {
-        let name = format!("rawm{}", self.made);
+    /// A new NIC's tap.
+    pub(crate) fn tap(&mut self, by_name: bool) -> Result<(u32, Option<OwnedFd>)> {
+        self.made += 1;
+        let queue = open_tap(&self.name())?;
+        if by_name {
+            keep_tap(&queue, 0)?;
+        }
+        Ok((name_to_index(&self.socket, &self.name())?, (!by_name).then_some(queue)))
+    }
+
+    fn name(&self) -> String {
+        format!("raw{}", self.made)
+    }
+
+    fn alias(&self, kind: &str) -> String {
+        format!("raw:00000000-0000-0000-0000-000000000000:{kind}:{:036}", self.made)
+    }
+
+    /// The last NIC's tap as it should be before it is plugged in.
+    pub(crate) fn settle_tap(&mut self, tap: u32) -> Result<()> {
+        no_ipv6(&self.name())?;
         let [.., a, b] = self.made.to_be_bytes();
-        let macvlan = self.socket.make_macvlan(&MacvlanSpec {
-            name: name.clone(),
+        let marked = LinkChange {
+            alias: Some(self.alias("tap")),
+            group: Some(LIVE),
+            mac: Some([0xfe, 0x54, 0, 1, a, b]),
+            mtu: Some(1500),
+            addr_gen_none: Some(true),
+            ..LinkChange::default()
+        };
+        Ok(self.socket.set_link(tap, &marked)?)
+    }
+
+    /// A macvlan on a device, or a new NIC's macvtap.
+    pub(crate) fn macvlan(&mut self, device: u32, tap: bool) -> Result<u32> {
+        let made = if tap { &mut self.made } else { &mut self.ends };
+        *made += 1;
+        let [.., a, b] = made.to_be_bytes();
+        Ok(self.socket.make_macvlan(&MacvlanSpec {
+            name: if tap { self.name() } else { self.macvlan_name() },
             lower: device,
             mode: MacvlanMode::Vepa,
-            tap: false,
+            tap,
             mac: Some([0x52, 0x54, 0, 2, a, b]),
             mtu: Some(1500),
             group: LIVE,
-            alias: Some(format!("raw:00000000-0000-0000-0000-000000000000:macvlan:{:032}", self.made)),
-        })?;
-        std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1")?;
+            alias: Some(self.alias("macvlan")),
+        })?)
+    }
+
+    fn macvlan_name(&self) -> String {
+        format!("rawm{}", self.ends)
+    }
+
+    /// The last NIC's macvlan or macvtap as it should be before it comes up.
+    pub(crate) fn settle_macvlan(&mut self, macvlan: u32) -> Result<()> {
+        let tap = matches!(self.place, Place::Macvtap(_));
+        no_ipv6(&if tap { self.name() } else { self.macvlan_name() })?;
         let quiet = LinkChange { addr_gen_none: Some(true), all_multicast: Some(true), ..LinkChange::default() };
-        self.socket.set_link(macvlan, &quiet)?;
-        for (link, to) in [(macvlan, tap), (tap, macvlan)] {
-            let redirect = Redirect { link, priority: NonZeroU16::MIN, to, cookie: [1; 16] };
-            let requests = [Request::add_clsact(link), Request::redirect(&redirect)];
-            self.socket.execute_all(&requests)?.into_iter().collect::<std::result::Result<Vec<_>, _>>()?;
-        }
+        Ok(self.socket.set_link(macvlan, &quiet)?)
+    }
+
+    /// A macvlan on a device, up, whose frames go to a tap.
+    pub(crate) fn far_end(&mut self, tap: u32, device: u32) -> Result<u32> {
+        let macvlan = self.macvlan(device, false)?;
+        self.settle_macvlan(macvlan)?;
+        self.redirect(macvlan, tap)?;
+        self.socket.set_link(macvlan, &up())?;
         Ok(macvlan)
     }
 
-    /// Takes a tap out of use as the daemon does, the deletion left for later, and says how long that took; then
+    /// Has what comes in at a link without clsact go out by another.
+    pub(crate) fn redirect(&mut self, link: u32, to: u32) -> Result<()> {
+        self.all(&[Request::add_clsact(link), redirect(link, to)])
+    }
+
+    /// Requests that all succeed.
+    pub(crate) fn all(&mut self, requests: &[Request]) -> Result<()> {
+        Ok(self.socket.execute_all(requests)?.into_iter().collect::<std::result::Result<(), _>>()?)
+    }
+
+    /// Takes a NIC out of use as the daemon does, the deletion left for later, and says how long that took; then
     /// deletes it.
-    pub(crate) fn detach(&mut self, tap: RawTap) -> Result<Duration> {
+    pub(crate) fn detach(&mut self, nic: RawNic) -> Result<Duration> {
         let controller = matches!(self.place, Place::Bridge(_)).then_some(None);
-        let out = LinkChange { up: Some(false), controller, ..LinkChange::default() };
-        let away =
-            |link| LinkChange { name: Some(format!("rawdel{link}")), group: Some(DOOMED), ..LinkChange::default() };
-        let links = || [Some(tap.index), tap.macvlan].into_iter().flatten();
-        let (time, ()) = timed(|| {
-            let requests: Vec<Request> = links()
-                .flat_map(|link| [out.clone(), away(link)].map(|change| Request::set_link(link, &change)))
-                .flatten()
-                .collect();
-            for result in self.socket.execute_all(&requests)? {
-                result?;
-            }
-            Ok::<_, Box<dyn std::error::Error>>(())
-        })?;
-        for link in links() {
+        let links: Vec<u32> = [Some(nic.tap), nic.macvlan].into_iter().flatten().collect();
+        let (time, ()) =
+            timed(|| self.all(&links.iter().flat_map(|link| doom(*link, controller)).collect::<Vec<_>>()))?;
+        for link in links {
             self.socket.delete_link(link)?;
         }
         Ok(time)
@@ -173,6 +210,28 @@ impl Raw {
         }
         Ok(begun.elapsed())
     }
+}
+
+/// Up.
+pub(crate) fn up() -> LinkChange {
+    LinkChange { up: Some(true), ..LinkChange::default() }
+}
+
+/// The filter by which what comes in at a link goes out by another, new or in place of the one before.
+pub(crate) fn redirect(link: u32, to: u32) -> Request {
+    Request::redirect(&Redirect { link, priority: NonZeroU16::MIN, to, cookie: [1; 16] })
+}
+
+/// What takes a link out of use: down, out of its bridge where that is asked, under another name in the group of those to
+/// be deleted.
+pub(crate) fn doom(link: u32, controller: Option<Option<u32>>) -> Vec<Request> {
+    let out = LinkChange { up: Some(false), controller, ..LinkChange::default() };
+    let away = LinkChange { name: Some(format!("rawdel{link}")), group: Some(DOOMED), ..LinkChange::default() };
+    [out, away].iter().flat_map(|change| Request::set_link(link, change)).collect()
+}
+
+fn no_ipv6(name: &str) -> Result<()> {
+    Ok(fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1")?)
 }
 
 /// Opens a macvtap by its device node: the kernel's, or where that is another namespace's one of our own.

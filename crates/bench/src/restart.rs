@@ -6,7 +6,7 @@ use patchcord_api::methods::ListNICs;
 use patchcord_api::types::Network;
 use patchcord_testkit::Namespace;
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, on};
 use crate::networks::{isolated, nat};
 use crate::stats::{Samples, table};
 use crate::{Result, Setup, memory};
@@ -43,7 +43,7 @@ pub(crate) fn nics(setup: &Setup, _: &Namespace) -> Result<()> {
     let mut daemon = Daemon::start(&setup.program)?;
     daemon.network(&isolated("many", "10.4.0"))?;
     for n in 0..nics {
-        daemon.attach("many", &format!("guest{n}"), true)?;
+        daemon.attach(&on("many"), &format!("guest{n}"), true)?;
     }
     let (mut answered, mut whole) = (Samples::default(), Samples::default());
     for _ in 0..rounds {
