@@ -18,6 +18,7 @@ mod replug;
 mod restart;
 mod scale;
 mod stats;
+mod steps;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -50,6 +51,7 @@ const SECTIONS: [(&str, Section); 12] = [
     ("attach", inside::run),
     ("devices", devices::cords),
     ("devices", devices::macvtaps),
+    ("devices", steps::run),
     ("replug", replug::run),
     ("nics", nics::run),
     ("frames", frames::run),

@@ -194,6 +194,14 @@ impl Raw {
         Ok(time)
     }
 
+    /// Deletes all NICs that were made and what was taken out of use.
+    pub(crate) fn clear(&mut self) -> Result<()> {
+        for group in [LIVE, DOOMED] {
+            self.socket.delete_group(group)?;
+        }
+        Ok(())
+    }
+
     /// The index of the link with that name.
     pub(crate) fn index_of(&mut self, name: &str) -> Result<u32> {
         Ok(self.socket.link_by_name(name)?.ok_or_else(|| format!("there is no link {name}"))?.index)
