@@ -44,7 +44,10 @@ fn measure(setup: &Setup, how: &str, interface: &str, place: fn(u32) -> Place) -
             rows.push(times.row(level, handed));
         }
     }
-    table(&format!("The same on one of {devices} devices, {how} ({rounds} rounds)"), &HEAD, &rows);
+    let title = format!(
+        "Attaching and detaching a NIC on one of {devices} devices, {how} ({rounds} rounds after 10 that do not count)"
+    );
+    table(&title, &HEAD, &rows);
     Ok(())
 }
 

@@ -92,6 +92,8 @@ mod tests {
         assert_eq!(samples(1..=3).p50(), Duration::from_micros(2));
         assert_eq!(samples(7..=7).percentile(99), Duration::from_micros(7));
         assert_eq!(Samples::default().p50(), Duration::ZERO);
+        assert_eq!([10, 50, 90].map(|percent| quantile(&[3.0, 1.0, 2.0], percent)), [1.0, 2.0, 3.0]);
+        assert_eq!(quantile(&[], 50), 0.0);
     }
 
     #[test]
