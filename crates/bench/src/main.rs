@@ -46,7 +46,7 @@ pub(crate) struct Setup {
 type Section = fn(&Setup, &Namespace) -> Result<()>;
 
 /// Each in namespaces of its own; one word may stand for several.
-const SECTIONS: [(&str, Section); 12] = [
+const SECTIONS: [(&str, Section); 13] = [
     ("networks", networks::run),
     ("attach", inside::run),
     ("devices", devices::cords),
