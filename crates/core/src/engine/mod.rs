@@ -142,6 +142,8 @@ pub struct Engine {
     functions: BTreeMap<(Uuid, PciAddress), functions::Taken>,
     /// Ports whose guests' links are gone, and until when they may come back.
     lost: BTreeMap<Uuid, Now>,
+    /// Ports whose guests' taps are in no bridge, and from when on they may be put back.
+    loose: BTreeMap<Uuid, Now>,
     /// Who changed our packet rules last, while their repair is being planned.
     culprit: Option<String>,
 }
@@ -178,6 +180,7 @@ impl Engine {
             associations: BTreeMap::new(),
             functions: BTreeMap::new(),
             lost: BTreeMap::new(),
+            loose: BTreeMap::new(),
             culprit: None,
         }
     }

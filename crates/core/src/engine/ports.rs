@@ -7,14 +7,16 @@ use super::{Engine, Object};
 use crate::intent::{Allocation, Claim, NetworkIntent, NicIntent};
 use crate::merge::Merged;
 use crate::model::{Network, NetworkPort, NicSource, Plug};
-use crate::plan::claim;
 use crate::plan::desired::{self, Resolved};
+use crate::plan::{Plan, claim};
 use crate::pool::{Access, Device};
 use crate::{Error, ErrorKind, xml};
 use uuid::Uuid;
 
 /// How long a port waits for its guest's link to come back, in milliseconds.
 const GRACE: Now = 60_000;
+/// How long a tap that was taken out of its bridge is left alone, in milliseconds.
+const MOMENT: Now = 1000;
 
 impl Engine {
     /// Whether a port of that id may be made.
@@ -100,31 +102,64 @@ impl Engine {
     /// Looks after a port at rest: one whose guest's link was there and is gone ends, unless it comes back or the port is
     /// claimed back in time. Its guest may have died while its driver could not tell us.
     pub(super) fn look_after_port(&mut self, id: Uuid) {
-        let Some(port) = self.intent.nic(id).filter(|nic| nic.confirmed) else { return };
-        let (Some(claim), there) = (port.port, claim::claimed(&self.intent, &self.observed, port).is_some()) else {
+        let Some(port) = self.intent.nic(id).filter(|nic| nic.confirmed) else {
+            self.lost.remove(&id);
+            self.loose.remove(&id);
             return;
         };
-        match (claim, there, self.lost.get(&id)) {
-            (Claim::Unbound, true, _) => {
-                let bound = NicIntent { port: Some(Claim::Bound), ..port.clone() };
-                self.put_nic(id, Some(bound));
+        match (port.port, self.lost.get(&id)) {
+            (None, _) => {}
+            // Its driver makes a tap before it puts it into the bridge.
+            (Some(Claim::Unbound), _) => {
+                if claim::is_made(&self.intent, &self.observed, port) {
+                    let bound = NicIntent { port: Some(Claim::Bound), ..port.clone() };
+                    self.put_nic(id, Some(bound));
+                }
             }
-            (Claim::Unbound, false, _) => {}
-            (Claim::Bound, true, _) => drop(self.lost.remove(&id)),
-            (Claim::Bound, false, None) => {
+            (Some(Claim::Bound), _) if claim::may_live(&self.intent, &self.observed, port) => {
+                self.lost.remove(&id);
+            }
+            (Some(Claim::Bound), None) => {
                 let until = self.now + GRACE;
                 self.lost.insert(id, until);
                 self.wake(until, Object::Nic(id));
             }
-            (Claim::Bound, false, Some(until)) if *until <= self.now => {
+            (Some(Claim::Bound), Some(until)) if *until <= self.now => {
                 let gone = Event::Nic { nic: Box::new(self.nic_view(port)), what: NicEvent::OwnerGone };
                 self.lost.remove(&id);
                 self.put_nic(id, None);
                 self.out.push(Effect::Publish(gone));
                 self.advance(Object::Nic(id));
             }
-            (Claim::Bound, false, Some(_)) => {}
+            (Some(Claim::Bound), Some(_)) => {}
         }
+    }
+
+    /// Notes whether a port's tap is in no bridge. Whoever took it out may be about to put it into another one, and must
+    /// not find it in ours again: it is left alone for a moment, unless its network is what took the bridge away.
+    pub(super) fn look_for_loose_tap(&mut self, object: Object) {
+        let Object::Nic(id) = object else { return };
+        let Some(port) = self.intent.nic(id).filter(|nic| nic.port == Some(Claim::Bound)) else { return };
+        if !claim::is_loose(&self.intent, &self.observed, port) {
+            self.loose.remove(&id);
+        } else if !self.loose.contains_key(&id) {
+            let at = self.now + MOMENT;
+            self.loose.insert(id, at);
+            self.wake(at, object);
+        }
+    }
+
+    /// A port's network has a bridge again: its tap needs no waiting for.
+    pub(super) fn tap_may_come_back(&mut self, id: Uuid) {
+        if self.intent.nic(id).is_some_and(|nic| nic.port == Some(Claim::Bound)) {
+            self.loose.insert(id, self.now);
+        }
+    }
+
+    /// The steps for a port's tap.
+    pub(super) fn plan_port(&self, plan: &mut Plan, port: &NicIntent) {
+        let take_back = self.loose.get(&port.id).is_some_and(|at| *at <= self.now);
+        claim::steps(plan, &self.intent, &self.observed, port, take_back);
     }
 
     /// A port's document.

@@ -4,7 +4,7 @@ use super::effect::{Effect, Event, Job, PlanId, RecordKey};
 use super::work::{Flight, Goal, PLANS, Repairs, backoff};
 use super::{Engine, Object};
 use crate::intent::NetworkIntent;
-use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, Sysctl, claim, desired, diff, nft, plug, vlan};
+use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, Sysctl, desired, diff, nft, plug, vlan};
 use crate::{Error, ErrorKind, xml};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,6 +29,7 @@ impl Engine {
         if let Some(job) = self.job_before(object) {
             return self.start_job(object, job);
         }
+        self.look_for_loose_tap(object);
         if self.needs_shaping_tried(object) {
             return self.start_job(object, Job::TryShaping);
         }
@@ -71,7 +72,7 @@ impl Engine {
                 let desired = desired::nic(&self.intent, &self.observed, id);
                 plug::nic(&mut plan, id, desired.as_ref(), &self.observed);
                 if let Some(port) = self.intent.nic(id).filter(|nic| nic.is_port()) {
-                    claim::steps(&mut plan, &self.intent, &self.observed, port);
+                    self.plan_port(&mut plan, port);
                 }
                 vlan::last_leaves(&mut plan, &self.intent, &self.observed, id);
                 if let Some(network) = self.intent.nic(id).filter(|n| n.class.is_some()).and_then(|n| n.network) {
@@ -348,6 +349,7 @@ impl Engine {
         let object = Object::Network(uuid);
         let nics: Vec<Uuid> = self.intent.nics_of(uuid).map(|n| n.id).collect();
         for nic in nics {
+            self.tap_may_come_back(nic);
             self.advance(Object::Nic(nic));
             let busy = self.work.get(&Object::Nic(nic)).is_some_and(|w| w.flight.is_some() && w.operation.is_none());
             if let (true, Some(operation)) = (busy, self.work.get_mut(&object).and_then(|w| w.operation.as_mut())) {

@@ -177,7 +177,7 @@ pub(super) fn network(
 
 /// What users see of a NIC.
 pub(super) fn nic(intent: &Intent, observed: &Observed, nodes: &str, nic: &NicIntent) -> NicView {
-    let claimed = claim::claimed(intent, observed, nic).filter(|_| nic.is_port());
+    let claimed = Some(nic).filter(|nic| nic.is_port()).and_then(|port| claim::claimed(intent, observed, port));
     let link = observed.link_marked(MarkKind::Tap, nic.id).or(claimed);
     let resolved = desired::resolve(intent, nic);
     let plug = desired::nic_as(intent, observed, nic).map(|d| d.plug);

@@ -5,34 +5,90 @@
 //! Such a tap may be given a bridge that it has lost, and what goes with that; it is never renamed or deleted.
 
 use super::desired::{self, Plug, Resolved};
-use super::observed::{Link, LinkKind, Observed};
+use super::observed::{Index, Link, LinkKind, Observed};
 use super::step::{LinkChange, LinkRef, Op, Plan};
 use super::{plug, vlan};
-use crate::intent::{Intent, NicIntent};
+use crate::intent::{Claim, Intent, NicIntent};
 
-/// The tap or macvtap of a port's guest, if there is one and it can be no other's. While its network is stopped, what it
-/// sits on is not known.
+/// The tap or macvtap of a port's guest, if there is one and it can be no other's: one in the port's bridge before one
+/// elsewhere. While its network is stopped, what it sits on is not known.
 pub fn claimed<'a>(intent: &Intent, observed: &'a Observed, port: &NicIntent) -> Option<&'a Link> {
-    let mac = port.nic.mac?;
-    let taps = observed.foreign_taps(mac.of_tap()).filter(|l| l.kind == LinkKind::Tap);
-    let lower = port.device().and_then(|device| observed.link_named(device.as_str())).map(|l| l.index);
-    let on_device = |l: &&Link| l.kind == LinkKind::Macvtap && (l.lower == lower || lower.is_none());
-    let macvtaps = observed.foreign_taps(mac).filter(on_device);
-    let mut links: Box<dyn Iterator<Item = &Link>> = match desired::resolve(intent, port) {
-        Resolved::Device(..) => Box::new(macvtaps),
-        Resolved::Stopped if port.device().is_some() => Box::new(macvtaps),
-        _ => Box::new(taps),
-    };
-    links.next().filter(|_| links.next().is_none())
+    let (home, links) = candidates(intent, observed, port);
+    let only = |links: &mut dyn Iterator<Item = &'a Link>| links.next().filter(|_| links.next().is_none());
+    if links.iter().any(|link| home.is_some() && link.controller == home) {
+        return only(&mut links.into_iter().filter(|link| link.controller == home));
+    }
+    let contested = || others(intent, port).any(|other| competes(intent, observed, other));
+    only(&mut links.into_iter()).filter(|link| link.kind == LinkKind::Macvtap || !contested())
 }
 
-/// The steps for a port's tap: to be in the bridge that its network has now, unless others keep it elsewhere.
-pub fn steps(plan: &mut Plan, intent: &Intent, observed: &Observed, port: &NicIntent) {
+/// Whether there is a link that may be a port's guest's. With several guests of one address that can be so for each of
+/// their ports, and it is for none to say that its guest is gone.
+pub fn may_live(intent: &Intent, observed: &Observed, port: &NicIntent) -> bool {
+    !candidates(intent, observed, port).1.is_empty()
+}
+
+/// Whether whoever makes the link of a port's guest has made it: a tap is put into a bridge.
+pub fn is_made(intent: &Intent, observed: &Observed, port: &NicIntent) -> bool {
+    claimed(intent, observed, port).is_some_and(|link| link.kind == LinkKind::Macvtap || link.controller.is_some())
+}
+
+/// Whether a port's guest has its tap in no bridge.
+pub fn is_loose(intent: &Intent, observed: &Observed, port: &NicIntent) -> bool {
+    claimed(intent, observed, port)
+        .is_some_and(|link| link.kind == LinkKind::Tap && has_lost_its_bridge(link, observed))
+}
+
+/// The port's bridge, and what may be its guest's link: what is in the bridge of another port of that address is not.
+fn candidates<'a>(intent: &Intent, observed: &'a Observed, port: &NicIntent) -> (Option<Index>, Vec<&'a Link>) {
+    let Some(mac) = port.nic.mac.filter(|_| port.function().is_none()) else { return (None, Vec::new()) };
+    // Who has a device sits on it, whatever its network is now.
+    if let Some(device) = port.device() {
+        let lower = observed.link_named(device.as_str()).map(|l| l.index);
+        let on_device = |l: &&Link| l.kind == LinkKind::Macvtap && (l.lower == lower || lower.is_none());
+        return (None, observed.foreign_taps(mac).filter(on_device).collect());
+    }
+    let home = home(intent, observed, port);
+    let taken: Vec<Index> = others(intent, port).filter_map(|other| self::home(intent, observed, other)).collect();
+    let taps = observed.foreign_taps(mac.of_tap()).filter(|l| l.kind == LinkKind::Tap);
+    let theirs = |l: &Link| l.controller.is_some_and(|c| Some(c) != home && taken.contains(&c));
+    (home, taps.filter(|l| !theirs(l)).collect())
+}
+
+/// Ports on other networks whose guests' taps have the same address.
+fn others<'a>(intent: &'a Intent, port: &'a NicIntent) -> impl Iterator<Item = &'a NicIntent> {
+    let same = port.nic.mac.into_iter().flat_map(|mac| intent.ports_with_tap(mac.of_tap()));
+    let same = same.filter_map(|id| intent.nic(id));
+    same.filter(|other| other.network != port.network && other.allocation.is_none())
+}
+
+/// Whether a tap in no bridge may be that of this port's guest: it had one, and has none in its bridge.
+fn competes(intent: &Intent, observed: &Observed, port: &NicIntent) -> bool {
+    let home = home(intent, observed, port);
+    let taps = || port.nic.mac.into_iter().flat_map(|mac| observed.foreign_taps(mac.of_tap()));
+    port.port == Some(Claim::Bound) && !taps().any(|tap| home.is_some() && tap.controller == home)
+}
+
+/// The bridge that a port's tap should be in.
+fn home(intent: &Intent, observed: &Observed, port: &NicIntent) -> Option<Index> {
+    let (Resolved::Virtual(name, _) | Resolved::HostBridge(name, _)) = desired::resolve(intent, port) else {
+        return None;
+    };
+    observed.link_named(name.as_str()).filter(|l| l.kind == LinkKind::Bridge && !l.is_doomed()).map(|l| l.index)
+}
+
+fn has_lost_its_bridge(tap: &Link, observed: &Observed) -> bool {
+    tap.controller.is_none_or(|c| observed.link(c).is_none_or(Link::is_doomed))
+}
+
+/// The steps for a port's tap: to be in the bridge that its network has now, unless others keep it elsewhere. `take_back`
+/// says whether one that is in none is to be put there.
+pub fn steps(plan: &mut Plan, intent: &Intent, observed: &Observed, port: &NicIntent, take_back: bool) {
     let Some(tap) = claimed(intent, observed, port) else { return };
     let Some(wanted) = bridge(intent, observed, port) else { return };
     let Plug::Bridge { controller, flags, forwarding, .. } = &wanted else { return };
-    let lost = tap.controller.is_none_or(|c| observed.link(c).is_none_or(Link::is_doomed));
-    if !lost && tap.controller != Some(*controller) {
+    let lost = has_lost_its_bridge(tap, observed);
+    if if lost { !take_back } else { tap.controller != Some(*controller) } {
         return;
     }
     let here = LinkRef::Index(tap.index);
@@ -57,8 +113,6 @@ pub fn steps(plan: &mut Plan, intent: &Intent, observed: &Observed, port: &NicIn
 
 /// The bridge that a port's tap should be in, and how.
 fn bridge(intent: &Intent, observed: &Observed, port: &NicIntent) -> Option<Plug> {
-    let resolved = desired::resolve(intent, port);
-    let (Resolved::Virtual(name, _) | Resolved::HostBridge(name, _)) = resolved else { return None };
-    let bridge = observed.link_named(name.as_str()).filter(|l| l.kind == LinkKind::Bridge && !l.is_doomed())?;
-    Some(desired::bridge_port(intent, port, resolved.network(), bridge))
+    let bridge = observed.link(home(intent, observed, port)?)?;
+    Some(desired::bridge_port(intent, port, desired::resolve(intent, port).network(), bridge))
 }

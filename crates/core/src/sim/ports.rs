@@ -45,8 +45,12 @@ fn document(host: &mut Host, id: u128) -> Result<String> {
 
 /// libvirt's driver makes a tap, and puts it into a bridge.
 fn tap(host: &mut Host, bridge: Option<&str>) -> Index {
+    tap_named(host, "vnet0", bridge)
+}
+
+fn tap_named(host: &mut Host, name: &str, bridge: Option<&str>) -> Index {
     let controller = bridge.map(|name| host.kernel.link_named(name).unwrap().index);
-    let index = host.add_link("vnet0", LinkKind::Tap);
+    let index = host.add_link(name, LinkKind::Tap);
     let link = Link { mac: Some(MAC.of_tap()), controller, ..host.kernel.link(index).unwrap().clone() };
     host.kernel.set_link(index, Some(link.clone()));
     host.tell(Input::Observed(Change::Link(index, Some(link))));
@@ -54,8 +58,21 @@ fn tap(host: &mut Host, bridge: Option<&str>) -> Index {
     index
 }
 
+/// Somebody puts a tap into another bridge, or into none.
+fn put(host: &mut Host, name: &str, bridge: Option<&str>) {
+    let controller = bridge.map(|name| host.kernel.link_named(name).unwrap().index);
+    let link = Link { controller, ..host.kernel.link_named(name).unwrap().clone() };
+    host.kernel.set_link(link.index, Some(link.clone()));
+    host.tell(Input::Observed(Change::Link(link.index, Some(link))));
+    host.settle();
+}
+
 fn controller(host: &Host) -> Option<String> {
-    let tap = host.kernel.link_named("vnet0").unwrap();
+    controller_of(host, "vnet0")
+}
+
+fn controller_of(host: &Host, name: &str) -> Option<String> {
+    let tap = host.kernel.link_named(name).unwrap();
     tap.controller.and_then(|c| host.kernel.link(c)).map(|l| l.name.clone())
 }
 
@@ -224,4 +241,132 @@ fn a_port_whose_guest_died_unseen_ends_and_one_that_waits_for_its_guest_does_not
     assert_eq!(host.ask(Command::ShowNic(Uuid::from_u128(1))).unwrap_err().kind, ErrorKind::NoNic);
     assert!(host.events.iter().any(|event| matches!(event, Event::Nic { what: NicEvent::OwnerGone, .. })));
     at_rest(&mut host);
+}
+
+#[test]
+fn guests_of_one_address_on_two_networks_keep_their_ports_and_their_bridges() {
+    let mut host = host();
+    for (n, name) in [(1, "red"), (2, "blue")] {
+        host.ask(Command::Define(nat(name, n))).unwrap();
+        host.ask(Command::Start(name.into())).unwrap();
+    }
+    made(&mut host, port(1, 7, "red", None));
+    made(&mut host, port(2, 8, "blue", None));
+    // A tap in another port's bridge is that port's, also while the other guest has none.
+    tap_named(&mut host, "vnet1", Some("virbr1"));
+    assert_eq!((show(&mut host, 1).tap, show(&mut host, 2).tap.as_deref()), (None, Some("vnet1")));
+    put(&mut host, "vnet1", None);
+    host.settle_with_clock();
+    assert_eq!(controller_of(&host, "vnet1").as_deref(), Some("virbr1"));
+    tap(&mut host, Some("virbr0"));
+    host.settle_with_clock();
+    for (id, name) in [(1, "vnet0"), (2, "vnet1")] {
+        let view = show(&mut host, id);
+        assert_eq!((view.state, view.tap.as_deref()), (NicState::Plugged, Some(name)));
+    }
+    host.ask(Command::Stop("blue".into())).unwrap();
+    host.reap();
+    host.settle_with_clock();
+    assert_eq!(controller_of(&host, "vnet1"), None, "it is none of red's");
+    host.ask(Command::Start("blue".into())).unwrap();
+    assert_eq!(controller_of(&host, "vnet1").as_deref(), Some("virbr1"));
+    // With both networks down nobody can tell whose is which, and nobody's guest is gone.
+    for name in ["red", "blue"] {
+        host.ask(Command::Stop(name.into())).unwrap();
+    }
+    host.reap();
+    host.settle_with_clock();
+    host.ask(Command::Start("red".into())).unwrap();
+    host.settle_with_clock();
+    assert_eq!((controller_of(&host, "vnet0"), controller_of(&host, "vnet1")), (None, None));
+    assert!([1, 2].iter().all(|id| show(&mut host, *id).port));
+}
+
+#[test]
+fn a_function_that_stands_in_for_a_tap_of_the_same_address_does_not_end_with_it() {
+    let mut host = host();
+    host.add_link("eth0", LinkKind::Other(String::new()));
+    host.set_functions("eth0", &[(0, None)]);
+    host.tell(Input::Observed(Change::Snapshot(Box::new(host.kernel.clone()))));
+    let whole = "<network><name>whole</name><forward mode='hostdev' managed='yes'><pf dev='eth0'/></forward></network>";
+    host.ask(Command::Create(network(whole))).unwrap();
+    host.ask(Command::Create(nat("lab", 1))).unwrap();
+    // As for virtio's failover: two NICs of one guest and address.
+    made(&mut host, port(1, 7, "lab", None));
+    made(&mut host, port(2, 7, "whole", None));
+    let index = tap(&mut host, Some("virbr0"));
+    assert_eq!(show(&mut host, 2).tap, None);
+    host.remove_link(index);
+    host.tell(Input::Observed(Change::Link(index, None)));
+    host.settle_with_clock();
+    assert_eq!(host.ask(Command::ShowNic(Uuid::from_u128(1))).unwrap_err().kind, ErrorKind::NoNic);
+    assert_eq!(show(&mut host, 2).pci, Some(address(0)));
+}
+
+#[test]
+fn what_a_driver_does_with_a_tap_is_not_interfered_with() {
+    let mut host = host();
+    host.ask(Command::Create(nat("lab", 1))).unwrap();
+    made(&mut host, port(1, 7, "lab", None));
+    // It makes a tap first, and then puts it into its bridge, which would fail were it in there.
+    let index = tap(&mut host, None);
+    host.settle_with_clock();
+    assert_eq!(controller(&host), None);
+    put(&mut host, "vnet0", Some("virbr0"));
+    assert_eq!(show(&mut host, 1).state, NicState::Plugged);
+    // Likewise when it moves it from one bridge to another.
+    host.add_link("br7", LinkKind::Bridge);
+    host.tell(Input::Observed(Change::Snapshot(Box::new(host.kernel.clone()))));
+    put(&mut host, "vnet0", None);
+    assert_eq!(controller(&host), None);
+    put(&mut host, "vnet0", Some("br7"));
+    host.settle_with_clock();
+    assert_eq!(controller(&host).as_deref(), Some("br7"));
+    put(&mut host, "vnet0", None);
+    host.settle_with_clock();
+    assert_eq!(controller(&host).as_deref(), Some("virbr0"));
+    host.remove_link(index);
+}
+
+#[test]
+fn a_port_on_a_device_knows_its_link_whatever_its_network_becomes() {
+    let mut host = host();
+    host.add_link("eth0", LinkKind::Other(String::new()));
+    host.tell(Input::Observed(Change::Snapshot(Box::new(host.kernel.clone()))));
+    host.ask(Command::Define(on_devices("lab", "bridge", &["eth0"]))).unwrap();
+    host.ask(Command::Start("lab".into())).unwrap();
+    made(&mut host, port(1, 7, "lab", None));
+    let lower = host.kernel.link_named("eth0").unwrap().index;
+    let index = host.add_link("macvtap0", LinkKind::Macvtap);
+    let mode = Some(DirectMode::Bridge);
+    let link = Link { lower: Some(lower), mode, mac: Some(MAC), ..host.kernel.link(index).unwrap().clone() };
+    host.kernel.set_link(index, Some(link.clone()));
+    host.tell(Input::Observed(Change::Link(index, Some(link))));
+    host.ask(Command::Stop("lab".into())).unwrap();
+    let uuid = host.engine.intent().networks().next().unwrap().0;
+    let again = crate::model::Network { uuid: Some(uuid), ..*nat("lab", 1) };
+    host.ask(Command::Define(Box::new(again))).unwrap();
+    host.ask(Command::Start("lab".into())).unwrap();
+    host.settle_with_clock();
+    assert_eq!(show(&mut host, 1).tap.as_deref(), Some("macvtap0"));
+}
+
+#[test]
+fn a_port_of_an_id_that_was_used_before_gets_all_the_time_there_is() {
+    let mut host = host();
+    host.ask(Command::Create(nat("lab", 1))).unwrap();
+    let vanish = |host: &mut Host, index| {
+        host.remove_link(index);
+        host.tell(Input::Observed(Change::Link(index, None)));
+        host.settle();
+    };
+    made(&mut host, port(1, 7, "lab", None));
+    let index = tap(&mut host, Some("virbr0"));
+    vanish(&mut host, index);
+    host.ask(Command::Detach(Uuid::from_u128(1))).unwrap();
+    host.settle_with_clock();
+    made(&mut host, port(1, 7, "lab", None));
+    let index = tap(&mut host, Some("virbr0"));
+    vanish(&mut host, index);
+    assert_eq!(show(&mut host, 1).state, NicState::Waiting);
 }
