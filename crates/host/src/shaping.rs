@@ -25,6 +25,10 @@ const MTU: u32 = 128 * 1024;
 const DEFAULT_MTU: u32 = 1500;
 /// Queues for classes, the best first. The last one every kernel has.
 const LEAVES: [Leaf; 3] = [Leaf::FqCodel, Leaf::Sfq, Leaf::Pfifo { limit: 128 }];
+/// What helps where the kernel lacks something. An ifb is only wanted where what comes in can't be dropped above a rate.
+const NO_HTB: &str = "this kernel has no token buckets: load its module sch_htb";
+const NO_IFB: &str = "this kernel can neither drop what comes in above a rate nor have it wait: load its module act_police, \
+                      and start the daemon again, or ifb";
 /// The link that things are tried on.
 const TRIAL: &str = "pcdel-rates";
 
@@ -100,13 +104,14 @@ impl Kernel {
     /// Makes an ifb, down, that keeps out of IPv6.
     pub(crate) fn make_ifb(&mut self, spec: &IfbSpec) -> Result<Index, Cause> {
         let does_ipv6 = self.does_ipv6(DEFAULT_MTU);
-        let index = Index(self.route.make_ifb(&netlink::IfbSpec {
+        let made = self.route.make_ifb(&netlink::IfbSpec {
             name: spec.name.to_string(),
             group: GROUP_LIVE,
             alias: Some(spec.mark.to_string()),
             addr_gen_none: does_ipv6,
             up: false,
-        })?);
+        });
+        let index = Index(made.map_err(|error| missing(error.into(), Errno::OPNOTSUPP, NO_IFB))?);
         if does_ipv6 && let Err(cause) = set_sysctl(&Sysctl::DisableIpv6(spec.name.to_string()), "1") {
             return Err(match self.doom(index, Vec::new()) {
                 Ok(()) => cause,
@@ -128,7 +133,7 @@ impl Kernel {
                     self.route.add_htb(&htb)?;
                 }
             }
-            result => result?,
+            result => result.map_err(|error| missing(error.into(), Errno::NOENT, NO_HTB))?,
         }
         let requests: Vec<Request> =
             classes.iter().map(|(number, class)| class_request(link, *number, class)).collect();
@@ -240,6 +245,26 @@ impl Kernel {
     }
 }
 
+/// Why something can't be had, with what would help if that is because the kernel does not know it.
+fn missing(cause: Cause, unknown: Errno, hint: &str) -> Cause {
+    match cause.errno == Some(unknown.raw_os_error()) {
+        true => Cause { text: format!("{}; {hint}", cause.text), ..cause },
+        false => cause,
+    }
+}
+
 fn all(results: Vec<Result<(), Error>>) -> Result<(), Cause> {
     Ok(results.into_iter().collect::<Result<(), Error>>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_lacks_is_named() {
+        let refused = |errno: Errno| missing(errno.into(), Errno::OPNOTSUPP, NO_IFB).text;
+        assert!(refused(Errno::OPNOTSUPP).ends_with("load its module act_police, and start the daemon again, or ifb"));
+        assert_eq!(refused(Errno::EXIST), Cause::from(Errno::EXIST).text);
+    }
 }

@@ -150,11 +150,6 @@ impl Engine {
                 }
                 if let (Some(allocation), Some(Some(DevicePlug::Macvtap))) = (&allocation, plug) {
                     reasons.note(self.macvtap_fits(object, &nic, mode, allocation.as_ref()));
-                    if merged.bandwidth.is_some() {
-                        let cause = "the rates of a macvtap are not supported yet";
-                        let error = Error::new(ErrorKind::Unsupported, object, cause).field("<bandwidth>");
-                        reasons.note::<()>(Err(error.hint("leave plug='macvtap' out to get a cord, which has them")));
-                    }
                 }
                 allocation.flatten()
             }

@@ -50,7 +50,7 @@ pub struct DesiredNic {
     pub tap: TapSpec,
     /// What the tap is plugged into.
     pub plug: Plug,
-    /// The limits at the tap.
+    /// The limits at the tap or macvtap.
     pub rates: Rates,
     /// The guest's address, to be announced when the tap moves.
     pub announce: Option<MacAddr>,

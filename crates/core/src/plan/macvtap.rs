@@ -4,10 +4,11 @@
 //! plugged into nothing it is down. When its device goes the link goes along, and with it for good whatever descriptors
 //! of it there are.
 
-use super::desired::{Resolved, Unplugged, keeps_apart, merged};
+use super::desired::{DesiredNic, Resolved, Unplugged, keeps_apart, merged};
 use super::mark::{Mark, MarkKind};
 use super::observed::{Link, LinkKind, Observed};
 use super::plug::{change_macvlan, changes_in_place};
+use super::shape;
 use super::step::{Handover, LinkChange, LinkRef, MacvlanSpec, MacvtapSpec, Op, Plan};
 use crate::intent::{Intent, NicIntent};
 use crate::model::LinkState;
@@ -69,23 +70,27 @@ pub(super) fn desired(
     DesiredMacvtap { spec: Some(spec), unplugged: pulled.then_some(Unplugged::Wanted) }
 }
 
-/// The steps for a NIC's macvtap.
-pub(super) fn steps(plan: &mut Plan, id: Uuid, desired: &DesiredMacvtap, observed: &Observed) {
-    let up = desired.unplugged.is_none();
-    match (observed.link_marked(MarkKind::Tap, id), &desired.spec) {
-        (Some(link), Some(spec)) => change_macvlan(plan, link, &spec.link, up),
-        (Some(link), None) if link.up => {
-            let here = LinkRef::Index(link.index);
-            let set = |up| Op::SetLink(here, LinkChange { up: Some(up), ..LinkChange::default() });
-            plan.push(set(false), Some(set(true)), "the NIC is plugged into nothing");
-        }
+/// The steps for a NIC's macvtap. Its limits are there before it is up.
+pub(super) fn steps(plan: &mut Plan, id: Uuid, (desired, nic): (&DesiredMacvtap, &DesiredNic), observed: &Observed) {
+    let there = observed.link_marked(MarkKind::Tap, id);
+    let link = match (there, &desired.spec) {
+        (Some(link), _) => Some((LinkRef::Index(link.index), Some(link.index))),
         (None, Some(spec)) => {
-            let made = plan.push(Op::MakeMacvtap(spec.clone()), None, "the NIC's macvtap on its device");
-            if up {
-                let up = LinkChange { up: Some(true), ..LinkChange::default() };
-                plan.push(Op::SetLink(made, up), None, "the NIC is plugged in");
-            }
+            Some((plan.push(Op::MakeMacvtap(spec.clone()), None, "the NIC's macvtap on its device"), None))
         }
-        (_, None) => {}
+        (None, None) => None,
+    };
+    let why = ("the rate from the guest", "the rate towards the guest");
+    let limited = link.map(|link| (link, &nic.rates));
+    shape::limits(plan, (nic.tap.mark.instance, MarkKind::Ifb, id), limited, observed, why);
+    let up = desired.unplugged.is_none();
+    let set = |link, up| Op::SetLink(link, LinkChange { up: Some(up), ..LinkChange::default() });
+    match (link, there, &desired.spec) {
+        (_, Some(there), Some(spec)) => change_macvlan(plan, there, &spec.link, up),
+        (Some((link, _)), Some(there), None) if there.up => {
+            plan.push(set(link, false), Some(set(link, true)), "the NIC is plugged into nothing");
+        }
+        (Some((made, _)), None, _) if up => drop(plan.push(set(made, true), None, "the NIC is plugged in")),
+        _ => {}
     }
 }

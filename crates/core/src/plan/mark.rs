@@ -21,7 +21,7 @@ pub enum MarkKind {
     Tap,
     /// The macvlan of the NIC with that id.
     Macvlan,
-    /// The ifb in which what the NIC with that id sends waits.
+    /// The ifb in which what comes in at the tap or macvtap of the NIC with that id waits.
     Ifb,
     /// The ifb in which what comes in at the bridge of the network with that UUID waits.
     NetworkIfb,

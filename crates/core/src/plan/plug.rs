@@ -28,7 +28,7 @@ pub fn nic(plan: &mut Plan, id: Uuid, desired: Option<&DesiredNic>, observed: &O
         return;
     };
     if let Plug::Macvtap(macvtap) = &desired.plug {
-        return super::macvtap::steps(plan, id, macvtap, observed);
+        return super::macvtap::steps(plan, id, (macvtap, desired), observed);
     }
     let (tap, index) = match there {
         Some(link) => (LinkRef::Index(link.index), Some(link.index)),
@@ -36,7 +36,7 @@ pub fn nic(plan: &mut Plan, id: Uuid, desired: Option<&DesiredNic>, observed: &O
     };
     let now = index.and_then(|i| observed.link(i));
     shape::outgoing(plan, (tap, index), &desired.rates.classes, observed, "the rate towards the guest");
-    shape::police(plan, (tap, index), desired.rates.incoming.police(), observed);
+    shape::police(plan, (tap, index), desired.rates.incoming.police(), observed, "the rate from the guest");
     let waiting = desired.rates.incoming.classes();
     let (mut end, mut ifb) = (None, None);
     match &desired.plug {

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | a NIC in a bridge | htb at the tap | police at the tap, else htb at an ifb that it is handed to first |
 //! | a NIC on a device | htb at the tap | police at the tap, else htb at the macvlan |
+//! | a NIC that is a macvtap | police at the macvtap, else htb at an ifb | htb at the macvtap |
 //! | a network's own bridge | htb at the bridge | police at the bridge, else htb at an ifb |
 //!
 //! libvirt's documents say what the numbers mean: `average` in the long run; `burst` may go at once, at `peak` at most.
@@ -179,13 +180,38 @@ impl Incoming {
     }
 }
 
-/// The limits at a link.
+/// The limits at a link, in the directions that it sees. What leaves a tap or bridge is for guests, and what comes in is
+/// from them. Of a macvtap it is the other way round: the guest's end is inside it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rates {
-    /// What leaves it, which is towards guests.
+    /// What leaves it.
     pub classes: Classes,
-    /// What comes in, which is from guests.
+    /// What comes in at it.
     pub incoming: Incoming,
+}
+
+/// The rates of what leaves a link and of what comes in at it.
+#[derive(Clone, Copy, Debug, Default)]
+struct AtLink {
+    leaves: Option<Rate>,
+    comes_in: Option<Rate>,
+}
+
+impl AtLink {
+    /// Of a NIC's tap or macvtap.
+    fn of_nic(nic: &NicIntent, Bandwidth { inbound, outbound }: Bandwidth) -> Self {
+        match nic.is_macvtap() {
+            true => Self { leaves: outbound, comes_in: inbound },
+            false => Self { leaves: inbound, comes_in: outbound },
+        }
+    }
+
+    fn limits(&self, support: ShapingSupport) -> Rates {
+        Rates {
+            classes: self.leaves.as_ref().and_then(Limit::of).map(one_class).unwrap_or_default(),
+            incoming: Incoming::of(self.comes_in, support),
+        }
+    }
 }
 
 /// Whether a NIC's rates, or those of its network's portgroups, may ask for anything of the kernel.
@@ -203,12 +229,10 @@ fn merged(intent: &Intent, nic: &NicIntent) -> Option<Bandwidth> {
     merged.bandwidth.filter(|_| kind != Some(VirtualPortType::OpenVSwitch))
 }
 
-/// The limits at a NIC's tap.
+/// The limits at a NIC's tap or macvtap.
 pub fn of_nic(intent: &Intent, observed: &Observed, nic: &NicIntent) -> Rates {
-    let Some(Bandwidth { inbound, outbound }) = merged(intent, nic) else { return Rates::default() };
-    let inbound = inbound.and_then(|r| Limit::of(&r));
-    let classes = inbound.map(one_class).unwrap_or_default();
-    Rates { classes, incoming: Incoming::of(outbound, observed.shaping.unwrap_or_default()) }
+    let Some(bandwidth) = merged(intent, nic) else { return Rates::default() };
+    AtLink::of_nic(nic, bandwidth).limits(observed.shaping.unwrap_or_default())
 }
 
 /// What a NIC is promised, in KiB a second, by an active network's own bridge.
@@ -253,7 +277,7 @@ fn bridge_classes(intent: &Intent, uuid: Uuid, whole: Limit) -> Classes {
 
 /// Whether a NIC's rates depend on what the kernel can do.
 pub fn nic_needs_support(intent: &Intent, nic: &NicIntent) -> bool {
-    merged(intent, nic).is_some_and(|b| b.outbound.is_some())
+    merged(intent, nic).is_some_and(|bandwidth| AtLink::of_nic(nic, bandwidth).comes_in.is_some())
 }
 
 /// Whether those of a network's bridge do.

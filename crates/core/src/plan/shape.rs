@@ -50,12 +50,18 @@ pub(super) fn outgoing(plan: &mut Plan, (link, index): At, wanted: &Classes, obs
 }
 
 /// The limit on what comes in at a link.
-pub(super) fn police(plan: &mut Plan, (link, index): At, wanted: Option<Police>, observed: &Observed) {
+pub(super) fn police(
+    plan: &mut Plan,
+    (link, index): At,
+    wanted: Option<Police>,
+    observed: &Observed,
+    why: &'static str,
+) {
     let there = shape(observed, index).and_then(|shape| shape.police);
     let undo = || index.map(|_| there.map_or(Op::EndPolice(link), |was| Op::Police(link, was)));
     match wanted {
         _ if wanted == there => {}
-        Some(police) => drop(plan.push(Op::Police(link, police), undo(), "the rate from guests")),
+        Some(police) => drop(plan.push(Op::Police(link, police), undo(), why)),
         None => drop(plan.push(Op::EndPolice(link), undo(), "nothing limits it any more")),
     }
 }
@@ -66,13 +72,13 @@ pub(super) fn ifb(plan: &mut Plan, spec: Option<IfbSpec>, classes: &Classes, obs
     let there = observed.link_marked(spec.mark.kind, spec.mark.id);
     let (link, index) = match there {
         Some(link) => (LinkRef::Index(link.index), Some(link.index)),
-        None => (plan.push(Op::MakeIfb(spec), None, "where frames from guests wait"), None),
+        None => (plan.push(Op::MakeIfb(spec), None, "where what comes in waits"), None),
     };
     outgoing(plan, (link, index), classes, observed, "the rate from guests");
     if there.is_none_or(|link| !link.up) {
         let change = |up| LinkChange { up: Some(up), ..LinkChange::default() };
         let undo = index.map(|_| Op::SetLink(link, change(false)));
-        plan.push(Op::SetLink(link, change(true)), undo, "frames from guests pass");
+        plan.push(Op::SetLink(link, change(true)), undo, "what waited passes");
     }
     Some((link, index))
 }
@@ -96,18 +102,30 @@ pub fn network(plan: &mut Plan, (instance, uuid): (Uuid, Uuid), rates: &Rates, o
         (None, Some(index)) => Some((LinkRef::Index(index), Some(index))),
         (None, None) => None,
     };
+    let (kind, why) = (MarkKind::NetworkIfb, ("the network's rate towards guests", "the network's rate from guests"));
+    limits(plan, (instance, kind, uuid), bridge.map(|bridge| (bridge, rates)), observed, why);
+}
+
+/// All limits at the link of a NIC or network, if there is one, where what comes in is handed to no other link but the ifb of
+/// that kind. The reasons are those for limiting what leaves and what comes in.
+pub(super) fn limits(
+    plan: &mut Plan,
+    (instance, kind, id): (Uuid, MarkKind, Uuid),
+    at: Option<(At, &Rates)>,
+    observed: &Observed,
+    (leaves, comes_in): (&'static str, &'static str),
+) {
     let mut kept = None;
-    if let Some(bridge) = bridge {
-        outgoing(plan, bridge, &rates.classes, observed, "the network's rate towards guests");
-        police(plan, bridge, rates.incoming.police(), observed);
-        let spec = IfbSpec::of(instance, MarkKind::NetworkIfb, uuid);
-        kept = ifb(plan, spec, &rates.incoming.classes(), observed);
+    if let Some((link, rates)) = at {
+        outgoing(plan, link, &rates.classes, observed, leaves);
+        police(plan, link, rates.incoming.police(), observed, comes_in);
+        kept = ifb(plan, IfbSpec::of(instance, kind, id), &rates.incoming.classes(), observed);
         match kept {
-            Some((ifb, _)) => drop(plug::redirect(plan, bridge, ifb, observed, "what comes in waits for its turn")),
-            None => plug::end_redirect(plan, bridge, observed, "what comes in no longer waits"),
+            Some((ifb, _)) => drop(plug::redirect(plan, link, ifb, observed, "what comes in waits for its turn")),
+            None => plug::end_redirect(plan, link, observed, "what comes in no longer waits"),
         }
     }
-    no_other_ifb(plan, (MarkKind::NetworkIfb, uuid), kept, observed);
+    no_other_ifb(plan, (kind, id), kept, observed);
 }
 
 impl Observed {

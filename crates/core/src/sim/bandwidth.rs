@@ -3,7 +3,7 @@
 use super::Host;
 use super::tests::{at_rest, attach, host, network, nic, nic_on, on_devices};
 use crate::engine::{Body, Command, Event, Input};
-use crate::model::{Network, Nic, NicSource, UpdateCommand, UpdateSection};
+use crate::model::{DevicePlug, Network, Nic, NicSource, UpdateCommand, UpdateSection};
 use crate::plan::{Change, Index, LinkKind, LinkRef, MarkKind, Op};
 use crate::{ErrorKind, xml};
 use uuid::Uuid;
@@ -152,12 +152,94 @@ fn frames_from_guests_are_dropped_at_the_tap_where_the_kernel_can() {
     ");
 }
 
+fn of_a_macvtap(police: bool) -> String {
+    let mut host = switchboard(police);
+    let macvtap = |bandwidth: &str| Nic { plug: Some(DevicePlug::Macvtap), ..limited("vepa", bandwidth) };
+    let limits = "<inbound average='100'/><outbound average='50' peak='80' burst='30'/>";
+    let id = attached(&mut host, "web", macvtap(limits));
+    let mut all = format!("attached:\n{}", steps(&host));
+    at_rest(&mut host);
+    for (what, to) in [
+        ("changed", "<inbound average='200'/><outbound average='60'/>"),
+        ("towards the guest only", "<inbound average='200'/>"),
+        ("from the guest only", "<outbound average='60'/>"),
+    ] {
+        modify(&mut host, id, macvtap(to));
+        all += &format!("{what}:\n{}", steps(&host));
+        at_rest(&mut host);
+    }
+    modify(&mut host, id, macvtap(limits));
+    host.ask(Command::Link(id, false)).unwrap();
+    at_rest(&mut host);
+    host.crash();
+    at_rest(&mut host);
+    modify(&mut host, id, another(nic_on("vepa"), 1));
+    all += &format!("unset, and its cable in again:\n{}", steps(&host));
+    at_rest(&mut host);
+    host.ask(Command::Detach(id)).unwrap();
+    at_rest(&mut host);
+    all
+}
+
+#[test]
+fn a_macvtap_sees_the_directions_the_other_way_round() {
+    insta::assert_snapshot!(of_a_macvtap(false), @"
+    attached:
+    ip link add pct0 link eth0 address 52:54:00:00:00:01 mtu 1500 type macvtap mode vepa
+    tc qdisc add dev (made by step 0) root htb default 1; class 1 rate 51200bps ceil 81920bps burst 30720 cburst 16384
+    ip link add pci* type ifb
+    tc qdisc add dev (made by step 2) root htb default 1; class 1 rate 102400bps ceil 102400bps burst 16384 cburst 16384
+    ip link set (made by step 2) up
+    tc filter replace dev (made by step 0) ingress protocol all u32 match u32 0 0 action mirred egress redirect dev (made by step 2)
+    ip link set (made by step 0) up
+    changed:
+    tc class replace dev pct0 classid 1 rate 61440bps ceil 61440bps burst 16384 cburst 16384
+    tc class replace dev pci* classid 1 rate 204800bps ceil 204800bps burst 16384 cburst 16384
+    towards the guest only:
+    tc qdisc del dev pct0 root
+    from the guest only:
+    tc qdisc add dev pct0 root htb default 1; class 1 rate 61440bps ceil 61440bps burst 16384 cburst 16384
+    tc filter del dev pct0 ingress
+    ip link del pcdel7
+    unset, and its cable in again:
+    tc qdisc del dev pct0 root
+    tc filter del dev pct0 ingress
+    ip link del pcdel8
+    ip link set pct0 up
+    ");
+}
+
+#[test]
+fn what_comes_to_a_macvtap_is_dropped_at_it_where_the_kernel_can() {
+    insta::assert_snapshot!(of_a_macvtap(true), @"
+    attached:
+    ip link add pct0 link eth0 address 52:54:00:00:00:01 mtu 1500 type macvtap mode vepa
+    tc qdisc add dev (made by step 0) root htb default 1; class 1 rate 51200bps ceil 81920bps burst 30720 cburst 16384
+    tc filter replace dev (made by step 0) ingress u32 match u32 0 0 police rate 102400bps burst 102400
+    ip link set (made by step 0) up
+    changed:
+    tc class replace dev pct0 classid 1 rate 61440bps ceil 61440bps burst 16384 cburst 16384
+    tc filter replace dev pct0 ingress u32 match u32 0 0 police rate 204800bps burst 204800
+    towards the guest only:
+    tc qdisc del dev pct0 root
+    from the guest only:
+    tc qdisc add dev pct0 root htb default 1; class 1 rate 61440bps ceil 61440bps burst 16384 cburst 16384
+    tc filter del dev pct0 ingress police
+    unset, and its cable in again:
+    tc qdisc del dev pct0 root
+    tc filter del dev pct0 ingress police
+    ip link set pct0 up
+    ");
+}
+
 #[test]
 fn a_daemon_that_starts_anew_plans_nothing() {
     for police in [false, true] {
         let mut host = switchboard(police);
         attached(&mut host, "a", limited("shaped", "<inbound average='70' floor='30'/>"));
         attached(&mut host, "b", another(limited("vepa", "<outbound average='7'/>"), 2));
+        let macvtap = Nic { plug: Some(DevicePlug::Macvtap), ..limited("vepa", "<inbound average='7'/>") };
+        attached(&mut host, "c", another(macvtap, 3));
         at_rest(&mut host);
         host.last_plan = Default::default();
         host.events.clear();

@@ -56,10 +56,21 @@ impl Host {
             plug::nic(&mut plan, nic.id, desired.as_ref(), kernel);
             wrong.extend(plan.steps.iter().map(|s| format!("NIC {}: {}", nic.id, s.op)));
             let tap = kernel.link_marked(MarkKind::Tap, nic.id);
-            if let Some(DesiredNic { plug: Plug::Bridge { .. }, rates, .. }) = &desired
+            let ifb = |plug: &Plug| match plug {
+                Plug::Bridge { .. } => true,
+                Plug::Macvtap(_) => tap.is_some(),
+                Plug::Cord(_) | Plug::Ovs(_) | Plug::Nothing(_) => false,
+            };
+            if let Some(DesiredNic { plug, rates, .. }) = &desired
+                && ifb(plug)
                 && !rates.incoming.classes().is_empty()
             {
                 expected.insert((MarkKind::Ifb, nic.id));
+                let ifb = kernel.link_marked(MarkKind::Ifb, nic.id).map(|l| l.index);
+                let to = tap.and_then(|tap| kernel.redirects.get(&tap.index)).copied();
+                if to != Some(ifb) {
+                    wrong.push(format!("what comes in at the link of NIC {} goes to {to:?}, not to {ifb:?}", nic.id));
+                }
             }
             match desired.map(|d| d.plug) {
                 Some(Plug::Bridge { controller, vlans, .. }) => {

@@ -300,6 +300,9 @@ fn happen(host: &mut Host, what: &Happening) {
             if let Some(link) = pick_shaped(host, *n) {
                 match host.kernel.link(link).and_then(|l| l.mark).map(|m| m.kind) {
                     Some(MarkKind::Ifb | MarkKind::NetworkIfb) if n % 3 == 0 => host.remove_link(link),
+                    Some(MarkKind::Ifb | MarkKind::NetworkIfb) if n % 3 == 1 => {
+                        host.kernel.redirects.retain(|_, to| *to != Some(link));
+                    }
                     _ => drop(host.kernel.shapes.remove(&link)),
                 }
                 host.see_everything();
@@ -350,7 +353,7 @@ proptest! {
             host.request(Command::Create(network(n)));
             host.request(attach("guest", nic_on(&name(n))));
             let plug = Some(DevicePlug::Macvtap);
-            host.request(attach("guest", Nic { plug, ..nic_on(&name(n)) }));
+            host.request(attach("guest", Nic { plug, ..nic_of(n, false, running % 6) }));
         }
         host.settle();
         host.install_hook(hooked);
