@@ -185,10 +185,12 @@ impl Raw {
     /// deletes it.
     pub(crate) fn detach(&mut self, nic: RawNic) -> Result<Duration> {
         let controller = matches!(self.place, Place::Bridge(_)).then_some(None);
-        let links: Vec<u32> = [Some(nic.tap), nic.macvlan].into_iter().flatten().collect();
-        let (time, ()) =
-            timed(|| self.all(&links.iter().flat_map(|link| doom(*link, controller)).collect::<Vec<_>>()))?;
-        for link in links {
+        let (time, ()) = timed(|| {
+            let mut requests = doom(nic.tap, controller);
+            requests.extend(nic.macvlan.into_iter().flat_map(doom_macvlan));
+            self.all(&requests)
+        })?;
+        for link in [Some(nic.tap), nic.macvlan].into_iter().flatten() {
             self.socket.delete_link(link)?;
         }
         Ok(time)
@@ -234,8 +236,18 @@ pub(crate) fn redirect(link: u32, to: u32) -> Request {
 /// be deleted.
 pub(crate) fn doom(link: u32, controller: Option<Option<u32>>) -> Vec<Request> {
     let out = LinkChange { up: Some(false), controller, ..LinkChange::default() };
-    let away = LinkChange { name: Some(format!("rawdel{link}")), group: Some(DOOMED), ..LinkChange::default() };
-    [out, away].iter().flat_map(|change| Request::set_link(link, change)).collect()
+    [out, away(link)].iter().flat_map(|change| Request::set_link(link, change)).collect()
+}
+
+/// The same for a cord's macvlan, which is not taken down: it gets no frames any more.
+pub(crate) fn doom_macvlan(link: u32) -> Vec<Request> {
+    let mut requests = vec![Request::set_macvlan_mode(link, false, MacvlanMode::Source)];
+    requests.extend(Request::set_link(link, &away(link)));
+    requests
+}
+
+fn away(link: u32) -> LinkChange {
+    LinkChange { name: Some(format!("rawdel{link}")), group: Some(DOOMED), ..LinkChange::default() }
 }
 
 fn no_ipv6(name: &str) -> Result<()> {

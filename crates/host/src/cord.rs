@@ -2,17 +2,17 @@
 
 use std::num::NonZeroU16;
 
-use patchcord_core::model::DirectMode;
-use patchcord_core::plan::{GROUP_LIVE, Index, LinkKind, MacvlanSpec, Sysctl};
+use patchcord_core::model::{DirectMode, MacAddr};
+use patchcord_core::plan::{GROUP_LIVE, Index, Link, LinkKind, MacvlanSpec, Sysctl};
 use patchcord_netlink as netlink;
 use patchcord_netlink::tc::Redirect;
 use patchcord_netlink::{MacvlanMode, Request};
 use rustix::io::Errno;
 
-use crate::Result;
 use crate::cause::Cause;
 use crate::kernel::Kernel;
 use crate::ops::{gone_is_done, set_sysctl};
+use crate::{Result, shaping};
 
 /// The priority of our filters; a link of ours has no others.
 pub(crate) const PRIORITY: NonZeroU16 = NonZeroU16::MIN;
@@ -30,13 +30,12 @@ impl Kernel {
             group: GROUP_LIVE,
             alias: Some(spec.mark.to_string()),
         };
-        let refused = |error: &netlink::Error| {
-            let errno = error.errno();
-            [Errno::BUSY, Errno::INVAL].iter().any(|e| errno == Some(e.raw_os_error()))
-        };
+        let refused = |error: &netlink::Error| is_any(error, [Errno::BUSY, Errno::INVAL]);
         let made = match self.route.make_macvlan(&new) {
             // Passthrough mode suffers no neighbour, not even one that is about to be deleted.
-            Err(error) if refused(&error) && self.delete_doomed_on(spec.lower) => self.route.make_macvlan(&new),
+            Err(error) if refused(&error) && self.delete_doomed_on(spec.lower, |_| true) => {
+                self.route.make_macvlan(&new)
+            }
             made => made,
         };
         let index = Index(made?);
@@ -70,10 +69,49 @@ impl Kernel {
         Ok(self.route.set_link(index.0, &change)?)
     }
 
-    /// Deletes what of ours is on a device only until somebody has the time to delete it. False when there is none.
-    fn delete_doomed_on(&mut self, lower: Index) -> bool {
-        let ours = self.observed.macvlans_on(lower).filter(|link| link.is_doomed() && link.mark.is_some());
-        let doomed: Vec<Index> = ours.map(|link| link.index).collect();
+    /// Takes a macvlan out of use without taking it down, where what comes in at it is handed to a link that is down. Taken
+    /// down, it would have us wait for the kernel's readers (`synchronize_rcu` in `macvlan_stop` of its
+    /// drivers/net/macvlan.c); when it is deleted while it is up, nobody waits for them. False when it has to be taken down:
+    /// while its frames still get somewhere, and where the kernel renames no link that is up.
+    pub(crate) fn doom_up(&mut self, index: Index, away: &netlink::LinkChange) -> Result<bool, Cause> {
+        let ours = |link: &&Link| link.kind == LinkKind::Macvlan && link.mark.is_some();
+        let Some(link) = self.observed.link(index).filter(ours).cloned() else { return Ok(false) };
+        if !self.leads_nowhere(&link).unwrap_or(false) {
+            return Ok(false);
+        }
+        // For its neighbours it is not there then, as if it were down: in this mode it hears those whom it is told to, and
+        // that is nobody. In passthrough mode, which can't be left, it has no neighbours.
+        let deaf = (link.mode != Some(DirectMode::Passthrough))
+            .then(|| Request::set_macvlan_mode(index.0, false, MacvlanMode::Source));
+        let requests: Vec<Request> = deaf.into_iter().chain(Request::set_link(index.0, away)).collect();
+        Ok(self.route.execute_all(&requests)?.iter().all(Result::is_ok))
+    }
+
+    /// Whether what comes in at a link of ours is handed to one that is down or gone. What is handed to nobody the host
+    /// itself would hear.
+    fn leads_nowhere(&mut self, link: &Link) -> Result<bool> {
+        Ok(match shaping::read_incoming(&mut self.route, link)?.redirect {
+            Some(Some(to)) => self.route.link_by_index(to.0)?.is_none_or(|to| !to.up),
+            Some(None) => true,
+            None => false,
+        })
+    }
+
+    /// Deletes doomed macvlans that a change of this one is refused for: they have the address still that it is to have.
+    /// False when there are none.
+    pub(crate) fn make_way_for(&mut self, index: Index, change: &netlink::LinkChange) -> Result<bool, Cause> {
+        let Some(link) = self.route.link_by_index(index.0)?.filter(|link| link.macvlan.is_some()) else {
+            return Ok(false);
+        };
+        let mac = change.mac.or(link.mac).map(MacAddr);
+        Ok(link.lower.is_some_and(|lower| self.delete_doomed_on(Index(lower), |doomed| doomed.mac == mac)))
+    }
+
+    /// Deletes those of ours that are on a device only until somebody has the time to delete them. False when there are
+    /// none.
+    fn delete_doomed_on(&mut self, lower: Index, in_the_way: impl Fn(&Link) -> bool) -> bool {
+        let ours = |link: &&Link| link.is_doomed() && link.mark.is_some() && in_the_way(link);
+        let doomed: Vec<Index> = self.observed.macvlans_on(lower).filter(ours).map(|link| link.index).collect();
         // What was deleted meanwhile is out of the way, too.
         doomed.iter().filter(|index| gone_is_done(self.route.delete_link(index.0)).is_ok()).count() > 0
     }
@@ -100,6 +138,15 @@ impl Kernel {
     pub(crate) fn end_redirect(&mut self, link: Index) -> Result<(), Cause> {
         gone_is_done(self.route.delete_redirect(link.0, PRIORITY))
     }
+}
+
+/// Whether a refusal is that an address is another macvlan's on the same device; older kernels say EBUSY.
+pub(crate) fn address_is_taken(error: &netlink::Error) -> bool {
+    is_any(error, [Errno::ADDRINUSE, Errno::BUSY])
+}
+
+fn is_any(error: &netlink::Error, errnos: [Errno; 2]) -> bool {
+    errnos.iter().any(|errno| error.errno() == Some(errno.raw_os_error()))
 }
 
 fn kernel_mode(mode: DirectMode) -> MacvlanMode {

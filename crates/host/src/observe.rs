@@ -8,7 +8,8 @@ use std::path::Path;
 use ipnet::IpNet;
 use patchcord_core::model::{DirectMode, MacAddr};
 use patchcord_core::plan::{
-    BridgeState, Change, Index, Link, LinkKind, Mark, MarkKind, Observed, PortFlags, Route, Sysctl, VlanState,
+    BridgeState, Change, GROUP_DOOMED, Index, Link, LinkKind, Mark, MarkKind, Observed, PortFlags, Route, Sysctl,
+    VlanState,
 };
 use patchcord_netlink::{AddressFilter, FdbEntry, MacvlanMode, RouteFilter, Socket, TABLE_MAIN, nft};
 use rustix::io::Errno;
@@ -106,6 +107,8 @@ pub fn link(told: &patchcord_netlink::Link) -> Link {
         other => LinkKind::Other(other.unwrap_or_default().to_owned()),
     };
     let mark: Option<Mark> = told.alias.as_deref().and_then(|alias| alias.parse().ok());
+    // It may be left up till it is deleted, by the kernel's means of the day, and counts as gone either way.
+    let doomed = told.group == GROUP_DOOMED;
     let bridge = told.bridge.as_ref().map(|options| BridgeState {
         stp: options.stp.unwrap_or(false),
         delay: options.forward_delay.unwrap_or(0) / 100,
@@ -121,10 +124,10 @@ pub fn link(told: &patchcord_netlink::Link) -> Link {
         kind,
         mac: told.mac.map(MacAddr),
         mtu: told.mtu,
-        up: told.up,
+        up: told.up && !doomed,
         controller: told.controller.map(Index),
         lower: told.lower.map(Index).filter(|_| told.macvlan.is_some()),
-        mode: told.macvlan.and_then(mode),
+        mode: told.macvlan.filter(|_| !doomed).and_then(mode),
         all_multicast: told.all_multicast,
         carrier: told.carrier || mark.is_some(),
         mark,

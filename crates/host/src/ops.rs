@@ -18,6 +18,7 @@ use rustix::net::netdevice::name_to_index;
 
 use crate::announce::Announcer;
 use crate::cause::Cause;
+use crate::cord::address_is_taken;
 use crate::kernel::{Kernel, Run};
 use crate::tap::{self, Tap, TapOwner};
 use crate::{Result, sysctl};
@@ -165,7 +166,12 @@ impl Kernel {
             all_multicast: change.all_multicast,
             ..netlink::LinkChange::default()
         };
-        Ok(self.route.set_link(index.0, &change)?)
+        match self.route.set_link(index.0, &change) {
+            Err(error) if address_is_taken(&error) && self.make_way_for(index, &change)? => {
+                Ok(self.route.set_link(index.0, &change)?)
+            }
+            result => Ok(result?),
+        }
     }
 
     /// With STP on, the kernel refuses delays that STP does not allow; so it is off while the delay is one of those.
@@ -198,7 +204,10 @@ impl Kernel {
             group: Some(GROUP_DOOMED),
             ..Default::default()
         };
-        let requests: Vec<Request> = [out, away].iter().flat_map(|change| Request::set_link(index.0, change)).collect();
+        let requests: Vec<Request> = match self.doom_up(index, &away)? {
+            true => Vec::new(),
+            false => [out, away].iter().flat_map(|change| Request::set_link(index.0, change)).collect(),
+        };
         let results = self.route.execute_all(&requests)?;
         fds.extend(self.held.remove(&index));
         self.nodes.remove(index);

@@ -1,8 +1,8 @@
 //! Deletes links that were taken out of use, off everybody's path.
 //!
 //! Deleting a link takes the kernel 15 to 30 ms, a hundred of them by their group hardly more, and closing a tap
-//! about 17 ms. So whoever dooms a link only moves it into [`GROUP_DOOMED`] and tells this thread, which has a
-//! socket of its own.
+//! about 17 ms. So whoever dooms a link only takes it out of use, moves it into [`GROUP_DOOMED`] and tells this thread,
+//! which has a socket of its own. A macvlan may still be up then, and quiet.
 //!
 //! Telling never waits: the queue is a list in memory. There is no limit to it besides the number of links that we
 //! made ourselves, each of which is told once; an entry is a number and, for some, a descriptor.

@@ -107,6 +107,7 @@ impl Observed {
                     l.group = GROUP_DOOMED;
                     l.name = doomed;
                     l.up = false;
+                    l.mode = None;
                     l.controller = None;
                     l.port = None;
                 });

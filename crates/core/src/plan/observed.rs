@@ -70,13 +70,13 @@ pub struct Link {
     pub mac: Option<MacAddr>,
     /// Its MTU in bytes.
     pub mtu: u32,
-    /// Administratively up.
+    /// Administratively up. What is about to be deleted counts as down: a macvlan may be left up till then.
     pub up: bool,
     /// The bridge or bond it is in.
     pub controller: Option<Index>,
     /// The link below, which a macvlan or macvtap sits on.
     pub lower: Option<Index>,
-    /// A macvlan's or macvtap's mode.
+    /// A macvlan's or macvtap's mode, until it is about to be deleted.
     pub mode: Option<DirectMode>,
     /// Receives all multicast frames.
     pub all_multicast: bool,

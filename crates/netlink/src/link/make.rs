@@ -119,10 +119,7 @@ impl Socket {
     /// # Errors
     /// [`Error::Kernel`] and the socket's own errors.
     pub fn set_macvlan_mode(&mut self, index: u32, tap: bool, mode: MacvlanMode) -> Result<(), Error> {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        message.attributes.push(macvlan_info(tap, mode));
-        self.execute(&Request::link("change the macvlan's mode", 0, RouteNetlinkMessage::NewLink(message)))
+        self.execute(&Request::set_macvlan_mode(index, tap, mode))
     }
 
     /// Makes an intermediate functional block and returns its index.
@@ -183,6 +180,16 @@ impl Socket {
             return Err(error);
         }
         Ok(index)
+    }
+}
+
+impl Request {
+    /// Changes the mode of an existing macvlan or macvtap; see [`Socket::set_macvlan_mode`].
+    pub fn set_macvlan_mode(index: u32, tap: bool, mode: MacvlanMode) -> Self {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(macvlan_info(tap, mode));
+        Request::link("change the macvlan's mode", 0, RouteNetlinkMessage::NewLink(message))
     }
 }
 
