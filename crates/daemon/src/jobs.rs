@@ -123,8 +123,8 @@ impl Jobs {
                 let ovs = self.ovs.clone();
                 spawn(ends, id, move || {
                     let (bridge, port) = &*set;
-                    ovs.set_port(bridge, port).map_err(|e| phrase(&e))?;
-                    Ok(JobOutcome::Done)
+                    let changed = ovs.set_port(bridge, port).map_err(|e| phrase(&e))?;
+                    Ok(if changed { JobOutcome::Done } else { JobOutcome::Unchanged })
                 });
             }
             Job::RemoveOvsPort(_, name) => {

@@ -11,8 +11,7 @@ use crate::records::Records;
 use crate::systemd;
 use patchcord_core::engine::{Config, Engine, Startup};
 use patchcord_core::intent::Owner;
-use patchcord_core::model::LinkName;
-use patchcord_core::plan::{LinkKind, MarkKind, Observed, OvsKnown, dnsmasq};
+use patchcord_core::plan::{LinkKind, MarkKind, Observed, OvsKnown, OvsState, dnsmasq};
 use patchcord_core::xml;
 use patchcord_host::dnsmasq::Dnsmasq;
 use patchcord_host::executor::{Executor, ExecutorReport, ExecutorRequest};
@@ -140,7 +139,7 @@ impl Service {
         let caller = HookCaller::new(spawner.clone(), Duration::from_secs(config.hooks.timeout.into()));
         let socket = config.openvswitch.socket.clone().unwrap_or_else(|| root.open_vswitch());
         let ovs = Ovs::new(&socket, instance.id, OVS_TIMEOUT);
-        let ports = ports_of(&ovs, &socket);
+        let known_ports = ports_of(&ovs, &socket);
         let patience = Duration::from_secs(config.devices.association_timeout.into());
         let associator = Associator::new(root, instance.id, patience);
         let functions = FunctionSetter::new(root.base());
@@ -154,7 +153,7 @@ impl Service {
             warn!(error = phrase(&error), "the host's name servers are unknown, and guests get none");
         }
         startup.observed.hooks = hooks.look(&mut files.get_mut().0);
-        startup.observed.ovs = ports;
+        startup.observed.ovs = known_ports;
         startup.observed.services = running;
         startup.owners = living_owners(&startup);
         // A macvtap's descriptors outlive it, and are good for nothing then.
@@ -214,8 +213,7 @@ impl Service {
     }
 }
 
-/// Our ports on bridges of Open vSwitch, by their NICs. What they are like is not looked at: what they should be is
-/// written anyway.
+/// Our ports on bridges of Open vSwitch, by their NICs.
 fn ports_of(ovs: &Ovs, socket: &Path) -> BTreeMap<Uuid, OvsKnown> {
     if !socket.exists() {
         return BTreeMap::new();
@@ -224,10 +222,8 @@ fn ports_of(ovs: &Ovs, socket: &Path) -> BTreeMap<Uuid, OvsKnown> {
         warn!(error = phrase(&error), "the ports of Open vSwitch are unknown: none that is left over is removed");
         Vec::new()
     });
-    let known = ports
-        .into_iter()
-        .filter_map(|port| Some((port.settings.nic()?, OvsKnown { name: LinkName::new(port.name).ok()?, port: None })));
-    known.collect()
+    let known = |port: OvsState| Some((port.settings.nic()?, OvsKnown { name: port.name.clone(), port: Some(port) }));
+    ports.into_iter().filter_map(known).collect()
 }
 
 /// dnsmasq reads its files again under a user of its own. A directory on the way that this user can't enter costs the

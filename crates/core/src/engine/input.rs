@@ -79,6 +79,8 @@ pub enum JobOutcome {
     Function(Box<FunctionBefore>),
     /// Done; nothing to tell.
     Done,
+    /// There was nothing to do: all was as it should be.
+    Unchanged,
     /// It failed, and why, as a phrase.
     Failed(String),
 }

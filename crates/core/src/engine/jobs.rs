@@ -33,7 +33,9 @@ impl Engine {
     pub(super) fn start_job(&mut self, object: Object, job: Job) {
         let id = JobId(self.fresh());
         self.jobs.insert(id, (object, job.clone()));
-        self.work.entry(object).or_default().flight = Some(Flight::Job(id));
+        let work = self.work.entry(object).or_default();
+        work.flight = Some(Flight::Job(id));
+        work.port_doubted &= !matches!(job, Job::SetOvsPort(_));
         self.out.push(Effect::Start(id, job));
     }
 
@@ -81,7 +83,7 @@ impl Engine {
                 let error = Error::new(ErrorKind::HostFailed, self.describe(object), cause);
                 self.failed(object, error.field("<bridge zone>").hint("leave the zone out, or start firewalld"));
             }
-            (_, JobOutcome::Done | JobOutcome::Function(_)) => self.advance(object),
+            (_, JobOutcome::Done | JobOutcome::Unchanged | JobOutcome::Function(_)) => self.advance(object),
             (job, JobOutcome::Failed(cause)) => {
                 let what = match job {
                     Job::StopService(..) => {

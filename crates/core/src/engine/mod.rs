@@ -144,6 +144,8 @@ pub struct Engine {
     lost: BTreeMap<Uuid, Now>,
     /// Ports whose guests' taps are in no bridge, and from when on they may be put back.
     loose: BTreeMap<Uuid, Now>,
+    /// What others did to ports of Open vSwitch bridges, by NIC.
+    meddlings: HashMap<Uuid, ovs::Meddling>,
     /// Who changed our packet rules last, while their repair is being planned.
     culprit: Option<String>,
 }
@@ -181,6 +183,7 @@ impl Engine {
             functions: BTreeMap::new(),
             lost: BTreeMap::new(),
             loose: BTreeMap::new(),
+            meddlings: HashMap::new(),
             culprit: None,
         }
     }

@@ -56,6 +56,8 @@ impl Engine {
                 }
             }
             Change::Hooks(hooks) => self.hooks_changed(hooks),
+            Change::OvsPort(nic, port) => self.port_seen(*nic, port.as_deref(), &mut concerned),
+            Change::OvsPorts(ports) => self.ports_seen(ports, &mut concerned),
             Change::Functions(_) | Change::Snapshot(_) | Change::Shaping(_) => {}
         }
         let everything = matches!(change, Change::Snapshot(_));

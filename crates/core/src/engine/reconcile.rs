@@ -22,7 +22,7 @@ impl Engine {
             return;
         }
         if work.plans >= PLANS {
-            let why = work.why.unwrap_or("a plan");
+            let why = work.why.as_deref().unwrap_or("a plan");
             let cause = format!("it did not settle after {PLANS} plans, the last one for: {why}");
             return self.failed(object, Error::new(ErrorKind::HostFailed, self.describe(object), cause));
         }
@@ -44,6 +44,7 @@ impl Engine {
                 Err(error) => self.failed(object, error),
                 Ok(Some(job)) => self.start_job(object, job),
                 Ok(None) => match self.job_after(object) {
+                    Some(job) if self.is_put_off(object, &job) => drop(self.work.remove(&object)),
                     Some(job) => self.start_job(object, job),
                     None => self.settled(object),
                 },
@@ -111,7 +112,7 @@ impl Engine {
         let now = self.now;
         let work = self.work.entry(object).or_default();
         work.plans += 1;
-        work.why = plan.steps.first().map(|s| s.why);
+        work.why = plan.steps.first().map(|s| s.why.into());
         work.culprit = self.culprit.clone();
         if work.operation.is_none() && self.started && object != Object::Host {
             let repairs = self.repairs.entry(object).or_default();
@@ -271,6 +272,7 @@ impl Engine {
         let repairs: &mut Repairs = self.repairs.entry(object).or_default();
         let at = self.now + backoff(repairs.failures);
         repairs.failures += 1;
+        repairs.until = at;
         self.work.remove(&object).into_iter().flat_map(|w| w.waiting).for_each(|(id, command, random)| {
             self.request(id, command, random);
         });
@@ -410,7 +412,7 @@ impl Engine {
     }
 
     /// Whether a repair is worth a word: a NIC that follows its network is no drift.
-    fn is_drift(&self, object: Object) -> bool {
+    pub(super) fn is_drift(&self, object: Object) -> bool {
         match object {
             Object::Nic(id) => {
                 // One that was detached, or whose owner is gone, goes as it should.

@@ -287,7 +287,7 @@ fn is_joined(observed: &Observed, nic: Uuid, lower: Index) -> bool {
 /// Whether a NIC has its port on that bridge of Open vSwitch.
 fn is_on_ovs(observed: &Observed, nic: Uuid, bridge: &LinkName) -> bool {
     let port = observed.ovs.get(&nic).and_then(|known| known.port.as_ref());
-    port.is_some_and(|(on, _)| on == bridge)
+    port.is_some_and(|port| port.error.is_none() && port.bridges.iter().eq([bridge.as_str()]))
 }
 
 /// What users see of a lease.

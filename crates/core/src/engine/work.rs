@@ -5,6 +5,7 @@ use super::effect::{JobId, NetworkEvent, NicEvent, PlanId};
 use super::input::{Command, Now, RequestId};
 use crate::intent::{NetworkIntent, NicIntent};
 use crate::{Error, ErrorKind};
+use std::borrow::Cow;
 use std::collections::{BTreeSet, VecDeque};
 use uuid::Uuid;
 
@@ -27,13 +28,15 @@ pub(super) struct Work {
     /// Plans since it was last settled.
     pub(super) plans: u32,
     /// Why its last plan was needed, for the report on drift.
-    pub(super) why: Option<&'static str>,
+    pub(super) why: Option<Cow<'static, str>>,
     /// Who made it needed, where that is known.
     pub(super) culprit: Option<String>,
     /// Whether it is looked at because of what somebody asked of another object: what differs is no drift.
     pub(super) expected: bool,
     /// Whether a bridge was made, so that NICs are to be plugged in again.
     pub(super) made_bridge: bool,
+    /// Whether its port was seen otherwise than the job under way makes it, be it before or after.
+    pub(super) port_doubted: bool,
 }
 
 /// The plan or job in flight.
@@ -156,6 +159,8 @@ pub(super) struct Repairs {
     pub(super) count: u32,
     /// How many failed in a row.
     pub(super) failures: u32,
+    /// When what failed is tried again.
+    pub(super) until: Now,
 }
 
 impl Repairs {
@@ -167,10 +172,16 @@ impl Repairs {
     /// Counts one more; whether it may be done at once.
     pub(super) fn another(&mut self, now: Now) -> bool {
         if now.saturating_sub(self.since) > Self::WINDOW {
-            *self = Self { since: now, count: 0, failures: self.failures };
+            *self = Self { since: now, count: 0, ..*self };
         }
         self.count += 1;
         self.count <= Self::AT_ONCE
+    }
+
+    /// When the next one may be done, if there were as many as may be done at once.
+    pub(super) fn pause(&self, now: Now) -> Option<Now> {
+        let over = self.since.saturating_add(Self::WINDOW + 1);
+        (self.count >= Self::AT_ONCE && now < over).then_some(over)
     }
 }
 

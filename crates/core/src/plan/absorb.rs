@@ -4,8 +4,10 @@
 use super::mark::Mark;
 use super::mark::{GROUP_DOOMED, GROUP_LIVE, ROUTE_PROTOCOL};
 use super::observed::{Change, Index, Link, LinkKind, Observed, PortFlags, Route};
+use super::ovs::{OvsKnown, OvsState};
 use super::step::{LinkChange, LinkRef, MacvlanSpec, Op, Outcome, Plan};
 use super::vlan::VlanState;
+use uuid::Uuid;
 
 /// The index that a reference stands for, given what each step made.
 fn resolve(link: LinkRef, made: &[Option<Index>]) -> Option<Index> {
@@ -151,6 +153,17 @@ impl Observed {
         }
     }
 
+    /// A NIC's port on a bridge of Open vSwitch was read.
+    fn set_ovs(&mut self, nic: Uuid, port: Option<OvsState>) {
+        match (self.ovs.get_mut(&nic), port) {
+            // Another one with our NIC's mark is none that we made.
+            (Some(known), Some(port)) if known.name != port.name => {}
+            (Some(known), port) => known.port = port,
+            (None, Some(port)) => drop(self.ovs.insert(nic, OvsKnown { name: port.name.clone(), port: Some(port) })),
+            (None, None) => {}
+        }
+    }
+
     fn edit(&mut self, link: LinkRef, all: &[Option<Index>], edit: impl FnOnce(&mut Link)) {
         let Some(index) = resolve(link, all) else { return };
         let Some(mut link) = self.link(index).cloned() else { return };
@@ -197,6 +210,12 @@ impl Observed {
             Change::Firewalls(firewalls) => self.firewalls = firewalls,
             Change::Functions(functions) => self.functions = functions,
             Change::Hooks(hooks) => self.hooks = hooks,
+            Change::OvsPort(nic, port) => self.set_ovs(nic, port.map(|port| *port)),
+            Change::OvsPorts(ports) => {
+                let gone: Vec<Uuid> = self.ovs.keys().filter(|nic| !ports.contains_key(*nic)).copied().collect();
+                gone.into_iter().for_each(|nic| self.set_ovs(nic, None));
+                ports.into_iter().for_each(|(nic, port)| self.set_ovs(nic, Some(port)));
+            }
             Change::Snapshot(observed) => *self = *observed,
         }
     }

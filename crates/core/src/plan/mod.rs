@@ -27,7 +27,7 @@ mod macvtap;
 mod mark;
 pub mod nft;
 mod observed;
-mod ovs;
+pub mod ovs;
 pub mod plug;
 pub mod rates;
 pub mod shape;
@@ -41,7 +41,7 @@ pub use function::{Cable, FunctionBefore, FunctionSetup, FunctionVlan, Functions
 pub use macvtap::DesiredMacvtap;
 pub use mark::{ADDRESS_PROTOCOL, GROUP_DOOMED, GROUP_LIVE, Mark, MarkKind, ROUTE_PROTOCOL};
 pub use observed::{BridgeState, Change, Index, Link, LinkKind, Observed, PortFlags, Route, Service, Sysctl, Zone};
-pub use ovs::{OvsKnown, OvsPort};
+pub use ovs::{OvsKnown, OvsPort, OvsState};
 pub use step::{
     BridgeSpec, Handover, LinkChange, LinkRef, MacvlanSpec, MacvtapSpec, Op, Outcome, Plan, RouteSpec, Step,
     StepFailure, TapSpec,

@@ -4,7 +4,7 @@ use super::dnsmasq::Lease;
 use super::function::Functions;
 use super::mark::{GROUP_DOOMED, Mark, MarkKind};
 use super::nft::{ObservedTable, foreign::Firewalls};
-use super::ovs::OvsKnown;
+use super::ovs::{OvsKnown, OvsState};
 use super::rates::{Shape, ShapingSupport};
 use super::vlan::{PortVlans, VlanState};
 use crate::model::{DirectMode, MacAddr};
@@ -462,6 +462,10 @@ pub enum Change {
     Functions(Functions),
     /// Other hooks are installed than before.
     Hooks(Vec<String>),
+    /// A NIC's port on a bridge of Open vSwitch was read; `None` when it is gone.
+    OvsPort(Uuid, Option<Box<OvsState>>),
+    /// All ports of Open vSwitch bridges that we made were read.
+    OvsPorts(BTreeMap<Uuid, OvsState>),
     /// Everything was read again, because messages were lost.
     Snapshot(Box<Observed>),
 }

@@ -4,8 +4,8 @@ use super::Host;
 use crate::engine::RecordKey;
 use crate::plan::desired::DesiredNic;
 use crate::plan::{
-    DesiredMacvtap, Link, LinkKind, MacvlanSpec, MarkKind, Plug, Sysctl, desired, diff, dnsmasq, nft, plug, rates,
-    shape,
+    DesiredMacvtap, Link, LinkKind, MacvlanSpec, MarkKind, OvsState, Plug, Sysctl, desired, diff, dnsmasq, nft, plug,
+    rates, shape,
 };
 use crate::{plan, xml};
 use std::collections::BTreeSet;
@@ -89,9 +89,10 @@ impl Host {
                     wrong.extend(self.check_cord(nic.id, tap, &spec));
                 }
                 Some(Plug::Ovs(bridge)) => {
-                    let port = kernel.ovs.get(&nic.id).and_then(|known| known.port.as_ref());
-                    if port.is_none_or(|(on, port)| *on != bridge || Some(port.link) != tap.map(|t| t.index)) {
-                        wrong.push(format!("NIC {} is not on {bridge}: {port:?}", nic.id));
+                    let (is, wanted) = (self.port(nic.id), self.engine.wanted_port(nic.id));
+                    let wanted = wanted.map(|(bridge, port)| OvsState::of(&bridge, &port, self.config.instance));
+                    if is != wanted || wanted.is_none() {
+                        wrong.push(format!("NIC {} is on {bridge} as {is:?}, not {wanted:?}", nic.id));
                     }
                     on_ovs.insert(nic.id);
                 }

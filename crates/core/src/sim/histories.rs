@@ -59,6 +59,10 @@ enum Happening {
     DnsmasqKilled(u8),
     RefuseStep(u8),
     DiskFull(Full),
+    /// Somebody removes or changes a port of Open vSwitch.
+    PortMeddled(u8),
+    /// Open vSwitch's database starts anew, empty.
+    DatabaseEmptied,
     /// Open vSwitch takes no ports, or takes them again.
     SwitchRefuses(bool),
     /// A hook is installed, or removed.
@@ -105,6 +109,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => network.prop_map(DnsmasqKilled),
         1 => (0u8..10).prop_map(RefuseStep),
         1 => any::<[bool; 2]>().prop_map(|[definitions, run_state]| DiskFull(Full { definitions, run_state })),
+        2 => nic.prop_map(PortMeddled),
+        1 => Just(DatabaseEmptied),
         1 => any::<bool>().prop_map(SwitchRefuses),
         1 => any::<bool>().prop_map(Hook),
         1 => any::<u8>().prop_map(HookFails),
@@ -317,7 +323,20 @@ fn happen(host: &mut Host, what: &Happening) {
         }
         Happening::RefuseStep(n) => host.refuse_after = Some(usize::from(*n)),
         Happening::DiskFull(full) => host.full = *full,
-        Happening::SwitchRefuses(yes) => host.ovs_refuses = yes.then(|| "no room".to_owned()),
+        Happening::PortMeddled(n) => {
+            let nics: Vec<_> = host.kernel.ovs.keys().copied().collect();
+            let Some(nic) = nics.get(usize::from(n / 4) % nics.len().max(1)).copied() else { return };
+            let Some(mut port) = host.port(nic) else { return };
+            match n % 4 {
+                0 => return host.meddle_with_port(nic, None),
+                1 => port.settings.vlan.tag = Some(9),
+                2 => drop(port.bridges.insert("br9".into())),
+                _ => port.error = Some("No such device".into()),
+            }
+            host.meddle_with_port(nic, Some(port));
+        }
+        Happening::DatabaseEmptied => host.empty_ports(),
+        Happening::SwitchRefuses(yes) => host.ovs.refuses = yes.then(|| "no room".to_owned()),
         Happening::Hook(installed) => host.install_hook(*installed),
         Happening::HookFails(bits) => {
             use crate::engine::HookOperation::*;
@@ -363,7 +382,7 @@ proptest! {
         host.full = Full::default();
         host.hook.fails_at.clear();
         host.refuse_after = None;
-        host.ovs_refuses = None;
+        host.ovs.refuses = None;
         (host.switch.refuses, host.switch.hangs) = (false, false);
         host.sysfs.refuses = false;
         host.settle();

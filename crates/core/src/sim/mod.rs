@@ -8,6 +8,7 @@ mod associations;
 #[cfg(test)]
 mod bandwidth;
 mod check;
+mod database;
 #[cfg(test)]
 mod devices;
 pub mod functions;
@@ -37,7 +38,7 @@ use crate::engine::{
 };
 use crate::intent::Owner;
 use crate::plan::rates::ShapingSupport;
-use crate::plan::{Change, Handover, Index, LinkKind, MarkKind, Observed, Op, OvsKnown, Plan, Service, Sysctl};
+use crate::plan::{Change, Handover, Index, LinkKind, MarkKind, Observed, Op, Plan, Service, Sysctl};
 use crate::{Error, Result, engine::Answer, engine::Command};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -72,8 +73,8 @@ pub struct Host {
     pub sysfs: functions::Sysfs,
     /// Who waits for which process to end.
     watching: BTreeMap<Owner, crate::engine::JobId>,
-    /// What Open vSwitch says to every port, if it takes none.
-    pub ovs_refuses: Option<String>,
+    /// Open vSwitch.
+    pub ovs: database::Database,
     /// How many steps may still be carried out before one fails; none fails when `None`.
     pub refuse_after: Option<usize>,
     /// Whether bridges can't keep VLANs apart here.
@@ -124,7 +125,7 @@ impl Host {
             switch: switch::Switch::default(),
             sysfs: functions::Sysfs::default(),
             watching: BTreeMap::new(),
-            ovs_refuses: None,
+            ovs: database::Database::default(),
             refuse_after: None,
             no_vlans: false,
             police: false,
@@ -146,6 +147,7 @@ impl Host {
         self.engine = Engine::new(self.config.clone());
         self.pending.clear();
         self.inputs.clear();
+        self.ovs.late.clear();
         self.wakes.clear();
         self.watching.clear();
         // A new daemon tries again.
@@ -198,8 +200,6 @@ impl Host {
 
     fn startup(&self) -> Startup {
         let mut startup = Startup { observed: self.kernel.clone(), ..Startup::default() };
-        // Of the ports a daemon that starts reads no more than whose they are.
-        startup.observed.ovs.values_mut().for_each(|known| known.port = None);
         for (key, content) in &self.records {
             match key {
                 RecordKey::Definition(name) => {
@@ -376,18 +376,8 @@ impl Host {
                 JobOutcome::Done
             }
             Job::ForgetService(_) => JobOutcome::Done,
-            Job::SetOvsPort(set) => match &self.ovs_refuses {
-                Some(cause) => JobOutcome::Failed(cause.clone()),
-                None => {
-                    let (name, nic) = (set.1.name.clone(), set.1.nic);
-                    self.kernel.ovs.insert(nic, OvsKnown { name, port: Some(*set) });
-                    JobOutcome::Done
-                }
-            },
-            Job::RemoveOvsPort(nic, _) => {
-                self.kernel.ovs.remove(&nic);
-                JobOutcome::Done
-            }
+            Job::SetOvsPort(set) => self.set_port(&set.0, &set.1),
+            Job::RemoveOvsPort(nic, _) => self.remove_port(nic),
             Job::LookFor(name) => {
                 if let Some(link) = self.kernel.link_named(&name) {
                     let change = Change::Link(link.index, Some(link.clone()));
@@ -431,5 +421,6 @@ impl Host {
             },
         };
         self.inputs.push_back(Input::Finished(id, outcome));
+        self.inputs.append(&mut self.ovs.late);
     }
 }

@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 
 use patchcord_core::model::LinkName;
+use patchcord_core::plan::ovs::{INSTANCE, PORT, Settings, Shaping};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::rows::{Bridge, Found, shaping_mark};
-use super::settings::{INSTANCE, PORT, Settings, Shaping};
 use super::value::{map, new_row, row, set};
 
 /// Names of rows within a transaction.
@@ -110,7 +110,7 @@ impl<'a> Change<'a> {
         }
         self.set_ids("Port", found.port, &present.port_ids, &wanted.port_ids);
         // What could not be used may be usable by now.
-        self.again = found.state.error.is_some();
+        self.again = found.problem().is_some();
     }
 
     /// Takes the port off its bridges: then nothing refers to it and its interface, and the database drops them.

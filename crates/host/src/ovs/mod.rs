@@ -18,7 +18,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use patchcord_core::model::LinkName;
-use patchcord_core::plan::OvsPort;
+use patchcord_core::plan::ovs::Settings;
+use patchcord_core::plan::{OvsPort, OvsState};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -26,9 +27,7 @@ use crate::cause::Cause;
 use crate::{Error, Result};
 use change::Change;
 use connection::{Answer, Connection};
-pub use rows::PortState;
 use rows::{Found, Reading};
-pub use settings::{Limit, Policing, Settings, Shaping, VlanColumns};
 
 /// The database (its schema is in ovs-vswitchd.conf.db(5)).
 const DATABASE: &str = "Open_vSwitch";
@@ -68,19 +67,18 @@ impl Ovs {
         Ok(self.bridges()?.contains(name.as_str()))
     }
 
-    /// All ports that carry our mark, in the order of their names: for a daemon that starts, and to notice drift (see
-    /// [`PortState::is`]).
+    /// All ports that carry our mark, in the order of their names: for a daemon that starts.
     ///
     /// # Errors
     /// As [`Ovs::bridges`].
-    pub fn ports(&self) -> Result<Vec<PortState>> {
+    pub fn ports(&self) -> Result<Vec<OvsState>> {
         rows::read_all(&mut self.connect()?, self.instance)
     }
 
     /// Makes the port on that bridge, or changes what differs; a port of ours that is on another bridge moves in one
     /// transaction, and one that was made for a link that is gone is made anew. When this returns, ovs-vswitchd has
     /// taken it. If it can't, what was there before is put back: a new port is removed again. (If the connection
-    /// breaks, what was written stays, and calling again goes on from there.)
+    /// breaks, what was written stays, and calling again goes on from there.) Gives whether there was anything to do.
     ///
     /// The link is best brought up after this: ovs-vswitchd writes a link's flags as it last knew them, and can so
     /// bring down one that came up a moment ago.
@@ -88,7 +86,7 @@ impl Ovs {
     /// # Errors
     /// [`Error::OvsNoBridge`]; [`Error::OvsForeign`] when a port of that name is not ours; [`Error::OvsPort`] with
     /// the words of ovsdb-server or ovs-vswitchd; and as [`Ovs::bridges`].
-    pub fn set_port(&self, bridge: &LinkName, port: &OvsPort) -> Result<()> {
+    pub fn set_port(&self, bridge: &LinkName, port: &OvsPort) -> Result<bool> {
         let wanted = Settings::of(port, self.instance);
         let mut connection = self.connect()?;
         let mut written = self.put(&mut connection, bridge.as_str(), &port.name, &wanted)?;
@@ -99,8 +97,8 @@ impl Ovs {
             written = self.put(&mut connection, bridge.as_str(), &port.name, &wanted)?;
         }
         let mut problem = match self.wait(&mut connection, written.cfg)? {
-            true => match rows::read(&mut connection, self.instance, &port.name)?.port.map(|found| found.state.error) {
-                Some(None) => return Ok(()),
+            true => match rows::read(&mut connection, self.instance, &port.name)?.port.map(|found| found.problem()) {
+                Some(None) => return Ok(written.changed),
                 Some(Some(problem)) => problem,
                 None => "others have removed it".to_owned(),
             },
@@ -188,14 +186,14 @@ impl Ovs {
             let mut change = Change::new(name, self.instance);
             decide(&reading, &mut change)?;
             if change.is_empty() {
-                return Ok(Written { before: reading.port, cfg: reading.next_cfg, removed: false });
+                return Ok(Written { before: reading.port, cfg: reading.next_cfg, changed: false, removed: false });
             }
             let removed = change.removes();
             match connection.transact(&change.finish())? {
                 Answer::Done(results) => {
                     let cfg = rows::next_cfg(results.last().unwrap_or(&Value::Null));
                     let cfg = cfg.map_err(|problem| connection.odd(problem))?;
-                    return Ok(Written { before: reading.port, cfg, removed });
+                    return Ok(Written { before: reading.port, cfg, changed: true, removed });
                 }
                 Answer::Refused(refusal) if refusal.is_conflict() && tries < TRIES => {}
                 Answer::Refused(refusal) => return Err(self.port_error(name, None, refusal.to_string())),
@@ -234,6 +232,8 @@ struct Written {
     before: Option<Found>,
     /// Once `Open_vSwitch.cur_cfg` is that, ovs-vswitchd has taken it.
     cfg: i64,
+    /// Whether anything was written.
+    changed: bool,
     /// Whether the port was removed.
     removed: bool,
 }

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use patchcord_core::model::LinkName;
+use patchcord_core::plan::OvsState;
+use patchcord_core::plan::ovs::{INSTANCE, PORT, Settings, Shaping};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::connection::{Answer, Connection, words};
-use super::settings::{INSTANCE, Limit, PORT, Policing, Settings, Shaping, VlanColumns, interface_ids, port_ids};
+use super::settings::{interface_ids, limit, policing, port_ids, vlan};
 use super::value::{Problem, Row, row, rows};
 use crate::Result;
 
@@ -24,30 +26,17 @@ const INTERFACES: (&str, &[&str]) = (
 const QOS: (&str, &[&str]) = ("QoS", &["_uuid", "type", "queues", "other_config", "external_ids"]);
 const QUEUES: (&str, &[&str]) = ("Queue", &["_uuid", "other_config", "external_ids"]);
 
-/// A port that carries our mark.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortState {
-    /// Its name, and the tap's.
-    pub name: String,
-    /// The bridges that it is on: one, unless others put it on more.
-    pub bridges: Vec<String>,
-    /// Its columns.
-    pub settings: Settings,
-    /// Why ovs-vswitchd can't use it, in its words.
-    pub error: Option<String>,
-}
+/// What is said where ovs-vswitchd says nothing.
+const NOT_ADDED: &str = "ovs-vswitchd has not added it; its log says why";
 
-impl PortState {
-    /// Whether it is on that bridge alone, has these settings, and works.
-    pub fn is(&self, bridge: &LinkName, settings: &Settings) -> bool {
-        self.bridges == [bridge.as_str()] && self.settings == *settings && self.error.is_none()
-    }
-}
-
-/// One that was found, with the ids of its rows.
+/// A port that carries our mark, with the ids of its rows.
 #[derive(Clone)]
 pub(super) struct Found {
-    pub(super) state: PortState,
+    pub(super) state: OvsState,
+    /// Whether ovs-vswitchd has taken it, at least as it was before.
+    added: bool,
+    /// The bridge that it is on, if that does not work.
+    broken: Option<String>,
     pub(super) port: Uuid,
     /// Its one interface, which has its name; none if others have given it another one or more.
     pub(super) interface: Option<Uuid>,
@@ -63,12 +52,20 @@ pub(super) struct Bridge {
 }
 
 impl Found {
-    fn is_on(&mut self, (name, bridge): (String, Bridge)) {
-        self.state.bridges.push(name.clone());
+    /// Why it can't be used, once ovs-vswitchd has seen it. What ovs-vswitchd writes is gone for a moment when ovsdb-server
+    /// is started anew, and so nothing follows from that alone.
+    pub(super) fn problem(&self) -> Option<String> {
         // The interface's own columns are as old as its former bridge, then.
+        let broken = self.broken.as_ref();
+        let broken = broken.map(|name| format!("bridge {name} does not work; the log of ovs-vswitchd says why"));
+        let not_added = || (!self.added).then(|| NOT_ADDED.to_owned());
+        broken.or_else(|| self.state.error.clone()).or_else(not_added)
+    }
+
+    fn is_on(&mut self, (name, bridge): (String, Bridge)) {
+        self.state.bridges.insert(name.clone());
         if !bridge.works {
-            let error = format!("bridge {name} does not work; the log of ovs-vswitchd says why");
-            self.state.error = Some(error);
+            self.broken = Some(name.clone());
         }
         self.bridges.insert(name, bridge);
     }
@@ -136,7 +133,7 @@ pub(super) fn read(connection: &mut Connection, instance: Uuid, name: &LinkName)
 }
 
 /// Reads all ports that carry our mark, by their names.
-pub(super) fn read_all(connection: &mut Connection, instance: Uuid) -> Result<Vec<PortState>> {
+pub(super) fn read_all(connection: &mut Connection, instance: Uuid) -> Result<Vec<OvsState>> {
     let marked = || json!([["external_ids", "includes", json!(["map", [[INSTANCE, instance.to_string()]]])]]);
     let tables = [
         (BRIDGES_AND_PORTS, json!([])),
@@ -149,8 +146,11 @@ pub(super) fn read_all(connection: &mut Connection, instance: Uuid) -> Result<Ve
         let ours = OurRows::of(interfaces, qos, queues)?;
         let mut all = BTreeMap::new();
         for port in rows(PORTS.0, ports)? {
-            let found = ours.found(&port)?;
-            all.insert(found.port, found);
+            // One that no link could have the name of is none that we made.
+            if LinkName::new(port.text("name")?).is_ok() {
+                let found = ours.found(&port)?;
+                all.insert(found.port, found);
+            }
         }
         for row in rows(BRIDGES_AND_PORTS.0, bridges)? {
             for port in row.rows("ports")? {
@@ -159,7 +159,7 @@ pub(super) fn read_all(connection: &mut Connection, instance: Uuid) -> Result<Ve
                 }
             }
         }
-        let mut states: Vec<PortState> = all.into_values().map(|found| found.state).collect();
+        let mut states: Vec<OvsState> = all.into_values().map(|found| found.state).collect();
         states.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(states)
     })
@@ -207,15 +207,13 @@ fn bridge(row: &Row<'_>) -> Result<(String, Bridge), Problem> {
     Ok((row.text("name")?.to_owned(), Bridge { id: row.id()?, works: row.optional_text("datapath_id")?.is_some() }))
 }
 
-/// Why ovs-vswitchd can't use an interface, if it can't.
-fn error(interface: &Row<'_>) -> Result<Option<String>, Problem> {
+/// Whether ovs-vswitchd has taken an interface, and why it can't use it, if it can't.
+fn use_of(interface: &Row<'_>) -> Result<(bool, Option<String>), Problem> {
     let said = interface.optional_text("error")?.map(words);
-    // ofport is OpenFlow's number of the port, and -1 for one that failed.
-    Ok(match (said, interface.optional_number("ofport")?) {
-        (Some(said), _) => Some(said),
-        (None, Some(1..)) => None,
-        (None, _) => Some("ovs-vswitchd has not added it; its log says why".to_owned()),
-    })
+    // ofport is OpenFlow's number of the port, -1 for one that failed, and none for one that is new.
+    let ofport = interface.optional_number("ofport")?;
+    let failed = ofport.filter(|number| *number < 1).map(|_| NOT_ADDED.to_owned());
+    Ok((ofport.is_some(), said.or(failed)))
 }
 
 /// The rows that belong to ports of ours, by what ports refer to them by.
@@ -242,26 +240,26 @@ impl<'a> OurRows<'a> {
 
     /// A port's state; its bridges are not known here.
     fn found(&self, port: &Row<'_>) -> Result<Found, Problem> {
-        let name = port.text("name")?;
+        let name = LinkName::new(port.text("name")?).map_err(|error| error.to_string())?;
         let interface = match port.rows("interfaces")?.as_slice() {
             [one] => self.interfaces.get(one).copied(),
             _ => None,
         };
         let interface = match interface {
-            Some(interface) if interface.text("name")? == name => Some(interface),
+            Some(interface) if interface.text("name")? == name.as_str() => Some(interface),
             _ => None,
         };
         let settings = Settings {
             port_ids: port_ids(port)?,
             interface_ids: interface.as_ref().map(interface_ids).transpose()?.unwrap_or_default(),
-            vlan: VlanColumns::read(port)?,
-            policing: interface.as_ref().map(Policing::read).transpose()?.unwrap_or_default(),
+            vlan: vlan(port)?,
+            policing: interface.as_ref().map(policing).transpose()?.unwrap_or_default(),
             shaping: self.shaping(port)?,
         };
-        let error = interface.as_ref().map(error).transpose()?.flatten();
-        let state = PortState { name: name.to_owned(), bridges: Vec::new(), settings, error };
+        let (added, error) = interface.as_ref().map(use_of).transpose()?.unwrap_or((true, None));
+        let state = OvsState { name, bridges: BTreeSet::new(), settings, error };
         let interface = interface.as_ref().map(Row::id).transpose()?;
-        Ok(Found { state, port: port.id()?, interface, bridges: BTreeMap::new() })
+        Ok(Found { state, added, broken: None, port: port.id()?, interface, bridges: BTreeMap::new() })
     }
 
     fn shaping(&self, port: &Row<'_>) -> Result<Shaping, Problem> {
@@ -271,7 +269,7 @@ impl<'a> OurRows<'a> {
             ([], [], []) => Ok(Shaping::None),
             ([used], [qos], [queue]) if *used == qos.id()? => {
                 let queues = qos.row_map("queues")?;
-                let limit = if queues == BTreeMap::from([(0, queue.id()?)]) { Limit::read(qos, queue)? } else { None };
+                let limit = if queues == BTreeMap::from([(0, queue.id()?)]) { limit(qos, queue)? } else { None };
                 Ok(limit.map_or(Shaping::Other, Shaping::Limit))
             }
             _ => Ok(Shaping::Other),

@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use patchcord_core::model::{Bandwidth, MacAddr, NativeMode, Rate, Vlan, VlanTag};
-use patchcord_core::plan::OvsPort;
+use patchcord_core::plan::{OvsPort, OvsState};
 use patchcord_host::Error;
-use patchcord_host::ovs::{Ovs, PortState, Settings};
+use patchcord_host::ovs::Ovs;
 use patchcord_testkit::{Namespace, needs, skip, test_name};
 use uuid::Uuid;
 
@@ -66,7 +66,7 @@ fn a_port_is_made_with_what_describes_it_and_removed() {
         assert_eq!(bed.vsctl("get Port pct0 tag vlan_mode trunks qos"), "5\naccess\n[]\n[]");
 
         let cfg = bed.get("Open_vSwitch", ".", "next_cfg");
-        ovs.set_port(&name("br0"), &port).unwrap();
+        assert!(!ovs.set_port(&name("br0"), &port).unwrap());
         assert_eq!(bed.get("Open_vSwitch", ".", "next_cfg"), cfg, "nothing differs, nothing is written");
 
         ovs.remove_port(&port.name).unwrap();
@@ -151,10 +151,11 @@ fn what_differs_is_changed_and_what_others_set_stays() {
         // Others have put the port into a bond.
         bed.vsctl("-- --id=@other create Interface name=other type=internal -- add Port pct0 interfaces @other");
         let state = |ovs: &Ovs| ovs.ports().unwrap().remove(0);
-        assert!(!state(&ovs).is(&name("br0"), &Settings::of(&plain("pct0"), INSTANCE)));
+        let right = || OvsState::of(&name("br0"), &plain("pct0"), INSTANCE);
+        assert_ne!(state(&ovs), right());
         ovs.set_port(&name("br0"), &plain("pct0")).unwrap();
         assert_eq!(bed.vsctl("list-ifaces br0"), "pct0");
-        assert!(state(&ovs).is(&name("br0"), &Settings::of(&plain("pct0"), INSTANCE)));
+        assert_eq!(state(&ovs), right());
     });
 }
 
@@ -343,11 +344,7 @@ fn what_ovs_vswitchd_can_not_do_is_taken_back_and_its_words_are_told() {
         let other = OvsPort { guest: Some(GUEST), vlan: None, ..port.clone() };
         let error = ovs.set_port(&name("broken"), &other).unwrap_err();
         told(error, "broken", "bridge broken does not work; the log of ovs-vswitchd says why");
-        let state = ovs.ports().unwrap().remove(0);
-        assert_eq!(
-            (state.bridges.as_slice(), &state.settings),
-            (["br0".to_owned()].as_slice(), &Settings::of(&port, INSTANCE))
-        );
+        assert_eq!(ovs.ports().unwrap(), [OvsState::of(&name("br0"), &port, INSTANCE)]);
         assert_eq!((bed.vsctl("list-ports broken"), bed.shaping()), (String::new(), (1, 1)));
 
         // The tap goes, and ovs-vswitchd starts without it.
@@ -468,11 +465,11 @@ fn a_daemon_that_starts_finds_its_ports_and_what_others_did_to_them() {
         let drifted = || -> BTreeSet<String> {
             let found = ovs.ports().unwrap();
             assert_eq!(found.len(), ports.len());
-            let is = |state: &PortState| {
+            let is = |state: &OvsState| {
                 let (bridge, port) = &ports[state.name.as_str()];
-                state.is(&name(bridge), &Settings::of(port, INSTANCE))
+                *state == OvsState::of(&name(bridge), port, INSTANCE)
             };
-            found.into_iter().filter(|state| !is(state)).map(|state| state.name).collect()
+            found.into_iter().filter(|state| !is(state)).map(|state| state.name.to_string()).collect()
         };
         assert_eq!(drifted(), BTreeSet::new());
         for state in ovs.ports().unwrap() {

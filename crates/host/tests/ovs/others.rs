@@ -20,7 +20,7 @@ fn writes(request: &Value) -> bool {
 }
 
 /// Does `work`; between its first writing request and ovsdb-server's getting it, `ovs-vsctl` carries out `words`.
-fn while_others(bed: &Bed<'_>, words: &str, work: impl FnOnce(&Ovs) -> Result<()>) -> Result<()> {
+fn while_others<T>(bed: &Bed<'_>, words: &str, work: impl FnOnce(&Ovs) -> Result<T>) -> Result<T> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("relay.sock");
     let listener = UnixListener::bind(&path).unwrap();
@@ -83,7 +83,8 @@ fn what_is_written_fits_what_others_did_meanwhile() {
         let to_others = "remove Port pct0 external_ids patchcord-instance";
         for remove in [false, true] {
             bed.ovs().set_port(&br0, &tagged(5)).unwrap();
-            let work = |ovs: &Ovs| if remove { ovs.remove_port(&port.name) } else { ovs.set_port(&br0, &port) };
+            let work =
+                |ovs: &Ovs| if remove { ovs.remove_port(&port.name) } else { ovs.set_port(&br0, &port).map(drop) };
             let error = while_others(bed, to_others, work).unwrap_err();
             assert!(matches!(error, Error::OvsForeign { .. }), "{error}");
             is("br0", "5");
