@@ -18,7 +18,8 @@ pub struct OpenVSwitch {
     dir: PathBuf,
     /// ovs-vswitchd, which ends first.
     pub switch: Option<Process>,
-    _database: Process,
+    /// ovsdb-server.
+    pub database: Option<Process>,
 }
 
 impl OpenVSwitch {
@@ -27,20 +28,52 @@ impl OpenVSwitch {
     /// # Panics
     /// When it does not start.
     pub fn start(package: &Path, dir: &Path) -> Self {
-        let run = |program: &str, arguments: &[&str]| command(dir, package, program, arguments);
-        let schema = package.join("usr/share/openvswitch/vswitch.ovsschema");
-        let created = run("ovsdb-tool", &["create", "conf.db", &schema.to_string_lossy()]).output();
-        assert!(created.as_ref().is_ok_and(|c| c.status.success()), "{created:?}");
-        let database = Process::start(run("ovsdb-server", &["conf.db", "--remote=punix:db.sock", "-vsyslog:off"]));
-        drop(wait_until("ovsdb-server", SOON, || UnixStream::connect(dir.join("db.sock"))));
-        let mut started = Self { package: package.to_owned(), dir: dir.to_owned(), switch: None, _database: database };
-        // The first row, as Open vSwitch's own start script makes it.
-        started.vsctl("--no-wait init");
+        let mut started = Self { package: package.to_owned(), dir: dir.to_owned(), switch: None, database: None };
+        started.start_anew();
         started.start_switch();
-        for bridge in ["br0", "br1"] {
-            started.vsctl(&format!("add-br {bridge} -- set bridge {bridge} datapath_type=netdev"));
-        }
+        started.add_bridges();
         started
+    }
+
+    /// Starts ovsdb-server with an empty database, in place of the one that runs.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_anew(&mut self) {
+        self.database = None;
+        for file in ["conf.db", ".conf.db.~lock~"] {
+            let _ = std::fs::remove_file(self.dir.join(file));
+        }
+        let schema = self.package.join("usr/share/openvswitch/vswitch.ovsschema");
+        let created = self.command("ovsdb-tool", &["create", "conf.db", &schema.to_string_lossy()]).output();
+        assert!(created.as_ref().is_ok_and(|c| c.status.success()), "{created:?}");
+        self.start_database();
+        // The first row, as Open vSwitch's own start script makes it.
+        self.vsctl("--no-wait init");
+    }
+
+    /// Starts ovsdb-server with the database that there is.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_database(&mut self) {
+        let arguments = ["conf.db", "--remote=punix:db.sock", "-vsyslog:off", "-vconsole:err"];
+        self.database = Some(Process::start(self.command("ovsdb-server", &arguments)));
+        drop(wait_until("ovsdb-server", SOON, || UnixStream::connect(self.socket())));
+    }
+
+    /// Makes `br0` and `br1`.
+    ///
+    /// # Panics
+    /// When `ovs-vsctl` fails.
+    pub fn add_bridges(&self) {
+        for bridge in ["br0", "br1"] {
+            self.vsctl(&format!("add-br {bridge} -- set bridge {bridge} datapath_type=netdev"));
+        }
+    }
+
+    fn command(&self, program: &str, arguments: &[&str]) -> Command {
+        command(&self.dir, &self.package, program, arguments)
     }
 
     /// The socket of ovsdb-server.
@@ -52,7 +85,7 @@ impl OpenVSwitch {
     pub fn start_switch(&mut self) {
         let database = format!("unix:{}", self.socket().display());
         let arguments = [database.as_str(), "-vsyslog:off", "-vconsole:err"];
-        self.switch = Some(Process::start(command(&self.dir, &self.package, "ovs-vswitchd", &arguments)));
+        self.switch = Some(Process::start(self.command("ovs-vswitchd", &arguments)));
     }
 
     /// What `ovs-vsctl` prints; its words are separated by white space.
@@ -71,8 +104,7 @@ impl OpenVSwitch {
         let database = format!("--db=unix:{}", self.socket().display());
         let mut arguments = vec![database.as_str(), "--timeout=60"];
         arguments.extend(words.split_whitespace());
-        let mut command = command(&self.dir, &self.package, "ovs-vsctl", &arguments);
-        let output = command.output().map_err(|error| error.to_string())?;
+        let output = self.command("ovs-vsctl", &arguments).output().map_err(|error| error.to_string())?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }

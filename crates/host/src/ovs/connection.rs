@@ -1,22 +1,20 @@
 //! One connection to ovsdb-server: JSON-RPC 1.0 as RFC 7047 (section 4) has it, within a time and a size.
+//!
+//! Only for updates of what is monitored the wait is without end, until somebody calls: see [`Bell`].
 
-use std::io::{self, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::collections::VecDeque;
+use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde_json::de::IoRead;
 use serde_json::{Deserializer, StreamDeserializer, Value, json};
 
+use super::bell::Bell;
+use super::wire::{Limits, Wire, connect};
 use crate::{Error, Result};
-
-/// Most bytes that are read from one connection. 10,000 ports of ours, with all that can be set, are 15 MiB.
-const ANSWERS_LIMIT: usize = 24 << 20;
-
-/// How long ovsdb-server may take to say that a `wait` was in vain.
-const GRACE: Duration = Duration::from_secs(1);
 
 /// Most characters of others' words in an error of ours.
 const WORDS_LIMIT: usize = 500;
@@ -62,20 +60,71 @@ pub(super) struct Connection {
     socket: PathBuf,
     wire: Wire,
     messages: StreamDeserializer<'static, IoRead<BufReader<Wire>>, Value>,
+    limits: Rc<Limits>,
     /// When what was asked for must have happened.
     deadline: Instant,
+    time: Duration,
     last_id: u64,
+    /// Updates that came while something else was waited for.
+    updates: VecDeque<Value>,
 }
 
 impl Connection {
     /// Connects; all that is asked for on this connection must have happened within `time`.
     pub(super) fn open(socket: &Path, time: Duration) -> Result<Self> {
+        Self::open_with(socket, time, None)
+    }
+
+    /// The same for a connection that is kept; the bell ends waiting for updates.
+    pub(super) fn open_for_updates(socket: &Path, time: Duration, bell: Arc<Bell>) -> Result<Self> {
+        Self::open_with(socket, time, Some(bell))
+    }
+
+    fn open_with(socket: &Path, time: Duration, bell: Option<Arc<Bell>>) -> Result<Self> {
         let deadline = Instant::now() + time;
         let stream = connect(socket, time).map_err(Error::ovs_socket("connect to", socket))?;
         let copy = stream.try_clone().map_err(Error::ovs_socket("connect to", socket))?;
-        let wire = |stream| Wire { stream, deadline: deadline + GRACE, left: ANSWERS_LIMIT };
+        let limits = Rc::new(Limits::new(time, bell));
+        let wire = |stream| Wire::new(stream, Rc::clone(&limits));
         let messages = Deserializer::from_reader(BufReader::with_capacity(64 << 10, wire(copy))).into_iter();
-        Ok(Self { socket: socket.to_owned(), wire: wire(stream), messages, deadline, last_id: 0 })
+        let (socket, wire, updates) = (socket.to_owned(), wire(stream), VecDeque::new());
+        Ok(Self { socket, wire, messages, limits, deadline, time, last_id: 0, updates })
+    }
+
+    /// What is asked for from now on has as much time and size as if the connection were new.
+    pub(super) fn renew(&mut self) {
+        self.deadline = Instant::now() + self.time;
+        self.limits.renew();
+    }
+
+    /// Has the server tell of changes to rows, as `requests` say (ovsdb-server(7), 4.1.12 `monitor_cond`); gives those that
+    /// are there.
+    pub(super) fn monitor(&mut self, requests: Value) -> Result<Value> {
+        let mut reply = self.call("monitor_cond", vec![super::DATABASE.into(), Value::Null, requests])?;
+        match reply.get_mut("result").map(Value::take) {
+            Some(rows) if rows.is_object() => Ok(rows),
+            _ => Err(self.odd(format!("it does not let us watch: {}", words(&reply["error"].to_string())))),
+        }
+    }
+
+    /// The next update of what is monitored: the tables with changed rows. Waits until there is one, or somebody says that
+    /// there is nothing to wait for any more, which is an error.
+    pub(super) fn update(&mut self) -> Result<Value> {
+        loop {
+            if let Some(mut update) = self.updates.pop_front() {
+                let tables = update.pointer_mut("/params/1").map(Value::take).filter(Value::is_object);
+                return tables.ok_or_else(|| self.odd("an update without tables".to_owned()));
+            }
+            self.limits.lift();
+            let message = self.receive()?;
+            self.renew();
+            self.heard(message)?;
+        }
+    }
+
+    /// Whether there are updates that were heard already.
+    pub(super) fn has_updates(&self) -> bool {
+        !self.updates.is_empty()
     }
 
     /// Carries out the operations, all or none.
@@ -109,16 +158,25 @@ impl Connection {
         self.send(&json!({"method": method, "params": params, "id": id}))?;
         loop {
             let message = self.receive()?;
-            match message.get("method").and_then(Value::as_str) {
-                // The server asks whether we live (section 4.1.11).
-                Some("echo") => {
-                    self.send(&json!({"result": message["params"], "error": null, "id": message["id"]}))?;
-                }
-                // Nothing else is ours to answer, and we asked for no notifications.
-                Some(_) => {}
-                None if message["id"] == id => return Ok(message),
-                None => return Err(self.odd("an answer to what was not asked".to_owned())),
+            if message.get("method").is_none() && message["id"] == id {
+                return Ok(message);
             }
+            self.heard(message)?;
+        }
+    }
+
+    /// A message that is not the reply to what was asked.
+    fn heard(&mut self, message: Value) -> Result<()> {
+        match message.get("method").and_then(Value::as_str) {
+            // The server asks whether we live (section 4.1.11).
+            Some("echo") => self.send(&json!({"result": message["params"], "error": null, "id": message["id"]})),
+            Some("update2") => {
+                self.updates.push_back(message);
+                Ok(())
+            }
+            // Nothing else is ours to answer.
+            Some(_) => Ok(()),
+            None => Err(self.odd("an answer to what was not asked".to_owned())),
         }
     }
 
@@ -150,61 +208,7 @@ impl Connection {
     }
 }
 
-/// Connecting waits while the server's queue is full, so that has a limit, too.
-fn connect(path: &Path, time: Duration) -> io::Result<UnixStream> {
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    set_socket_timeout(&socket, Timeout::Send, Some(time.max(Duration::from_millis(1))))?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?).map_err(|errno| timed_out(errno.into()))?;
-    Ok(UnixStream::from(socket))
-}
-
 /// Others' words, not too many of them.
 pub(super) fn words(text: &str) -> String {
     text.chars().take(WORDS_LIMIT).collect()
-}
-
-/// A socket's timeout shows as "try again".
-fn timed_out(error: io::Error) -> io::Error {
-    match error.kind() {
-        io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
-        _ => error,
-    }
-}
-
-/// The socket, with an end to the time and to the bytes that are read.
-struct Wire {
-    stream: UnixStream,
-    deadline: Instant,
-    left: usize,
-}
-
-impl Wire {
-    fn remaining(&self) -> io::Result<Option<Duration>> {
-        let remaining = self.deadline.saturating_duration_since(Instant::now());
-        if remaining.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(Some(remaining)) }
-    }
-}
-
-impl Read for Wire {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let room = buffer.len().min(self.left);
-        if room == 0 {
-            return Err(io::Error::other(format!("more than {} MiB", ANSWERS_LIMIT >> 20)));
-        }
-        self.stream.set_read_timeout(self.remaining()?)?;
-        let length = self.stream.read(&mut buffer[..room]).map_err(timed_out)?;
-        self.left -= length;
-        Ok(length)
-    }
-}
-
-impl Write for Wire {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.stream.set_write_timeout(self.remaining()?)?;
-        self.stream.write(buffer).map_err(timed_out)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

@@ -2,16 +2,21 @@
 //!
 //! ovsdb-server keeps what should be, and ovs-vswitchd makes it so. A change is one transaction, and is done when
 //! ovs-vswitchd has taken it. Bridges are the host's: they get ports of ours and lose them, nothing else. Each call
-//! has a connection of its own, so a restart of Open vSwitch in between goes unnoticed.
+//! has a connection of its own, so a restart of Open vSwitch in between goes unnoticed. What others do to our ports is
+//! noticed by a [`Watcher`].
 //!
 //! The tap is of type system to Open vSwitch, as any link is that exists already; its own type `tap` would be one
 //! that it makes itself.
 
+mod bell;
 mod change;
 mod connection;
+mod monitor;
 mod rows;
 mod settings;
 mod value;
+mod watch;
+mod wire;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -28,6 +33,7 @@ use crate::{Error, Result};
 use change::Change;
 use connection::{Answer, Connection};
 use rows::{Found, Reading};
+pub use watch::{OvsReport, Watcher};
 
 /// The database (its schema is in ovs-vswitchd.conf.db(5)).
 const DATABASE: &str = "Open_vSwitch";

@@ -102,7 +102,7 @@ impl<'a> Row<'a> {
 }
 
 /// The elements of a set, which is written without its brackets if it has one.
-fn elements(value: &Value) -> &[Value] {
+pub(super) fn elements(value: &Value) -> &[Value] {
     match value.as_array().map(Vec::as_slice) {
         Some([kind, Value::Array(elements)]) if kind == "set" => elements,
         _ => std::slice::from_ref(value),
@@ -133,7 +133,8 @@ fn entries<K: Ord, V>(
     entries.iter().map(entry).collect()
 }
 
-fn as_row(value: &Value) -> Option<Uuid> {
+/// A reference to a row.
+pub(super) fn as_row(value: &Value) -> Option<Uuid> {
     match value.as_array()?.as_slice() {
         [kind, id] if kind == "uuid" => Uuid::try_parse(id.as_str()?).ok(),
         _ => None,

@@ -12,32 +12,37 @@ use serde_json::{Value, json};
 use crate::bed::{INSTANCE, SOON, name, plain};
 
 /// What the server does with each connection.
-type Script = Box<dyn FnOnce(&mut Peer) + Send>;
+pub(crate) type Script = Box<dyn FnOnce(&mut Peer) + Send>;
 
 /// The server's end of a connection.
-struct Peer(UnixStream);
+pub(crate) struct Peer(UnixStream);
 
 impl Peer {
     /// The next message.
-    fn receive(&self) -> Value {
+    pub(crate) fn receive(&self) -> Value {
         let mut messages = serde_json::Deserializer::from_reader(&self.0).into_iter();
         messages.next().unwrap().unwrap()
     }
 
-    fn send(&mut self, text: &str) {
+    pub(crate) fn send(&mut self, text: &str) {
         // The client may have heard enough.
         let _ = self.0.write_all(text.as_bytes());
     }
 
     /// Answers a transaction with these results.
-    fn answer(&mut self, results: Value) {
+    pub(crate) fn answer(&mut self, results: Value) {
         let id = self.receive()["id"].clone();
         self.send(&json!({"result": results, "error": null, "id": id}).to_string());
+    }
+
+    /// Waits until the client has gone.
+    pub(crate) fn wait(&mut self) {
+        let _ = self.0.read_to_end(&mut Vec::new());
     }
 }
 
 /// Runs a script for each connection that is made while `test` runs.
-fn with_server<const N: usize>(scripts: [Script; N], test: impl FnOnce(&Path)) {
+pub(crate) fn with_server<const N: usize>(scripts: [Script; N], test: impl FnOnce(&Path)) {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("db.sock");
     let listener = UnixListener::bind(&socket).unwrap();
@@ -51,7 +56,7 @@ fn with_server<const N: usize>(scripts: [Script; N], test: impl FnOnce(&Path)) {
     });
 }
 
-fn ovs(socket: impl Into<PathBuf>) -> Ovs {
+pub(crate) fn ovs(socket: impl Into<PathBuf>) -> Ovs {
     Ovs::new(socket, INSTANCE, SOON)
 }
 

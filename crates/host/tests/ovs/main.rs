@@ -4,6 +4,7 @@
 mod answers;
 mod bed;
 mod others;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
