@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Asks wait in a bounded queue, whose senders wait when it is full; plans do, too. Reports and ends are as many as
-//! there are plans and jobs under way, plus one for each link that changed.
+//! there are plans and jobs under way, plus one for each link that changed. Who reports ports of Open vSwitch waits, too.
 
 use crate::handle::{Ask, Numbered};
 use crate::hooks::HookDirectory;
@@ -24,6 +24,7 @@ use patchcord_core::plan::{Change, Observed};
 use patchcord_core::{Error, ErrorKind};
 use patchcord_host::executor::{ExecutorReport, ExecutorRequest, Hands};
 use patchcord_host::files::Files;
+use patchcord_host::ovs::OvsReport;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -64,6 +65,8 @@ pub struct Sources {
     pub reports: mpsc::UnboundedReceiver<ExecutorReport>,
     /// How jobs end.
     pub ends: mpsc::UnboundedReceiver<End>,
+    /// What is seen of our ports on bridges of Open vSwitch.
+    pub ports: mpsc::Receiver<OvsReport>,
     /// Lease files, hooks and the host's resolv.conf.
     pub files: AsyncFd<Pollable<Files>>,
 }
@@ -139,6 +142,7 @@ impl EngineLoop {
                 biased;
                 () = &mut stop => return self.catch_up(),
                 Some(report) = sources.reports.recv() => self.reported(report),
+                Some(report) = sources.ports.recv() => self.ports_reported(report),
                 Some(end) = sources.ends.recv() => {
                     let networks = &self.networks_of_jobs;
                     if let Some(input) = self.jobs.ended(end, |id| networks.get(&id).copied()) {
@@ -215,6 +219,19 @@ impl EngineLoop {
             ExecutorReport::LookedFor(job) => self.tell(Input::Finished(job, JobOutcome::Done)),
             ExecutorReport::Firewalls(found) => self.tell(Input::Observed(Change::Firewalls(found))),
             ExecutorReport::Trouble(what) => warn!(what),
+        }
+    }
+
+    fn ports_reported(&mut self, report: OvsReport) {
+        match report {
+            OvsReport::All(ports) => {
+                info!(ports = ports.len(), "ports of Open vSwitch are watched");
+                self.tell(Input::Observed(Change::OvsPorts(ports)));
+            }
+            OvsReport::Port(nic, port) => self.tell(Input::Observed(Change::OvsPort(nic, port))),
+            OvsReport::Lost(error) => {
+                warn!(error = phrase(&error), "what others do to ports of Open vSwitch is not noticed for now");
+            }
         }
     }
 

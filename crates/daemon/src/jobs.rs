@@ -11,7 +11,7 @@ use patchcord_core::plan::dnsmasq::Config;
 use patchcord_core::plan::{Change, Service};
 use patchcord_host::dnsmasq::Dnsmasq;
 use patchcord_host::function::FunctionSetter;
-use patchcord_host::ovs::Ovs;
+use patchcord_host::ovs::{Ovs, Watcher};
 use patchcord_host::process::{Process, ProcessId};
 use patchcord_host::spawner::{self, Request, Spawner};
 use std::collections::{BTreeMap, HashMap};
@@ -27,6 +27,7 @@ pub struct Jobs {
     spawner: Spawner,
     hooks: HookCaller,
     ovs: Ovs,
+    ports: Watcher,
     associator: Associator,
     functions: FunctionSetter,
     ends: mpsc::UnboundedSender<End>,
@@ -51,13 +52,13 @@ impl Jobs {
         dnsmasq: Dnsmasq,
         spawner: Spawner,
         hooks: HookCaller,
-        ovs: Ovs,
+        (ovs, ports): (Ovs, Watcher),
         associator: Associator,
         functions: FunctionSetter,
         ends: mpsc::UnboundedSender<End>,
     ) -> Self {
         let (serving, leases) = (HashMap::new(), LeaseFiles::default());
-        Self { dnsmasq, spawner, hooks, ovs, associator, functions, ends, serving, leases }
+        Self { dnsmasq, spawner, hooks, ovs, ports, associator, functions, ends, serving, leases }
     }
 
     /// What runs already, for the engine's start.
@@ -120,6 +121,7 @@ impl Jobs {
                 let _ = ends.send(End::Job(id, outcome));
             }),
             Job::SetOvsPort(set) => {
+                self.watch_ports();
                 let ovs = self.ovs.clone();
                 spawn(ends, id, move || {
                     let (bridge, port) = &*set;
@@ -184,6 +186,13 @@ impl Jobs {
                 warn!(%network, pid, "dnsmasq ended");
                 Input::Observed(Change::Service(network, None))
             }),
+        }
+    }
+
+    /// There are ports of ours on bridges of Open vSwitch, or will be: what others do to them is noticed from now on.
+    pub fn watch_ports(&mut self) {
+        if let Err(error) = self.ports.watch() {
+            warn!(error = phrase(&error), "what others do to ports of Open vSwitch is not noticed");
         }
     }
 

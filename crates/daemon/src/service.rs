@@ -20,7 +20,7 @@ use patchcord_host::function::FunctionSetter;
 use patchcord_host::ident;
 use patchcord_host::kernel::KernelOptions;
 use patchcord_host::lock::{NamespaceClaim, NamespaceLock, RootLock};
-use patchcord_host::ovs::Ovs;
+use patchcord_host::ovs::{Ovs, Watcher};
 use patchcord_host::process::{Process, ProcessId};
 use patchcord_host::reclaim::tap_descriptors;
 use patchcord_host::root::Root;
@@ -45,6 +45,9 @@ const ASKS: usize = 1024;
 /// Events that a slow watcher may be behind before it misses some.
 const EVENTS: usize = 4096;
 
+/// Reports about ports of Open vSwitch that may wait.
+const PORT_REPORTS: usize = 256;
+
 /// How long Open vSwitch has for one port.
 const OVS_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -61,8 +64,8 @@ pub enum OpenError {
 
 /// A daemon that holds its root and namespace, and knows what is there; it serves nobody yet.
 pub struct Service {
-    engine_loop: EngineLoop,
     sources: Sources,
+    engine_loop: EngineLoop,
     startup: Startup,
     handle: Handle,
     _executor: Executor,
@@ -139,11 +142,17 @@ impl Service {
         let caller = HookCaller::new(spawner.clone(), Duration::from_secs(config.hooks.timeout.into()));
         let socket = config.openvswitch.socket.clone().unwrap_or_else(|| root.open_vswitch());
         let ovs = Ovs::new(&socket, instance.id, OVS_TIMEOUT);
+        let (seen, ports) = mpsc::channel(PORT_REPORTS);
+        // The loop has ended when nobody listens.
+        let watcher = Watcher::new(ovs.clone(), move |report| drop(seen.blocking_send(report)))?;
         let known_ports = ports_of(&ovs, &socket);
         let patience = Duration::from_secs(config.devices.association_timeout.into());
         let associator = Associator::new(root, instance.id, patience);
         let functions = FunctionSetter::new(root.base());
-        let mut jobs = Jobs::new(services, spawner, caller, ovs, associator, functions, ends_in);
+        let mut jobs = Jobs::new(services, spawner, caller, (ovs, watcher), associator, functions, ends_in);
+        if !known_ports.is_empty() {
+            jobs.watch_ports();
+        }
         let running = jobs.running()?;
         let mut files = watched(root, &resolv_conf)?;
         let mut hooks = HookDirectory::new(root.hooks());
@@ -189,7 +198,7 @@ impl Service {
         let parts = Parts { engine, records, jobs, executor: hands, events, resolv_conf, hooks, taps: reclaimed };
         Ok(Self {
             engine_loop: EngineLoop::new(parts),
-            sources: Sources { asks, reports, ends, files },
+            sources: Sources { asks, reports, ends, ports, files },
             startup,
             handle,
             _executor: executor,

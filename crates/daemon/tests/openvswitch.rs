@@ -4,8 +4,9 @@
 
 mod common;
 
-use common::{Host, SOON, attach, idler, interface, tap};
+use common::{Events, Host, SOON, attach, idler, interface, tap};
 use patchcord_api::methods::{AttachNIC, ModifyNIC};
+use patchcord_api::types::Nic;
 use patchcord_testkit::{OpenVSwitch, in_namespace, unpacked, wait_until};
 use std::fs;
 
@@ -96,5 +97,69 @@ fn what_open_vswitch_lacks_is_said_and_nothing_is_left() {
         assert_eq!(switch.vsctl("list-ports br0"), "");
         assert!(host.nics().is_empty());
         assert!(!host.ns.run("ip link").contains("pct"));
+    });
+}
+
+/// What was put right next, and what the daemon says of it.
+fn put_right(events: &mut Events, nic: &Nic, what: &str) {
+    let name = tap(nic);
+    let event = events.wait(what, |e| e.kind == "drift" && e.what == "repaired");
+    let said = event.cause.as_deref().unwrap_or_default();
+    assert_eq!(said, format!("port {name} {what}"), "{event:?}");
+}
+
+/// Whether the daemon watches Open vSwitch's database.
+fn watches(host: &Host<'_>) -> bool {
+    let threads = fs::read_dir(format!("/proc/{}/task", host.pid())).unwrap().flatten();
+    let mut names = threads.map(|thread| fs::read_to_string(thread.path().join("comm")).unwrap_or_default());
+    names.any(|name| name.trim() == "openvswitch")
+}
+
+#[test]
+fn what_others_do_to_a_port_is_put_right_and_said() {
+    with_switch(|host, switch| {
+        host.guest_on("sw", "elsewhere");
+        assert!(!watches(host), "there is nothing to watch");
+        let (first, mut one) = host.guest_on("sales", "one");
+        assert!(watches(host));
+        let (second, mut two) = host.guest_on("sales", "two");
+        one.set_static("10.7.0.1".parse().unwrap(), 24, None);
+        two.set_static("10.7.0.2".parse().unwrap(), 24, None);
+        let _one = one.run_in_background();
+        Host::reaches(&mut two, "10.7.0.1");
+        let mut events = host.events();
+        let name = tap(&first);
+        let is_right = |switch: &OpenVSwitch| {
+            assert_eq!(
+                (switch.vsctl(&format!("port-to-br {name}")), switch.get("Port", &name, "tag")),
+                ("br0".into(), "42".into())
+            );
+            assert_eq!(host.nic(&first.id).state, "plugged");
+        };
+        switch.vsctl(&format!("del-port {name}"));
+        put_right(&mut events, &first, "was gone from bridge br0");
+        is_right(switch);
+        Host::reaches(&mut two, "10.7.0.1");
+        switch.vsctl(&format!("set port {name} tag=9"));
+        put_right(&mut events, &first, "had tag=9, not tag=42");
+        is_right(switch);
+        Host::reaches(&mut two, "10.7.0.1");
+
+        // ovsdb-server ends, and another one begins with nothing.
+        switch.start_anew();
+        wait_until("that the port is missed", SOON, || match host.nic(&first.id).state.as_str() {
+            "pending" => Ok(()),
+            state => Err(state.to_owned()),
+        });
+        switch.add_bridges();
+        wait_until("both ports", SOON, || {
+            let ports = switch.vsctl("list-ports br0");
+            if ports.lines().eq([tap(&first), tap(&second)]) { Ok(()) } else { Err(ports) }
+        });
+        let event = events.wait("the first", |e| e.kind == "drift" && e.what == "repaired");
+        assert!(event.cause.as_deref().unwrap_or_default().ends_with("was gone from bridge br0"), "{event:?}");
+        events.wait("the second", |e| e.kind == "drift" && e.what == "repaired");
+        is_right(switch);
+        Host::reaches(&mut two, "10.7.0.1");
     });
 }
