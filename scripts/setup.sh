@@ -118,6 +118,7 @@ if [ "$task" = test ]; then
     unpack openvswitch openvswitch-switch openvswitch-common
     unpack lldpad lldpad
     unpack nss-libvirt libnss-libvirt
+    unpack virt-qemu-run libvirt-daemon-driver-qemu
 fi
 
 # The tools run for seconds and are built once: compile them quickly rather than well.

@@ -7,17 +7,16 @@
 
 mod common;
 
+use common::console::{BOOT, Console, guest_image};
 use common::{Host, SOON, interface_with_mac, tap};
 use patchcord_api::methods::{AttachNIC, OwnNIC};
 use patchcord_testkit::{Namespace, in_namespace, skip, test_name, wait_until};
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
 
 const MAC: &str = "52:54:00:00:00:09";
 const GATEWAY: &str = "192.0.2.1";
@@ -28,9 +27,6 @@ const NOBODY: u32 = 65534;
 /// A network whose bridge forwards at once.
 const LAB: &str = "<network><name>lab</name><forward mode='nat'/><bridge name='virbr0' stp='off'/><ip address='192.0.2.1' prefix='24'>\
                    <dhcp><range start='192.0.2.50' end='192.0.2.99'/></dhcp></ip></network>";
-
-/// Emulated, and beside others.
-const BOOT: Duration = Duration::from_secs(90);
 
 /// What the tests need besides the daemon.
 struct Kit {
@@ -43,20 +39,12 @@ struct Kit {
 impl Kit {
     /// Finds it, or skips the test.
     fn find() -> Option<Self> {
+        let image = guest_image()?;
         let programs = Path::new(env!("CARGO_BIN_EXE_patchcordd")).parent().unwrap().to_owned();
-        let image = programs.parent().unwrap().join("guest");
-        let paths = std::env::var_os("PATH").unwrap_or_default();
-        let mut qemu = std::env::split_paths(&paths).map(|path| path.join("qemu-system-x86_64"));
-        let missing = if !qemu.any(|path| path.exists()) {
-            "host has no qemu-system-x86_64".to_owned()
-        } else if !image.join("initramfs").exists() {
-            "host has no guest image: 'cargo xtask guest-image' makes it".to_owned()
-        } else if !programs.join("patchcord").exists() || !programs.join("patchcord-qemu-helper").exists() {
-            "host has no patchcord: 'cargo build --workspace' makes it".to_owned()
-        } else {
+        if programs.join("patchcord").exists() && programs.join("patchcord-qemu-helper").exists() {
             return Some(Self { programs, image });
-        };
-        skip(&test_name(), &missing);
+        }
+        skip(&test_name(), "host has no patchcord: 'cargo build --workspace' makes it");
         None
     }
 
@@ -76,46 +64,14 @@ impl Kit {
 /// A running machine and its console.
 struct Machine {
     child: Child,
-    input: ChildStdin,
-    lines: Receiver<String>,
+    console: Console,
 }
 
 impl Machine {
     fn start(command: &mut Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (sender, lines) = channel();
-        let console = BufReader::new(child.stdout.take().unwrap());
-        std::thread::spawn(move || {
-            for line in console.split(b'\n').map_while(Result::ok) {
-                let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
-                println!("console: {line}");
-                if sender.send(line).is_err() {
-                    break;
-                }
-            }
-        });
-        Self { input: child.stdin.take().unwrap(), child, lines }
-    }
-
-    /// What stands behind `start` in the next line that has it.
-    fn hear(&self, start: &str, within: Duration) -> String {
-        let end = std::time::Instant::now() + within;
-        loop {
-            let left = end.saturating_duration_since(std::time::Instant::now());
-            let line = self.lines.recv_timeout(left).unwrap_or_else(|error| panic!("no '{start}': {error}"));
-            if let Some((_, rest)) = line.split_once(start) {
-                return rest.to_owned();
-            }
-        }
-    }
-
-    fn ask(&mut self, line: &str) -> String {
-        writeln!(self.input, "{line}").unwrap();
-        self.hear(&format!("vm: {line}: "), SOON)
-    }
-
-    fn pings(&mut self, target: &str) -> bool {
-        self.ask(&format!("ping {target}")).starts_with("answered")
+        let console = Console::new(child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        Self { child, console }
     }
 }
 
@@ -157,10 +113,10 @@ fn unprivileged_qemu(host: &Host<'_>, kit: &mut Kit) -> Command {
 
 /// The machine has a lease, and keeps its network through what happens to the daemon and to the network.
 fn lives(host: &mut Host<'_>, machine: &mut Machine) {
-    let address = machine.hear("vm: address ", BOOT);
+    let address = machine.console.hear("vm: address ", BOOT);
     assert!(address.starts_with("192.0.2.") && address.contains(&format!("gateway {GATEWAY}, DNS {GATEWAY}")));
     let address = address.split('/').next().unwrap().to_owned();
-    assert!(machine.pings(GATEWAY));
+    assert!(machine.console.pings(GATEWAY));
     // It echoes what a connection to port 7 sends. Its service may start a moment after its lease.
     let echoed = wait_until("the echo", SOON, || -> std::io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&format!("{address}:7").parse().unwrap(), SOON)?;
@@ -172,21 +128,21 @@ fn lives(host: &mut Host<'_>, machine: &mut Machine) {
 
     let before = host.nics();
     assert_eq!(before.len(), 1, "{before:?}");
-    assert_eq!(machine.ask(&format!("watch {GATEWAY}")), "answers");
+    assert_eq!(machine.console.ask(&format!("watch {GATEWAY}")), "answers");
     host.kill();
-    assert!(machine.pings(GATEWAY));
+    assert!(machine.console.pings(GATEWAY));
     host.start();
     assert_eq!(host.nics(), before);
-    assert!(machine.pings(GATEWAY));
-    let count = machine.ask("count");
+    assert!(machine.console.pings(GATEWAY));
+    let count = machine.console.ask("count");
     assert!(count.contains(", lost 0, ") && !count.starts_with("sent 0,"), "{count}");
 
     host.stop_network("lab");
     assert_eq!(host.nics()[0].state, "parked");
-    assert!(!machine.pings(GATEWAY));
+    assert!(!machine.console.pings(GATEWAY));
     host.start_network("lab");
     assert_eq!(host.nics()[0].state, "plugged");
-    wait_until("the machine on its network", SOON, || machine.pings(GATEWAY).then_some(()).ok_or("no answer"));
+    wait_until("the machine on its network", SOON, || machine.console.pings(GATEWAY).then_some(()).ok_or("no answer"));
     assert_eq!(host.nics()[0].actual.tap, before[0].actual.tap);
 }
 

@@ -2,6 +2,7 @@
 // Each test program uses its own part of this.
 #![allow(dead_code)]
 
+pub(crate) mod console;
 pub(crate) mod lldpad;
 pub(crate) mod rates;
 pub(crate) mod switch;
