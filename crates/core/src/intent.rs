@@ -308,11 +308,11 @@ impl Intent {
         self.reserved.insert(nic.id, (nic, until));
     }
 
-    /// Gives that back.
-    pub fn unreserve(&mut self, id: Uuid) {
-        if self.reserved.remove(&id).is_some() {
-            self.pool.release(id);
-        }
+    /// Gives that back; what it was, and until when.
+    pub fn unreserve(&mut self, id: Uuid) -> Option<(NicIntent, u64)> {
+        let reserved = self.reserved.remove(&id)?;
+        self.pool.release(id);
+        Some(reserved)
     }
 
     /// The reservation of that id.

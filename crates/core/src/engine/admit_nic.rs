@@ -109,6 +109,12 @@ impl Engine {
         nic.target = was.nic.target.clone();
         nic.queues = was.nic.queues;
         let network = self.named_network(&object, &nic)?;
+        if was.is_port() && network != was.network {
+            let cause = "it is a port of libvirt's, whose guest is plugged in by libvirt";
+            return Err(Error::new(ErrorKind::Unsupported, object, cause)
+                .field("<source>")
+                .hint("move the guest's NIC with 'virsh update-device'"));
+        }
         self.settle_on(&object, NicIntent { given, nic, network, precedence, ..was.clone() })
     }
 

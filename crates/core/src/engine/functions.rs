@@ -8,7 +8,7 @@ use super::hooks::Moment;
 use super::input::{JobOutcome, Startup};
 use super::{Engine, Object};
 use crate::intent::{NetworkIntent, NicIntent};
-use crate::model::{ActualType, DeviceRef, Network, PciAddress};
+use crate::model::{ActualType, DeviceRef, LinkName, Network, PciAddress};
 use crate::plan::{self, FunctionBefore, FunctionSetup, Functions};
 use crate::pool::Device;
 use crate::{Error, ErrorKind, xml};
@@ -82,6 +82,11 @@ impl Engine {
         for address in differing.iter().map(|address| Device::Pci(*address)) {
             concerned.extend(self.intent.nics_on_device(&address).map(|nic| Object::Nic(nic.id)));
         }
+        // A link may have been seen before it was known whose it is.
+        let other = |link: &&LinkName| before.with_link(link) != now.with_link(link);
+        for link in before.links().chain(now.links()).filter(other).cloned().map(Device::Link) {
+            concerned.extend(self.intent.nics_on_device(&link).map(|nic| Object::Nic(nic.id)));
+        }
         for address in gone {
             self.publish_device(&Device::Pci(address), DeviceEvent::Gone);
         }
@@ -128,7 +133,8 @@ impl Engine {
                 let first = wanted.driver.is_some() && !taken.before.bound;
                 taken.before.bound |= first;
                 let before = taken.before.clone();
-                if first {
+                // What could not be written down before is written now: without that, nothing is set.
+                if first || self.unwritten.contains(&RecordKey::Function(id, wanted.address)) {
                     self.persist_function(id, wanted.address);
                 }
                 Some(Job::SetFunction(Box::new((wanted, before))))

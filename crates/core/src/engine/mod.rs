@@ -330,10 +330,15 @@ impl Engine {
             | Command::Undefine(name)
             | Command::Autostart(name, _)
             | Command::Update { network: name, .. } => Some(Object::Network(self.find(name)?)),
-            Command::Attach(attach) => match &attach.nic.source {
-                crate::model::NicSource::Network { network, .. } => self.intent.named(network).map(Object::Network),
-                _ => None,
-            },
+            Command::Attach(attach) => {
+                // A port of that id may be on its way out.
+                let same = attach.port.as_ref().map(|port| Object::Nic(port.id));
+                let same = same.filter(|port| self.work.get(port).is_some_and(|work| work.operation.is_some()));
+                same.or_else(|| match &attach.nic.source {
+                    crate::model::NicSource::Network { network, .. } => self.intent.named(network).map(Object::Network),
+                    _ => None,
+                })
+            }
             Command::Detach(id) | Command::Modify(id, ..) | Command::Link(id, _) | Command::Own(id, _) => {
                 Some(Object::Nic(*id))
             }

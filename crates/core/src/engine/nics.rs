@@ -16,10 +16,15 @@ impl Engine {
     /// Attaches a NIC.
     pub(super) fn attach(&mut self, request: RequestId, attach: Attach, random: u128) -> Result<(), Error> {
         // A port has an id of its own, so that what was reserved for it is given back to be had anew.
-        if let (Some(_), Ok(Some(reserved))) = (&attach.port, self.claimed(&attach)) {
-            self.intent.unreserve(reserved.id);
+        let reserved = match (&attach.port, self.claimed(&attach)) {
+            (Some(_), Ok(Some(reserved))) => self.intent.unreserve(reserved.id),
+            _ => None,
+        };
+        let admitted = self.admit(&attach, random);
+        if let (Err(_), Some((nic, until))) = (&admitted, reserved) {
+            self.intent.reserve(nic, until);
         }
-        let (intent, warnings) = self.admit(&attach, random)?;
+        let (intent, warnings) = admitted?;
         let id = intent.id;
         self.put_nic(id, Some(intent));
         self.begin_nic(request, id, None, NicEvent::Attached, warnings);

@@ -5,7 +5,7 @@ use super::input::Startup;
 use super::{Engine, Object};
 use crate::intent::{NetworkIntent, NicIntent};
 use crate::model::{ForwardMode, Network};
-use crate::plan::{Handover, Mark, MarkKind};
+use crate::plan::{Handover, Mark, MarkKind, claim};
 use crate::xml;
 use std::collections::BTreeSet;
 use uuid::Uuid;
@@ -191,11 +191,15 @@ impl Engine {
 
     /// A NIC lives on while its owner does. One whose attach nobody was told of is taken back, unless somebody holds the
     /// descriptor of its tap: then the telling came first, and only the note about it was lost. A tap that was to be
-    /// opened by name is there whether somebody was told or not, and says nothing.
+    /// opened by name is there whether somebody was told or not, and says nothing; one that libvirt's driver has made for a
+    /// port says that the driver was.
     fn load_nic(&mut self, startup: &Startup, nic: NicIntent) {
         let id = nic.id;
         let owner_lives = nic.owner.is_none_or(|o| startup.owners.contains(&o));
-        let in_hand = nic.handover == Handover::Descriptor && startup.held.contains(&id);
+        let in_hand = match nic.is_port() {
+            true => claim::is_made(&self.intent, &self.observed, &nic),
+            false => nic.handover == Handover::Descriptor && startup.held.contains(&id),
+        };
         let answered = nic.confirmed || in_hand;
         if !owner_lives || !answered {
             self.persist(if nic.confirmed { RecordKey::Nic(id) } else { RecordKey::PendingNic(id) }, None);

@@ -86,6 +86,8 @@ pub struct NicView {
     pub state: NicState,
     /// The network it names.
     pub network: Option<String>,
+    /// That network's UUID, also when it is gone.
+    pub network_uuid: Option<Uuid>,
     /// The portgroup it got.
     pub portgroup: Option<String>,
     /// Its labels, then its network's, then its portgroup's.
@@ -225,6 +227,7 @@ pub(super) fn nic(intent: &Intent, observed: &Observed, nodes: &str, nic: &NicIn
         mac: nic.nic.mac,
         state,
         network: nic.network_name().map(ToString::to_string),
+        network_uuid: nic.network,
         portgroup: merged.portgroup.map(|p| p.to_string()),
         tags: merged.tags.iter().map(ToString::to_string).collect(),
         actual,

@@ -55,6 +55,11 @@ impl Functions {
         self.by_link.get(link).copied()
     }
 
+    /// The links of all VFs, by name.
+    pub fn links(&self) -> impl Iterator<Item = &LinkName> {
+        self.by_link.keys()
+    }
+
     /// Whether a PF or VF has a link of that name.
     pub fn names(&self, link: &str) -> bool {
         LinkName::new(link).is_ok_and(|link| self.of.contains_key(&link) || self.by_link.contains_key(&link))

@@ -2,11 +2,13 @@
 
 use super::Host;
 use crate::engine::RecordKey;
+use crate::intent::Claim;
 use crate::plan::desired::DesiredNic;
 use crate::plan::{
-    DesiredMacvtap, Link, LinkKind, MacvlanSpec, MarkKind, OvsState, Plug, Sysctl, desired, diff, dnsmasq, nft, plug,
-    rates, shape,
+    DesiredMacvtap, Link, LinkKind, MacvlanSpec, MarkKind, OvsState, Plug, Sysctl, claim, desired, diff, dnsmasq, nft,
+    plug, rates, shape,
 };
+use crate::pool::Device;
 use crate::{plan, xml};
 use std::collections::BTreeSet;
 use uuid::Uuid;
@@ -99,6 +101,11 @@ impl Host {
                 Some(Plug::Macvtap(wanted)) => wrong.extend(check_macvtap(nic.id, tap, &wanted)),
                 Some(Plug::Nothing(_)) | None => {}
             }
+            if nic.port == Some(Claim::Bound) {
+                let mut plan = crate::plan::Plan::default();
+                claim::steps(&mut plan, intent, kernel, nic, true);
+                wrong.extend(plan.steps.iter().map(|s| format!("port {}: {}", nic.id, s.op)));
+            }
             if !nic.confirmed {
                 wrong.push(format!("NIC {} was never confirmed", nic.id));
             }
@@ -106,6 +113,7 @@ impl Host {
                 wrong.push(format!("NIC {} outlives its owner", nic.id));
             }
         }
+        wrong.extend(self.check_pool());
         for key in self.records.keys() {
             let known = match key {
                 RecordKey::Nic(id) => intent.nic(*id).is_some(),
@@ -149,6 +157,17 @@ impl Host {
             }
         }
         wrong
+    }
+
+    /// Whether each device is held by those NICs that have it, and by no others.
+    fn check_pool(&self) -> Vec<String> {
+        let intent = self.engine.intent();
+        let usage = intent.pool().usage();
+        let held: BTreeSet<(Device, Uuid)> =
+            usage.flat_map(|of| of.holders.iter().map(|id| (of.device.clone(), *id)).collect::<Vec<_>>()).collect();
+        let nics = intent.nics().chain(intent.reservations());
+        let has = nics.filter_map(|nic| Some((nic.allocation.as_ref()?.device(), nic.id))).collect();
+        held.symmetric_difference(&has).map(|(device, id)| format!("{device} is held by {id}, or not")).collect()
     }
 
     /// Whether a NIC's tap and its one macvlan are joined in both directions.

@@ -1,10 +1,11 @@
 //! A device with virtual functions, and who sets those, on the simulated host.
 
 use super::Host;
-use crate::engine::{Input, JobId, JobOutcome};
+use crate::engine::{Input, JobId, JobOutcome, RecordKey};
 use crate::intent::NicIntent;
 use crate::model::{LinkName, MacAddr, PciAddress};
 use crate::plan::{self, Cable, Change, FunctionBefore, FunctionSetup, FunctionVlan, Functions, VirtualFunction};
+use crate::xml;
 use std::collections::BTreeMap;
 
 /// What drivers and sysfs know of functions.
@@ -105,6 +106,16 @@ fn as_set(setup: &FunctionSetup, before: &FunctionBefore) -> FunctionBefore {
 }
 
 impl Host {
+    /// What a function was is in a file before it is set.
+    pub(super) fn see_that_it_is_written_down(&self, setup: &FunctionSetup) {
+        let record = self.records.get(&RecordKey::Function(setup.nic, setup.address));
+        // why: nobody could put back what nobody knows
+        let record = record.unwrap_or_else(|| panic!("{} is set, and no record says what it was", setup.address));
+        let bound =
+            xml::read_function(&self.config.stamp, record).is_ok_and(|r| r.is_some_and(|(.., before)| before.bound));
+        assert!(setup.driver.is_none() || bound, "{} is bound, and no record says so", setup.address);
+    }
+
     /// The device `pf` has these functions from now on, of which those with a name have a link of that name, which is
     /// there or not. What was there before and still is keeps what it was set to.
     pub fn set_functions(&mut self, pf: &str, functions: &[(u8, Option<&str>)]) {

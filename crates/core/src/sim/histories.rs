@@ -4,6 +4,7 @@
 use super::associations::associated;
 use super::bandwidth::{limited, pick_shaped, shaped};
 use super::hostdev::on_functions;
+use super::ports::port_id;
 use super::tests::{attach, host, nat, nic_on, on_devices, on_open_vswitch};
 use super::{Full, Host};
 use crate::engine::{Command, Input};
@@ -63,6 +64,18 @@ enum Happening {
     PortMeddled(u8),
     /// Open vSwitch's database starts anew, empty.
     DatabaseEmptied,
+    /// libvirt's driver asks for a port, or for one that it had.
+    Port {
+        id: u8,
+        network: u8,
+        reclaim: bool,
+    },
+    /// It gives one back.
+    PortDeleted(u8),
+    /// It makes the link of a port's guest, or that goes.
+    PortLink(u8),
+    /// Somebody takes the link of a port's guest out of its bridge.
+    PortLinkOut(u8),
     /// Open vSwitch takes no ports, or takes them again.
     SwitchRefuses(bool),
     /// A hook is installed, or removed.
@@ -80,6 +93,7 @@ fn happening() -> impl Strategy<Value = Happening> {
     use Happening::*;
     let network = 0u8..NETWORKS;
     let nic = any::<u8>();
+    let network_of_port = network.clone();
     prop_oneof![
         1 => network.clone().prop_map(Define),
         1 => network.clone().prop_map(Create),
@@ -111,6 +125,11 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => any::<[bool; 2]>().prop_map(|[definitions, run_state]| DiskFull(Full { definitions, run_state })),
         2 => nic.prop_map(PortMeddled),
         1 => Just(DatabaseEmptied),
+        3 => (0u8..PORTS, network_of_port, any::<bool>())
+            .prop_map(|(id, network, reclaim)| Port { id, network, reclaim }),
+        1 => (0u8..PORTS).prop_map(PortDeleted),
+        3 => (0u8..PORTS).prop_map(PortLink),
+        1 => (0u8..PORTS).prop_map(PortLinkOut),
         1 => any::<bool>().prop_map(SwitchRefuses),
         1 => any::<bool>().prop_map(Hook),
         1 => any::<u8>().prop_map(HookFails),
@@ -128,6 +147,8 @@ fn name(network: u8) -> String {
     format!("net{network}")
 }
 
+/// How many ports libvirt's driver may have.
+const PORTS: u8 = 4;
 /// How many networks there are.
 const NETWORKS: u8 = 8;
 
@@ -158,14 +179,19 @@ fn has_functions(host: &mut Host, bits: u8) {
     let functions: Vec<_> = there.map(|number| (number, links[usize::from(number)])).collect();
     for name in links.into_iter().flatten() {
         let wanted = functions.iter().any(|(_, link)| *link == Some(name));
-        match (host.kernel.link_named(name).map(|l| l.index), wanted) {
-            (Some(index), false) => host.remove_link(index),
-            (None, true) => drop(host.add_link(name, device())),
-            _ => {}
-        }
+        // Links are heard of before it is known whose they are.
+        let index = match (host.kernel.link_named(name).map(|l| l.index), wanted) {
+            (Some(index), false) => {
+                host.remove_link(index);
+                index
+            }
+            (None, true) => host.add_link(name, device()),
+            _ => continue,
+        };
+        let link = host.kernel.link(index).cloned();
+        host.tell(Input::Observed(Change::Link(index, link)));
     }
     host.set_functions("eth4", &functions);
-    host.see_everything();
 }
 
 /// A NIC on a network, in a VLAN of its own if so wanted and possible there, and often with rates, which not every network
@@ -337,6 +363,17 @@ fn happen(host: &mut Host, what: &Happening) {
         }
         Happening::DatabaseEmptied => host.empty_ports(),
         Happening::SwitchRefuses(yes) => host.ovs.refuses = yes.then(|| "no room".to_owned()),
+        Happening::Port { id, network, reclaim } => host.ask_for_port(*id, &name(*network), *reclaim),
+        Happening::PortDeleted(id) => request(host, Command::Detach(port_id(*id))),
+        Happening::PortLink(id) => {
+            host.make_or_end_link(*id);
+            host.see_everything();
+        }
+        Happening::PortLinkOut(id) => {
+            if host.take_link_out(*id) {
+                host.see_everything();
+            }
+        }
         Happening::Hook(installed) => host.install_hook(*installed),
         Happening::HookFails(bits) => {
             use crate::engine::HookOperation::*;
@@ -413,7 +450,9 @@ proptest! {
         }
         host.reap();
         prop_assert_eq!(host.check_hook(), Vec::<String>::new());
-        let left: Vec<_> = host.kernel.links().filter(|l| !l.name.starts_with("eth")).collect();
+        // Links of ports' guests are others'.
+        let ours = |l: &&Link| !l.name.starts_with("eth") && !l.name.starts_with("vnet");
+        let left: Vec<_> = host.kernel.links().filter(ours).collect();
         prop_assert!(left.is_empty(), "{:?}", left);
         prop_assert!(host.kernel.redirects.is_empty());
         prop_assert!(host.kernel.ovs.is_empty());

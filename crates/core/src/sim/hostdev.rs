@@ -449,3 +449,25 @@ fn a_function_is_nobodys_before_it_is_what_it_was() {
     host.ask(Command::Detach(view.id)).unwrap();
     at_rest_all(&mut host);
 }
+
+#[test]
+fn nothing_is_set_before_what_it_was_is_written_down() {
+    let mut host = bed();
+    host.ask(Command::Create(from_pf("pass", "passthrough", STAFF))).unwrap();
+    attached(&mut host, "web", "pass");
+    let functions = [(0, Some("v0")), (1, Some("v1")), (2, None)];
+    let goes = |host: &mut Host, functions: &[(u8, Option<&str>)]| {
+        host.set_functions("eth0", functions);
+        host.settle();
+        host.settle_with_clock();
+    };
+    goes(&mut host, &functions[1..]);
+    // When it is back there is no room to write down what it was.
+    host.full = Full { run_state: true, ..Full::default() };
+    goes(&mut host, &functions);
+    assert_eq!(host.sysfs.is_set(address(0)), untouched(0));
+    host.full = Full::default();
+    host.settle_with_clock();
+    at_rest_all(&mut host);
+    assert_eq!(host.sysfs.is_set(address(0)).vlan.map(|vlan| vlan.id), Some(42));
+}

@@ -410,7 +410,10 @@ impl Host {
             },
             Job::Disassociate(association) => self.switch.disassociate(&association),
             Job::ReadFunction(address) => self.sysfs.read(address),
-            Job::SetFunction(set) => self.sysfs.set(&set.0, &set.1),
+            Job::SetFunction(set) => {
+                self.see_that_it_is_written_down(&set.0);
+                self.sysfs.set(&set.0, &set.1)
+            }
             Job::RestoreFunction(address, before) => match self.sysfs.restore(id, address, *before) {
                 Some(outcome) => outcome,
                 None => return,

@@ -6,6 +6,7 @@ use super::tests::{at_rest, host, nat, network, nic, nic_on, on_devices};
 use crate::engine::{Attach, Body, Command, Event, Input, NicEvent, NicState, NicView, PortAttach};
 use crate::merge::Precedence;
 use crate::model::{DirectMode, LinkName, MacAddr, Name, Nic, Plug};
+use crate::plan::desired::{self, Resolved};
 use crate::plan::{Change, Handover, Index, Link, LinkKind};
 use crate::{ErrorKind, Result};
 use uuid::Uuid;
@@ -74,6 +75,63 @@ fn controller(host: &Host) -> Option<String> {
 fn controller_of(host: &Host, name: &str) -> Option<String> {
     let tap = host.kernel.link_named(name).unwrap();
     tap.controller.and_then(|c| host.kernel.link(c)).map(|l| l.name.clone())
+}
+
+/// The id of a port in random histories.
+pub(super) fn port_id(number: u8) -> Uuid {
+    Uuid::from_u128(0xf000 + u128::from(number))
+}
+
+/// Its guest's address. Each has that of another one.
+fn address_of(number: u8) -> MacAddr {
+    MacAddr([0x52, 0x54, 0, 0xff, 0, number / 2])
+}
+
+impl Host {
+    /// libvirt's driver asks for a port, or says what it had.
+    pub(super) fn ask_for_port(&mut self, number: u8, network: &str, reclaim: bool) {
+        let Command::Attach(mut wanted) = port(0, u128::from(number % 3), network, None) else { unreachable!() };
+        wanted.nic.mac = Some(address_of(number));
+        let plug = self.kernel.link_named(&format!("vnet{number}")).filter(|_| reclaim).map(|link| {
+            let on = link.controller.or(link.lower).and_then(|index| self.kernel.link(index));
+            let on = LinkName::new(on.map_or("gone", |l| &l.name)).unwrap();
+            match link.kind {
+                LinkKind::Macvtap => Plug::Direct { dev: on, mode: link.mode },
+                _ => Plug::Network { bridge: on, mac_table_manager: None },
+            }
+        });
+        wanted.port = Some(PortAttach { id: port_id(number), plug });
+        self.request(Command::Attach(wanted));
+    }
+
+    /// libvirt's driver makes a port's guest's link as the port says, or that goes with its guest.
+    pub(super) fn make_or_end_link(&mut self, number: u8) {
+        let name = format!("vnet{number}");
+        if let Some(index) = self.kernel.link_named(&name).map(|l| l.index) {
+            return self.remove_link(index);
+        }
+        let intent = self.engine.intent();
+        let Some(port) = intent.nic(port_id(number)).filter(|nic| nic.is_port()) else { return };
+        let named = |name: &LinkName| self.kernel.link_named(name.as_str()).map(|l| l.index);
+        let (kind, mac, controller, lower, mode) = match desired::resolve(intent, port) {
+            Resolved::Virtual(bridge, _) => (LinkKind::Tap, address_of(number).of_tap(), named(bridge), None, None),
+            Resolved::Device(Some(device), mode, _) => {
+                let Some(lower) = named(device) else { return };
+                (LinkKind::Macvtap, address_of(number), None, Some(lower), Some(mode))
+            }
+            _ => return,
+        };
+        let index = self.add_link(&name, kind);
+        let made = self.kernel.link(index).unwrap().clone();
+        self.kernel.set_link(index, Some(Link { mac: Some(mac), controller, lower, mode, ..made }));
+    }
+
+    /// Somebody takes a port's guest's tap out of its bridge.
+    pub(super) fn take_link_out(&mut self, number: u8) -> bool {
+        let Some(link) = self.kernel.link_named(&format!("vnet{number}")).cloned() else { return false };
+        self.kernel.set_link(link.index, Some(Link { controller: None, port: None, ..link }));
+        true
+    }
 }
 
 #[test]
@@ -369,4 +427,37 @@ fn a_port_of_an_id_that_was_used_before_gets_all_the_time_there_is() {
     let index = tap(&mut host, Some("virbr0"));
     vanish(&mut host, index);
     assert_eq!(show(&mut host, 1).state, NicState::Waiting);
+}
+
+#[test]
+fn a_port_that_is_going_is_gone_before_it_is_made_again() {
+    let mut host = host();
+    host.ask(Command::Create(nat("lab", 1))).unwrap();
+    made(&mut host, port(1, 7, "lab", None));
+    host.install_hook(true);
+    host.settle();
+    host.hook.hangs = true;
+    let deleted = host.request(Command::Detach(Uuid::from_u128(1)));
+    let again = host.request(port(1, 7, "lab", None));
+    host.settle();
+    host.hook.hangs = false;
+    host.end_hooks();
+    host.settle();
+    assert!(host.replies.remove(&deleted).expect("an answer").is_ok());
+    host.replies.remove(&again).expect("an answer").unwrap();
+    at_rest(&mut host);
+}
+
+#[test]
+fn a_port_stays_on_its_network() {
+    let mut host = host();
+    for (n, name) in [(1, "lab"), (2, "other")] {
+        host.ask(Command::Create(nat(name, n))).unwrap();
+    }
+    made(&mut host, port(1, 7, "lab", None));
+    let to = |network| Command::Modify(Uuid::from_u128(1), Box::new(nic_on(network)), Precedence::Nic);
+    let refused = host.ask(to("other")).unwrap_err();
+    assert_eq!((refused.kind, refused.field.as_deref()), (ErrorKind::Unsupported, Some("<source>")));
+    host.ask(to("lab")).unwrap();
+    at_rest(&mut host);
 }
