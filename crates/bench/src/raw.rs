@@ -171,9 +171,9 @@ impl Raw {
         Ok(macvlan)
     }
 
-    /// Has what comes in at a link without clsact go out by another.
+    /// Has what comes in at a link without a place for filters go out by another.
     pub(crate) fn redirect(&mut self, link: u32, to: u32) -> Result<()> {
-        self.all(&[Request::add_clsact(link), redirect(link, to)])
+        self.all(&[Request::add_ingress(link), redirect(link, to)])
     }
 
     /// Requests that all succeed.

@@ -94,8 +94,8 @@ fn replug(raw: &mut Raw, nic: &mut RawNic, to: Place) -> Result<Duration> {
             Place::Bridge(bridge) => raw.socket.set_link(nic.tap, &controller(Some(bridge)))?,
             Place::Cord(device) => {
                 let macvlan = raw.far_end(nic.tap, device)?;
-                // It has its clsact from the first time on.
-                match raw.socket.execute(&Request::add_clsact(nic.tap)) {
+                // It has its place for filters from the first time on.
+                match raw.socket.execute(&Request::add_ingress(nic.tap)) {
                     Err(error) if !error.is_exists() => return Err(error.into()),
                     _ => raw.socket.execute(&redirect(nic.tap, macvlan))?,
                 }

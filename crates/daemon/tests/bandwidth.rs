@@ -236,7 +236,7 @@ fn what_others_take_away_comes_back_and_a_class_of_connections_changes_its_nics(
             format!("tc qdisc replace dev {} root handle 5: htb", tap(&nic)),
             format!("tc class change dev {} classid 7063:1 htb rate 1gbit", tap(&nic)),
             format!("tc qdisc del dev {} parent 7063:1", tap(&nic)),
-            "tc qdisc del dev virbr7 clsact".into(),
+            "tc qdisc del dev virbr7 ingress".into(),
         ];
         let ifbs_deleted = ifbs(ns).into_iter().map(|ifb| format!("ip link del {ifb}"));
         for what in breaks.into_iter().chain(ifbs_deleted) {

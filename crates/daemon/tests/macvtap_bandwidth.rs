@@ -64,7 +64,7 @@ fn a_macvtap_has_the_rates_that_were_asked_for() {
         let breaks = [
             format!("tc qdisc del dev {link} root"),
             format!("tc filter del dev {link} ingress"),
-            format!("tc qdisc del dev {link} clsact"),
+            format!("tc qdisc del dev {link} ingress"),
             format!("tc class change dev {link} classid 7063:1 htb rate 1gbit"),
         ];
         let ifbs_deleted = ifbs(ns).into_iter().map(|ifb| format!("ip link del {ifb}"));

@@ -125,7 +125,7 @@ impl Kernel {
     /// Has what comes in at one link go out by another, in place of where it went; no frame falls between.
     pub(crate) fn redirect(&mut self, link: Index, to: Index) -> Result<(), Cause> {
         let redirect = Redirect { link: link.0, priority: PRIORITY, to: to.0, cookie: self.instance.into_bytes() };
-        let requests = [Request::add_clsact(link.0), Request::redirect(&redirect)];
+        let requests = [Request::add_ingress(link.0), Request::redirect(&redirect)];
         let mut results = self.route.execute_all(&requests)?.into_iter();
         match results.next() {
             Some(Err(error)) if !error.is_exists() => return Err(error.into()),

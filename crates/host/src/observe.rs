@@ -60,14 +60,14 @@ pub fn snapshot(route: &mut Socket, rules: Option<&mut nft::Socket>, resolv_conf
         observed.forwarding.extend(ours);
     }
     consistent &= vlan::read_all(route, &mut observed)?;
-    // Only a link with clsact has filters, and only one with our htb classes of ours; and only ours are ours to look at.
+    // Only a link with such a place has filters (earlier versions made it with clsact), and only one with our htb classes of ours; and only ours are ours to look at.
     let qdiscs = route.qdiscs(None)?;
     consistent &= qdiscs.consistent;
     for qdisc in &qdiscs.entries {
         let index = Index(qdisc.link);
         let Some(link) = observed.link(index).filter(|link| is_ours(link)).cloned() else { continue };
         let mut shape = observed.shapes.get(&index).cloned().unwrap_or_default();
-        if qdisc.kind == "clsact" {
+        if matches!(qdisc.kind.as_str(), "ingress" | "clsact") {
             let incoming = shaping::read_incoming(route, &link)?;
             observed.redirects.extend(incoming.redirect.map(|to| (index, to)));
             shape.police = incoming.police;

@@ -215,7 +215,7 @@ impl Kernel {
         let rate = NonZeroU64::new(police.rate).ok_or_else(|| Cause::ours("a rate of 0 is none"))?;
         let cookie = self.instance.into_bytes();
         let limit = tc::Police { link: link.0, priority: PRIORITY, rate, burst: police.burst, mtu: MTU, cookie };
-        let mut results = self.route.execute_all(&[Request::add_clsact(link.0), Request::police(&limit)])?.into_iter();
+        let mut results = self.route.execute_all(&[Request::add_ingress(link.0), Request::police(&limit)])?.into_iter();
         match results.next() {
             Some(Err(error)) if !error.is_exists() => Err(error.into()),
             _ => all(results.collect()),
