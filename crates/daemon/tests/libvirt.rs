@@ -189,7 +189,11 @@ struct Client {
 
 impl Client {
     fn new(host: &Host<'_>) -> Self {
-        let stream = UnixStream::connect(socket(host, false)).unwrap();
+        Self::at(host, false)
+    }
+
+    fn at(host: &Host<'_>, read_only: bool) -> Self {
+        let stream = UnixStream::connect(socket(host, read_only)).unwrap();
         stream.set_read_timeout(Some(SOON)).unwrap();
         Self { stream, decoder: Decoder::default() }
     }
@@ -339,6 +343,10 @@ fn what_no_client_sends_harms_nobody() {
             client.stream.write_all(bytes).unwrap();
             assert_eq!(client.hears(), None, "{bytes:?}");
         }
+        // Where anybody may come, a long packet is not waited for.
+        let mut client = Client::at(&host, true);
+        client.stream.write_all(&(64_u32 * 1024 + 1).to_be_bytes()).unwrap();
+        assert_eq!(client.hears(), None);
         // One that closes its side is answered still, and then let go; half a packet is no call.
         let mut client = Client::opened(&host);
         client.say(&call(Procedure::ConnectGetType, 9, &Writer::default()));

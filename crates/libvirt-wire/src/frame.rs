@@ -4,6 +4,8 @@ use crate::xdr::{Reader, Writer};
 
 /// Bytes of a packet at most, its length included.
 pub const MAX_FRAME: usize = (32 << 20) + 4;
+/// Bytes that a decoder keeps room for.
+const KEPT: usize = 64 * 1024;
 /// Bytes before the payload.
 pub const HEADER: usize = 28;
 
@@ -113,14 +115,31 @@ impl Frame {
 pub struct BadLength(pub u32);
 
 /// Takes packets from bytes as they come.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Decoder {
     buffer: Vec<u8>,
+    /// Bytes of the buffer that have been taken.
+    taken: usize,
+    longest: usize,
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self::within(MAX_FRAME)
+    }
 }
 
 impl Decoder {
+    /// One that takes packets of that many bytes at most, their length included.
+    pub fn within(longest: usize) -> Self {
+        Self { buffer: Vec::new(), taken: 0, longest: longest.min(MAX_FRAME) }
+    }
+
     /// More bytes came.
     pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.drain(..std::mem::take(&mut self.taken));
+        // What one long packet took is not kept for the short ones that follow.
+        self.buffer.shrink_to(self.buffer.len().max(KEPT));
         self.buffer.extend_from_slice(bytes);
     }
 
@@ -129,26 +148,25 @@ impl Decoder {
     /// # Errors
     /// [`BadLength`], as soon as a length is there.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, BadLength> {
-        let Some(length) = self.buffer.first_chunk().map(|bytes| u32::from_be_bytes(*bytes)) else { return Ok(None) };
+        let there = &self.buffer[self.taken..];
+        let Some(length) = there.first_chunk().map(|bytes| u32::from_be_bytes(*bytes)) else { return Ok(None) };
         let size = length as usize;
-        if !(HEADER..=MAX_FRAME).contains(&size) {
+        if !(HEADER..=self.longest).contains(&size) {
             return Err(BadLength(length));
         }
-        if self.buffer.len() < size {
-            return Ok(None);
-        }
-        let rest = self.buffer.split_off(size);
-        let whole = std::mem::replace(&mut self.buffer, rest);
+        let Some(whole) = there.get(..size) else { return Ok(None) };
         let mut r = Reader::new(&whole[4..]);
         let mut word = || r.i32("the header").unwrap_or_default();
         let (program, version, procedure, kind) = (word() as u32, word() as u32, word(), Kind::of(word()));
         let (serial, status) = (word() as u32, if word() == 1 { Status::Error } else { Status::Ok });
         let header = Header { program, version, procedure, kind, serial, status };
-        Ok(Some(Frame { header, payload: whole[HEADER..].to_vec() }))
+        let payload = whole[HEADER..].to_vec();
+        self.taken += size;
+        Ok(Some(Frame { header, payload }))
     }
 
     /// Whether no packet has begun.
     pub fn is_between(&self) -> bool {
-        self.buffer.is_empty()
+        self.buffer.len() == self.taken
     }
 }

@@ -1,5 +1,5 @@
 //! Packets in and out of one connection, within limits: calls are carried out side by side and answered as they end, and
-//! nothing that a call waits for keeps signs of life from being answered.
+//! signs of life are answered meanwhile, up to the first call that has to wait for others.
 
 use super::session::{Open, Session};
 use patchcord_libvirt_wire::frame::{BadLength, KEEPALIVE, PING, PONG, REMOTE, VERSION};
@@ -17,12 +17,14 @@ use tokio::time::timeout;
 
 /// How long a client may take none of what is sent to it.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Calls that are carried out for one client at once; the next ones are not read yet, as in libvirt.
+/// Calls that are carried out for one client at once; the next one waits, and nothing behind it is read, as in libvirt.
 const IN_FLIGHT: usize = 5;
 /// Packets that wait to be sent to one client.
 const OUTGOING: usize = 64;
 /// Bytes that are read at once.
-const READ: usize = 64 * 1024;
+const READ: usize = 16 * 1024;
+/// Bytes of a packet at most, where anybody may come: nothing that is asked for there is long.
+const LONGEST_TO_READ_ONLY: usize = 64 * 1024;
 
 /// Why a connection ended before its client closed it.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +47,10 @@ pub(super) enum Broken {
 pub(super) async fn converse(stream: UnixStream, session: Session) -> Result<(), Broken> {
     let (mut input, output) = stream.into_split();
     let (outgoing, frames) = mpsc::channel(OUTGOING);
+    let mut decoder = match session.is_read_only() {
+        true => Decoder::within(LONGEST_TO_READ_ONLY),
+        false => Decoder::default(),
+    };
     let open = Rc::new(Open::new(session, outgoing.clone()));
     let mut parts = JoinSet::new();
     parts.spawn_local(send(output, frames));
@@ -56,13 +62,25 @@ pub(super) async fn converse(stream: UnixStream, session: Session) -> Result<(),
         }
     });
     let mut calls = JoinSet::new();
-    let mut decoder = Decoder::default();
     let mut bytes = vec![0; READ];
+    // The call that waits for others to end.
+    let mut held = None;
     loop {
-        while let Some(frame) = if calls.len() < IN_FLIGHT { decoder.next_frame()? } else { None } {
+        while let Some(frame) = match held.take() {
+            Some(frame) if calls.len() < IN_FLIGHT => Some(frame),
+            Some(frame) => {
+                held = Some(frame);
+                None
+            }
+            None => decoder.next_frame()?,
+        } {
             if let Some(answer) = signs_of_life(&frame) {
                 let _ = outgoing.send(answer).await;
                 continue;
+            }
+            if calls.len() >= IN_FLIGHT {
+                held = Some(frame);
+                break;
             }
             let (open, outgoing) = (Rc::clone(&open), outgoing.clone());
             calls.spawn_local(async move {
@@ -75,7 +93,7 @@ pub(super) async fn converse(stream: UnixStream, session: Session) -> Result<(),
         tokio::select! {
             Some(_) = calls.join_next() => {}
             Some(ended) = parts.join_next() => return ended.unwrap_or(Ok(())),
-            count = input.read(&mut bytes), if calls.len() < IN_FLIGHT => match count? {
+            count = input.read(&mut bytes), if held.is_none() => match count? {
                 0 => break,
                 count => decoder.push(&bytes[..count]),
             },

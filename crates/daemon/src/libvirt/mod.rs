@@ -27,14 +27,18 @@ use names::NameFiles;
 use patchcord_host::root::Root;
 use session::Session;
 use sockets::Door;
+use std::collections::HashMap;
 use std::time::Duration;
 use tokio::net::UnixListener;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
 /// Connections to one socket at once, as many as libvirt's own daemon has.
 const MAX_CONNECTIONS: usize = 5000;
+/// Connections of one user to the socket for reading at once, save of root's: anybody may come there, and each takes a
+/// descriptor.
+const MAX_PER_READER: usize = 64;
 
 /// Serves clients of libvirt on the sockets that were opened, for as long as it is polled; when it is dropped, all
 /// connections end.
@@ -54,22 +58,31 @@ pub async fn serve(doors: Vec<Door>, root: Root, handle: Handle) {
 
 async fn serve_one(Door { listener, read_only }: Door, handle: Handle) {
     let mut connections = JoinSet::new();
+    let mut users: HashMap<Id, u32> = HashMap::new();
     loop {
         let stream = tokio::select! {
             stream = accept(&listener) => stream,
-            Some(_) = connections.join_next() => continue,
+            Some(ended) = connections.join_next_with_id() => {
+                let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
+                users.remove(&id);
+                continue;
+            }
         };
-        if connections.len() >= MAX_CONNECTIONS {
-            warn!("too many connections of libvirt's clients");
+        let Ok(peer) = stream.peer_cred() else { continue };
+        let uid = peer.uid();
+        let limited = read_only && uid != 0;
+        let too_many = || users.values().filter(|user| **user == uid).count() >= MAX_PER_READER;
+        if users.len() >= MAX_CONNECTIONS || (limited && too_many()) {
+            warn!(uid, "too many connections of libvirt's clients");
             continue;
         }
-        let Ok(peer) = stream.peer_cred() else { continue };
-        let session = Session::new(handle.clone(), read_only, peer.uid());
-        connections.spawn_local(async move {
+        let session = Session::new(handle.clone(), read_only, uid);
+        let task = connections.spawn_local(async move {
             if let Err(error) = connection::converse(stream, session).await {
-                debug!(uid = peer.uid(), %error, "a connection of a libvirt client ended");
+                debug!(uid, %error, "a connection of a libvirt client ended");
             }
         });
+        users.insert(task.id(), uid);
     }
 }
 

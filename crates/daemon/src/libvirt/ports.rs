@@ -69,23 +69,23 @@ impl Session {
         }
     }
 
-    /// A port that a client means.
+    /// A port that a client means. Its network may be gone, and is known by its UUID.
     async fn port(&self, port: &PortRef) -> Result<NicView, RemoteError> {
         let uuid = Uuid::from_bytes(port.uuid);
-        let network = self.shown(&port.network).await?;
-        let missing = || {
-            let cause = format!("network '{}' has no port {uuid}", network.name);
-            errors::remote(&Error::new(ErrorKind::NoPort, format!("port {uuid}"), cause))
-        };
         match self.handle.call(Command::ShowNic(uuid)).await {
             Ok(answer) => match answer.body {
-                Body::Nic(nic) if nic.port && nic.network.as_ref() == Some(&network.name) => Ok(*nic),
-                Body::Nic(_) => Err(missing()),
-                _ => Err(unexpected()),
+                Body::Nic(nic) if nic.port && nic.network_uuid == Some(Uuid::from_bytes(port.network.uuid)) => {
+                    return Ok(*nic);
+                }
+                Body::Nic(_) => {}
+                _ => return Err(unexpected()),
             },
-            Err(error) if error.kind == ErrorKind::NoNic => Err(missing()),
-            Err(error) => Err(errors::remote(&error)),
+            Err(error) if error.kind == ErrorKind::NoNic => {}
+            Err(error) => return Err(errors::remote(&error)),
         }
+        let network = self.shown(&port.network).await?;
+        let cause = format!("network '{}' has no port {uuid}", network.name);
+        Err(errors::remote(&Error::new(ErrorKind::NoPort, format!("port {uuid}"), cause)))
     }
 
     async fn document(&self, port: &PortRef) -> Result<NetworkPort, RemoteError> {

@@ -41,6 +41,11 @@ impl Session {
         Self { handle, read_only, uid }
     }
 
+    /// Whether its socket is the one for reading.
+    pub(super) const fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
     /// Whose it is.
     pub(super) const fn uid(&self) -> u32 {
         self.uid
