@@ -35,6 +35,12 @@ const FILE_LIMIT: usize = 16 << 20;
 /// How long a dnsmasq may take to end in order, and then to die.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How dnsmasq complains when a link, any network's, went while it listed them all.
+const LINK_WENT: &str = "failed to find list of interfaces: No such device";
+
+/// How often it is started again for that.
+const ATTEMPTS: u32 = 20;
+
 /// What dnsmasq needs as root: to become its user, own its pid file, and bind, answer and probe as a DHCP server.
 const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SETUID)
@@ -105,7 +111,13 @@ impl Dnsmasq {
         Directory::open(&self.run_dir, FileMode::Shared)?;
         let mut request = Request::new(&self.program).args(&config.args);
         request.capabilities = Some(CAPABILITIES);
-        let outcome = self.run(request)?;
+        let mut outcome = self.run(request.clone())?;
+        for _ in 1..ATTEMPTS {
+            if !matches!(outcome.end, End::Exit(1..)) || !String::from_utf8_lossy(&outcome.stderr).contains(LINK_WENT) {
+                break;
+            }
+            outcome = self.run(request.clone())?;
+        }
         let failed = |problem: String| Error::Service { network, problem };
         let said = String::from_utf8_lossy(&outcome.stderr);
         let said = said.trim().trim_start_matches("dnsmasq: ");
