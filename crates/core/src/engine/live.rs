@@ -36,24 +36,22 @@ impl Engine {
             (false, false) => (known.active.is_some(), known.active.is_none()),
             chosen => chosen,
         };
+        // Whether there is what is to change comes before what is wrong with the change.
+        let definition = config.then_some(known.definition.as_ref()).map(|definition| {
+            let transient =
+                Error::new(ErrorKind::InvalidState, object.as_str(), "it is transient: it has no definition to change");
+            definition.ok_or_else(|| transient.hint("leave --config out"))
+        });
+        let active = live.then_some(known.active.as_ref()).map(|active| {
+            let idle = Error::new(ErrorKind::NotActive, object.as_str(), "the network is not active");
+            active.ok_or_else(|| idle.hint("leave --live out"))
+        });
+        let (definition, active) = (definition.transpose()?, active.transpose()?);
         let mut intent = known.clone();
-        if config {
-            let Some(definition) = &known.definition else {
-                return Err(Error::new(
-                    ErrorKind::InvalidState,
-                    object,
-                    "it is transient: it has no definition to change",
-                )
-                .hint("leave --config out"));
-            };
+        if let Some(definition) = definition {
             intent.definition = Some(definition.update(part.command, part.section, part.parent, part.xml)?);
         }
-        if live {
-            let Some(active) = &known.active else {
-                return Err(
-                    Error::new(ErrorKind::NotActive, object, "the network is not active").hint("leave --live out")
-                );
-            };
+        if let Some(active) = active {
             let mut changed = active.update(part.command, part.section, part.parent, part.xml)?;
             self.list_functions(&mut changed);
             if changed.forward.mode != active.forward.mode {
