@@ -88,7 +88,7 @@ impl ErrorKind {
             Self::NetworkExists => row(9, NETWORK, "operation failed", "Exists", 4),
             Self::PortExists => row(106, NETWORK_PORT, "network port already exists", "Exists", 4),
             Self::InUse => row(1, NETWORK, "internal error", "InUse", 4),
-            Self::BadXml => row(27, NETWORK, "XML error", "InvalidXml", 1),
+            Self::BadXml => row(35, NETWORK, "", "InvalidXml", 1),
             Self::InvalidXml => row(27, NETWORK, "XML error", "InvalidXml", 1),
             Self::InvalidArgument => row(8, NETWORK, "invalid argument", "InvalidArgument", 2),
             Self::Denied => row(29, NETWORK, "operation forbidden", "Denied", 1),
