@@ -18,6 +18,7 @@ mod list {
     pub(super) const TRANSIENT: u32 = 8;
     pub(super) const AUTOSTART: u32 = 16;
     pub(super) const NO_AUTOSTART: u32 = 32;
+    pub(super) const ALL: u32 = 63;
 }
 
 /// Flags of documents: the definition instead of what runs.
@@ -34,6 +35,7 @@ impl Session {
         let number = |yes: bool| Ok(Reply::Int(i32::from(yes)));
         match call {
             Call::ConnectListAllNetworks { need_results, flags } => {
+                known_flags(flags, list::ALL)?;
                 let all = self.networks(|network| fits(flags, network)).await?;
                 let count = all.len();
                 Ok(Reply::Networks(if need_results { all.iter().map(reference).collect() } else { Vec::new() }, count))
@@ -77,6 +79,7 @@ impl Session {
             Call::NetworkIsActive { net } => number(self.shown(&net).await?.active),
             Call::NetworkIsPersistent { net } => number(self.shown(&net).await?.persistent),
             Call::NetworkUpdate { net, command, section, parent_index, xml, flags } => {
+                known_flags(flags, LIVE | CONFIG)?;
                 let update = Command::Update {
                     network: id(&net),
                     command: update_command(command)?,
@@ -88,7 +91,8 @@ impl Session {
                 };
                 self.done(update).await
             }
-            Call::NetworkGetDhcpLeases { net, mac, need_results, .. } => {
+            Call::NetworkGetDhcpLeases { net, mac, need_results, flags } => {
+                known_flags(flags, 0)?;
                 let leases = self.leases(&net, mac.as_deref()).await?;
                 let count = leases.len();
                 Ok(Reply::Leases(if need_results { leases } else { Vec::new() }, count))
@@ -138,6 +142,7 @@ impl Session {
     }
 
     async fn xml(&self, network: &NetworkRef, flags: u32) -> Result<Reply, RemoteError> {
+        known_flags(flags, XML_INACTIVE)?;
         let view = self.shown(network).await?;
         // A transient network has no definition, and what runs is all there is to say.
         let inactive = flags & XML_INACTIVE != 0 && view.persistent;
@@ -182,7 +187,16 @@ fn fits(flags: u32, network: &NetworkView) -> bool {
         && group(list::AUTOSTART, list::NO_AUTOSTART, network.autostart)
 }
 
+/// That nothing is asked for but what is known: a flag may ask for less to be done than is without it.
+fn known_flags(flags: u32, known: u32) -> Result<(), RemoteError> {
+    match flags & !known {
+        0 => Ok(()),
+        unknown => Err(invalid("the flags", format!("{unknown:#x} is not known here"))),
+    }
+}
+
 fn document(text: &str, flags: u32) -> Result<patchcord_core::model::Network, RemoteError> {
+    known_flags(flags, VALIDATE)?;
     let mode = if flags & VALIDATE != 0 { Mode::Strict } else { Mode::Lenient };
     xml::read_network(text, mode).map_err(|error| errors::remote(&error))
 }
@@ -214,7 +228,9 @@ fn update_section(number: u32) -> Result<UpdateSection, RemoteError> {
         DnsSrv,
     ];
     let place = usize::try_from(number).unwrap_or(usize::MAX).wrapping_sub(1);
-    sections.get(place).copied().ok_or_else(|| invalid("the update's section", format!("there is no {number}")))
+    // A later libvirt's client may know more of them.
+    let unknown = || Error::new(ErrorKind::Unsupported, "the update's section", format!("there is no {number}"));
+    sections.get(place).copied().ok_or_else(|| errors::remote(&unknown()))
 }
 
 fn lease(view: LeaseView) -> Lease {
