@@ -119,6 +119,8 @@ if [ "$task" = test ]; then
     unpack lldpad lldpad
     unpack nss-libvirt libnss-libvirt
     unpack virt-qemu-run libvirt-daemon-driver-qemu
+    unpack python3-libvirt python3-libvirt
+    unpack libvirtd libvirt-daemon iptables
 fi
 
 # The tools run for seconds and are built once: compile them quickly rather than well.

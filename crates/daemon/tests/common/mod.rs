@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod console;
+pub(crate) mod libvirtd;
 pub(crate) mod lldpad;
 pub(crate) mod rates;
 pub(crate) mod switch;
