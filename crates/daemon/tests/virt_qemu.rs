@@ -269,6 +269,7 @@ fn a_machine_on_a_bridge_of_the_hosts() {
             assert_eq!(plugged(host), [("office".to_owned(), "plugged".to_owned(), Some("vnet0".to_owned()))]);
         };
         all_well(&host);
+        assert!(host.log().contains("event=Plugged"), "{}", host.log());
         // Neither the network nor the daemon is between the machine and a bridge that is the host's.
         assert_eq!(machine.console.ask("watch 10.9.0.1"), "answers");
         virsh(ns, "net-destroy office");

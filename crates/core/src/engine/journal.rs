@@ -66,6 +66,7 @@ impl Engine {
             Some(nic) => self.intent.set_nic(nic),
             None => {
                 self.intent.remove_nic(id);
+                self.told_plugged.remove(&id);
             }
         }
         self.untold(Object::Nic(id), told);

@@ -146,6 +146,8 @@ pub struct Engine {
     loose: BTreeMap<Uuid, Now>,
     /// What others did to ports of Open vSwitch bridges, by NIC.
     meddlings: HashMap<Uuid, ovs::Meddling>,
+    /// Whether watchers were told last that a port is plugged in.
+    told_plugged: BTreeMap<Uuid, bool>,
     /// Who changed our packet rules last, while their repair is being planned.
     culprit: Option<String>,
 }
@@ -184,6 +186,7 @@ impl Engine {
             lost: BTreeMap::new(),
             loose: BTreeMap::new(),
             meddlings: HashMap::new(),
+            told_plugged: BTreeMap::new(),
             culprit: None,
         }
     }

@@ -211,7 +211,10 @@ impl Engine {
                 if event == NetworkEvent::Stopped {
                     let parked: Vec<Uuid> = self.intent.nics_of(uuid).map(|n| n.id).collect();
                     for nic in parked {
-                        self.publish_nic(nic, Some(super::NicEvent::Unplugged));
+                        // Of a port they were told already, if it changed.
+                        if !self.told_plugged.contains_key(&nic) {
+                            self.publish_nic(nic, Some(super::NicEvent::Unplugged));
+                        }
                     }
                     self.observed.leases.remove(&uuid);
                     self.forget_leases(uuid);

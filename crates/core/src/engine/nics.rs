@@ -137,6 +137,9 @@ impl Engine {
         };
         let confirmed = NicIntent { confirmed: true, ..nic.clone() };
         let view = self.nic_view(&confirmed);
+        if view.port {
+            self.told_plugged.insert(id, view.state == NicState::Plugged);
+        }
         let answer = Answer { body: Body::Nic(Box::new(view.clone())), warnings: operation.warnings };
         self.out.push(Effect::Reply(request, Ok(answer)));
         if !nic.confirmed {

@@ -3,6 +3,7 @@
 
 use super::effect::{Effect, Event, NicEvent};
 use super::input::{Attach, Now};
+use super::view::NicState;
 use super::{Engine, Object};
 use crate::intent::{Allocation, Claim, NetworkIntent, NicIntent};
 use crate::merge::Merged;
@@ -160,6 +161,16 @@ impl Engine {
     pub(super) fn plan_port(&self, plan: &mut Plan, port: &NicIntent) {
         let take_back = self.loose.get(&port.id).is_some_and(|at| *at <= self.now);
         claim::steps(plan, &self.intent, &self.observed, port, take_back);
+    }
+
+    /// Tells watchers that a port was plugged in or out, whoever did it.
+    pub(super) fn publish_port(&mut self, id: Uuid) {
+        let Some(nic) = self.intent.nic(id) else { return };
+        let plugged = self.nic_view(nic).state == NicState::Plugged;
+        // What it is when the daemon starts is no news.
+        if self.told_plugged.insert(id, plugged).is_some_and(|was| was != plugged) {
+            self.publish_nic(id, None);
+        }
     }
 
     /// A port's document.

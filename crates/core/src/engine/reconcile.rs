@@ -321,7 +321,9 @@ impl Engine {
                 }
             }
             Object::Nic(id) => {
-                if followed.is_none() && repaired {
+                if followed.is_none() && self.intent.nic(id).is_some_and(|nic| nic.is_port()) {
+                    self.publish_port(id);
+                } else if followed.is_none() && repaired {
                     self.publish_nic(id, None);
                 }
                 // Its plan saw to the bridge, unless it was not plugged in.

@@ -195,6 +195,55 @@ fn a_guests_tap_finds_back_into_its_bridge() {
     assert!(host.kernel.link(index).is_some());
 }
 
+/// What became of NICs, as watchers were told since this was asked last.
+fn told(host: &mut Host) -> Vec<NicEvent> {
+    let of_nics = |event| if let Event::Nic { what, .. } = event { Some(what) } else { None };
+    std::mem::take(&mut host.events).into_iter().filter_map(of_nics).collect()
+}
+
+#[test]
+fn watchers_are_told_of_guests_that_others_plug_in_and_out() {
+    use NicEvent::{Attached, Detached, Plugged, Unplugged};
+    let mut host = host();
+    host.add_link("br0", LinkKind::Bridge);
+    host.add_link("eth0", LinkKind::Other(String::new()));
+    host.tell(Input::Observed(Change::Snapshot(Box::new(host.kernel.clone()))));
+    let office = "<network><name>office</name><forward mode='bridge'/><bridge name='br0'/></network>";
+    for (definition, bridge) in
+        [(nat("lab", 1), Some("virbr0")), (network(office), Some("br0")), (on_devices("dev", "vepa", &["eth0"]), None)]
+    {
+        let name = definition.name.to_string();
+        host.ask(Command::Define(definition)).unwrap();
+        host.ask(Command::Start(name.clone())).unwrap();
+        made(&mut host, port(1, 7, &name, None));
+        assert_eq!(told(&mut host), [Attached]);
+        if let Some(bridge) = bridge {
+            let index = tap(&mut host, Some(bridge));
+            assert_eq!(told(&mut host), [Plugged], "{name}");
+            let same = host.kernel.link(index).cloned();
+            host.tell(Input::Observed(Change::Link(index, same)));
+            assert_eq!(told(&mut host), []);
+        }
+        host.ask(Command::Stop(name.clone())).unwrap();
+        host.reap();
+        assert_eq!(told(&mut host), [Unplugged], "{name}");
+        host.ask(Command::Start(name.clone())).unwrap();
+        assert_eq!(told(&mut host), [Plugged], "{name}");
+        host.crash();
+        host.settle();
+        assert_eq!(told(&mut host), [], "a daemon's start is no news");
+        if let Some(index) = host.kernel.link_named("vnet0").map(|tap| tap.index) {
+            host.kernel.set_link(index, None);
+            host.tell(Input::Observed(Change::Link(index, None)));
+            host.settle();
+            assert_eq!(told(&mut host), [Unplugged], "{name}");
+        }
+        host.ask(Command::Detach(Uuid::from_u128(1))).unwrap();
+        assert_eq!(told(&mut host), [Detached]);
+    }
+    at_rest(&mut host);
+}
+
 #[test]
 fn a_guest_holds_one_device_however_often_its_driver_asks() {
     let mut host = host();
