@@ -8,11 +8,11 @@ mod common;
 
 use common::lldpad::Lldpad;
 use common::switch::switch;
-use common::{Host, attach, differences, tap};
+use common::{Host, SOON, attach, differences, tap};
 use patchcord_api::error::ClientError;
 use patchcord_api::methods::UndefineNetwork;
 use patchcord_api::types::Nic;
-use patchcord_testkit::{Namespace, in_namespace};
+use patchcord_testkit::{Namespace, in_namespace, wait_until};
 use serde_json::Value;
 use std::fs;
 
@@ -157,7 +157,11 @@ fn the_short_interface_becomes_what_its_network_is_on_each_host() {
             host.detach(&nic.id);
             host.stop_network("red-network");
             host.call(&UndefineNetwork { name: "red-network".into() });
-            assert_eq!(differences(&clean, &host.state()), "", "{wanted}");
+            // A device in passthrough mode has its own address back a moment after its macvlan is gone.
+            wait_until("the host as it was", SOON, || match differences(&clean, &host.state()) {
+                none if none.is_empty() => Ok(()),
+                some => Err(some),
+            });
         }
     });
 }

@@ -377,11 +377,15 @@ fn scrub(value: &mut Value) {
     }
 }
 
-/// Files below a directory with their content; those that name or quote the daemon's process are left out.
+/// Files below a directory with their content; those that name or quote the daemon's process are left out, and those for
+/// libvirt's modules of the name service switch, which are written some time after what they tell of.
 fn list(directory: &Path, into: &mut Vec<String>) {
     let mut entries: Vec<_> = fs::read_dir(directory).unwrap().flatten().map(|e| e.path()).collect();
     entries.sort();
     for path in entries {
+        if path.ends_with("var/lib/libvirt/dnsmasq") {
+            continue;
+        }
         if path.is_dir() && !path.is_symlink() {
             list(&path, into);
         } else if path.file_name().is_some_and(|n| n != "daemon.log" && n != "lock")
