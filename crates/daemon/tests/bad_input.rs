@@ -113,8 +113,6 @@ fn what_is_there_already() {
         refused(&host, &create("o", "taken", "10.9.0.1"), "InUse", "taken");
         let lan = "<network><name>lan</name><forward mode='bridge'/><bridge name='nobr'/></network>";
         refused(&host, &CreateNetwork { xml: lan.into() }, "NotFound", "nobr");
-        let direct = "<network><name>d</name><forward mode='hostdev'><address type='pci' domain='0' bus='0x3b' slot='0' function='1'/></forward></network>";
-        refused(&host, &CreateNetwork { xml: direct.into() }, "Unsupported", "given to the guest whole");
     });
 }
 
