@@ -69,6 +69,26 @@ fn a_live_network_counts_its_connections() {
 }
 
 #[test]
+fn a_live_network_that_translates_says_from_which_ports() {
+    let live = |nat: &str| {
+        let text = format!(
+            "<network><name>n</name><forward mode='nat'>{nat}</forward>\
+            <ip address='10.0.0.1' prefix='24'/><ip family='ipv6' address='fd00::1' prefix='64'/></network>"
+        );
+        let network = read_network(&text, Mode::Strict).expect("a network");
+        assert!(!write_network(&network).contains("1024"), "{nat}");
+        let connections = Connections::default();
+        let options = WriteOptions { connections: Some(&connections), ..WriteOptions::default() };
+        write_network_with(&network, &options)
+    };
+    for given in ["", "<nat ipv6='yes'/>", "<nat><address start='192.0.2.1' end='192.0.2.9'/></nat>"] {
+        assert!(live(given).contains("<port start='1024' end='65535'/>"), "{given}");
+    }
+    let given = live("<nat><port start='500' end='1000'/></nat>");
+    assert!(given.contains("<port start='500' end='1000'/>") && !given.contains("1024"), "{given}");
+}
+
+#[test]
 fn the_functions_of_a_physical_function() {
     let text = "<network><name>vfs</name><uuid>81ff0d90-c91e-6742-64da-4a736edb9a9b</uuid>\
         <forward mode='passthrough'><pf dev='eth0'/></forward></network>";

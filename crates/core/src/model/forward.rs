@@ -136,8 +136,13 @@ pub struct Nat {
     pub ipv6: Option<bool>,
     /// Source addresses to use instead of the uplink's, first and last.
     pub addresses: Option<(Ipv4Addr, Ipv4Addr)>,
-    /// Source ports to use, first and last; 1024 to 65535 unless given.
+    /// Source ports to use, first and last; [`Nat::PORTS`] unless given.
     pub ports: Option<(u16, u16)>,
+}
+
+impl Nat {
+    /// Source ports of translated connections when the network names none: not the privileged ones.
+    pub const PORTS: (u16, u16) = (1024, 65535);
 }
 
 #[cfg(test)]

@@ -136,7 +136,10 @@ pub(crate) fn write_forward(w: &mut Writer, forward: &Forward, options: &WriteOp
             if let Some(driver) = &forward.driver {
                 w.element("driver").attr("name", driver).close();
             }
-            write_nat(w, &forward.nat);
+            // What runs has ports, whether they were given or not.
+            let running = forward.mode == ForwardMode::Nat && counts.is_some();
+            let ports = forward.nat.ports.or(running.then_some(Nat::PORTS));
+            write_nat(w, &Nat { ports, ..forward.nat.clone() });
             if let Some(pf) = &forward.pf {
                 w.element("pf").attr("dev", pf).close();
                 if options.inactive {

@@ -30,7 +30,7 @@ pub struct WriteOptions<'a> {
     pub tags: TagForm,
     /// The definition only: without usage counts, and without the functions found for `<pf>`.
     pub inactive: bool,
-    /// Usage counts of a network that is active.
+    /// Usage counts of a network that is active, which is printed with what was decided when it started.
     pub connections: Option<&'a Connections>,
 }
 

@@ -1,12 +1,9 @@
 //! The rules of one network: who reaches whom, exactly as libvirt's iptables rules decide it.
 
 use super::rule::{Chain, Element, Key, L4Proto, Map, Rule, Stmt};
-use crate::model::{ForwardMode, LinkName, Network};
+use crate::model::{ForwardMode, LinkName, Nat, Network};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
-
-/// Source ports of translated connections when the network names none: not the privileged ones.
-const PORTS: (u16, u16) = (1024, 65535);
 
 /// IPv4 destinations that are never translated: link-local multicast (RFC 5771) and limited broadcast (RFC 919).
 const KEPT_V4: [(Ipv4Addr, u8); 2] = [(Ipv4Addr::new(224, 0, 0, 0), 24), (Ipv4Addr::BROADCAST, 32)];
@@ -125,7 +122,7 @@ fn translation(network: &Network, prefix: IpNet, uplink: Option<&LinkName>) -> V
         let mut stmts = vec![Stmt::Saddr(prefix), Stmt::Daddr { net: prefix, negated: true }];
         stmts.extend(uplink.cloned().map(Stmt::Oifname));
         stmts.extend(proto.map(Stmt::L4proto));
-        let ports = proto.map(|_| nat.ports.unwrap_or(PORTS));
+        let ports = proto.map(|_| nat.ports.unwrap_or(Nat::PORTS));
         stmts.push(match (nat.addresses, prefix) {
             (Some(addresses), IpNet::V4(_)) => Stmt::Snat { addresses, ports },
             _ => Stmt::Masquerade { ports },
