@@ -211,6 +211,8 @@ fn clients_that_send_garbage_or_go_away() {
             let parameters = serde_json::json!({ "guest": "g", "xml": interface("net"), "fetch": true });
             let call = serde_json::json!({ "method": "org.patchcord.Switch.AttachNIC", "parameters": parameters });
             let mut stream = UnixStream::connect(host.socket()).unwrap();
+            // However soon the answer comes, it comes too late.
+            stream.shutdown(std::net::Shutdown::Read).unwrap();
             stream.write_all(&[call.to_string().as_bytes(), b"\0"].concat()).unwrap();
             drop(stream);
         }
