@@ -9,7 +9,7 @@ use crate::intent::{NicIntent, Owner};
 use crate::merge::Precedence;
 use crate::model::{LinkState, Nic, NicSource, NicType};
 use crate::plan::desired::{self, Resolved};
-use crate::{Error, xml};
+use crate::{Error, ErrorKind, xml};
 use uuid::Uuid;
 
 impl Engine {
@@ -127,7 +127,11 @@ impl Engine {
             return self.out.push(Effect::refuse(request, error));
         }
         let Some(nic) = self.intent.nic(id).cloned() else {
-            if let Some(previous) = previous {
+            if event != NicEvent::Detached {
+                let error =
+                    Error::new(ErrorKind::NoNic, self.describe(Object::Nic(id)), "its owner is gone, and it too");
+                self.out.push(Effect::refuse(request, error));
+            } else if let Some(previous) = previous {
                 let nic = Box::new(self.nic_view(&previous));
                 let answer = Answer { body: Body::Done, warnings: operation.warnings };
                 self.out.push(Effect::Reply(request, Ok(answer)));

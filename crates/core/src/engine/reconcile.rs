@@ -3,7 +3,7 @@
 use super::effect::{Effect, Event, Job, PlanId, RecordKey};
 use super::work::{Flight, Goal, PLANS, Repairs, backoff};
 use super::{Engine, Object};
-use crate::intent::NetworkIntent;
+use crate::intent::{NetworkIntent, NicIntent};
 use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, Sysctl, desired, diff, nft, plug, vlan};
 use crate::{Error, ErrorKind, xml};
 use std::collections::BTreeMap;
@@ -295,7 +295,9 @@ impl Engine {
                 self.put_network(uuid, previous);
             }
             (Object::Nic(id), Goal::Nic { previous, .. }) => {
-                let previous = previous.as_deref().cloned();
+                // One whose owner died meanwhile does not come back: nobody would end it.
+                let lives = |nic: &NicIntent| nic.owner.is_none_or(|owner| self.watched.contains(&owner));
+                let previous = previous.as_deref().filter(|nic| lives(nic)).cloned();
                 self.put_nic(id, previous);
             }
             _ => {}
