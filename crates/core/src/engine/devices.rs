@@ -163,9 +163,7 @@ impl Engine {
         if self.config.needs_carrier && !wire.is_some_and(|l| l.carrier) {
             return Err(Unusable::NoCarrier);
         }
-        if self.is_being_restored(address) {
-            return Err(Unusable::Leaving);
-        }
+        self.is_restored(address)?;
         let Some(name) = &vf.link else { return Ok(()) };
         if self.intent.pool().holders(&Device::Link(name.clone())).next().is_some() {
             return Err(Unusable::LinkHeld(name.clone()));
@@ -198,9 +196,7 @@ impl Engine {
             if self.intent.pool().holders(&Device::Pci(address)).next().is_some() {
                 return Err(Unusable::GivenAway(address));
             }
-            if self.is_being_restored(address) {
-                return Err(Unusable::Leaving);
-            }
+            self.is_restored(address)?;
         }
         if self.config.needs_carrier && !link.carrier {
             return Err(Unusable::NoCarrier);

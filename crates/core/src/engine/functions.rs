@@ -1,16 +1,18 @@
 //! Virtual functions: which of them networks have, and what is done about those that NICs have.
 //!
 //! A function is read, and what it was is written down, before it is set for a NIC; when that NIC has it no longer it is
-//! made what it was. Of what a record says after a start nothing is certain, so that the function is set again.
+//! made what it was. Of what a record says after a start nothing is certain, so that the function is set again. One that
+//! can't be made what it was goes to nobody else, who might find it trusted, or in a VLAN of others; that is tried again.
 
 use super::effect::{DeviceEvent, Job, RecordKey};
 use super::hooks::Moment;
-use super::input::{JobOutcome, Startup};
+use super::input::{JobOutcome, Now, Startup};
+use super::work::backoff;
 use super::{Engine, Object};
 use crate::intent::{NetworkIntent, NicIntent};
 use crate::model::{ActualType, DeviceRef, LinkName, Network, PciAddress};
 use crate::plan::{self, FunctionBefore, FunctionSetup, Functions};
-use crate::pool::Device;
+use crate::pool::{Device, Unusable};
 use crate::{Error, ErrorKind, xml};
 use std::collections::BTreeSet;
 use uuid::Uuid;
@@ -21,6 +23,28 @@ pub(super) struct Taken {
     before: FunctionBefore,
     /// What it was set to since this daemon started.
     set: Option<FunctionSetup>,
+    /// It could not be made what it was.
+    refused: Option<Refused>,
+}
+
+/// A function could not be made what it was, which is tried again until it is.
+#[derive(Clone, Debug)]
+struct Refused {
+    cause: String,
+    /// How often, in a row.
+    times: u32,
+    /// When it is tried again.
+    until: Now,
+}
+
+impl Taken {
+    const fn new(before: FunctionBefore) -> Self {
+        Self { before, set: None, refused: None }
+    }
+
+    fn waits(&self, now: Now) -> bool {
+        self.refused.as_ref().is_some_and(|refused| refused.until > now)
+    }
 }
 
 impl Engine {
@@ -74,7 +98,7 @@ impl Engine {
         let differing: BTreeSet<PciAddress> = before.addresses().chain(now.addresses()).filter(differs).collect();
         for ((nic, address), taken) in &mut self.functions {
             if differing.contains(address) {
-                taken.set = None;
+                (taken.set, taken.refused) = (None, None);
                 concerned.insert(Object::Nic(*nic));
             }
         }
@@ -142,7 +166,8 @@ impl Engine {
             Moment::After => {
                 // One that its guest has is the guest's, also while it is not there.
                 let kept = wanted.map(|w| w.address).or_else(|| nic?.function());
-                let (address, taken) = self.functions_of(id).find(|(address, _)| Some(*address) != kept)?;
+                let due = |(address, taken): &(PciAddress, &Taken)| Some(*address) != kept && !taken.waits(self.now);
+                let (address, taken) = self.functions_of(id).find(due)?;
                 Some(Job::RestoreFunction(address, Box::new(taken.before.clone())))
             }
         }
@@ -160,14 +185,18 @@ impl Engine {
         self.functions.range(all).map(|((_, address), taken)| (*address, taken))
     }
 
-    /// Whether a function is not yet what it was before a NIC had it that has it no longer.
-    pub(super) fn is_being_restored(&self, address: PciAddress) -> bool {
+    /// That a function is what it was before NICs had it that have it no longer.
+    pub(super) fn is_restored(&self, address: PciAddress) -> Result<(), Unusable> {
         let holds = |nic: Uuid| {
             let nic = self.intent.nic(nic);
             let on = nic.and_then(|n| n.device()).and_then(|link| self.observed.functions.with_link(link));
             nic.and_then(|n| n.function()).or(on) == Some(address)
         };
-        self.functions.keys().any(|(nic, of)| *of == address && !holds(*nic))
+        match self.functions.iter().find(|((nic, of), _)| *of == address && !holds(*nic)) {
+            None => Ok(()),
+            Some((_, Taken { refused: Some(refused), .. })) => Err(Unusable::NotRestored(refused.cause.clone())),
+            Some(_) => Err(Unusable::Leaving),
+        }
     }
 
     /// A function was read, set or restored, or could not be.
@@ -178,12 +207,12 @@ impl Engine {
         let asked_for = work.operation.is_some();
         match (job, outcome) {
             (Job::ReadFunction(address), JobOutcome::Function(before)) => {
-                self.functions.insert((id, address), Taken { before: *before, set: None });
+                self.functions.insert((id, address), Taken::new(*before));
                 self.persist_function(id, address);
             }
             (Job::SetFunction(set), JobOutcome::Done) => {
                 if let Some(taken) = self.functions.get_mut(&(id, set.0.address)) {
-                    taken.set = Some(set.0);
+                    (taken.set, taken.refused) = (Some(set.0), None);
                 }
             }
             (Job::SetFunction(set), JobOutcome::Failed(cause)) if set.0.unplugged && !asked_for => {
@@ -197,20 +226,37 @@ impl Engine {
                 let error = Error::new(ErrorKind::HostFailed, self.describe(object), cause);
                 return self.failed(object, error.field("<source>"));
             }
-            (Job::RestoreFunction(address, _), outcome) => {
-                self.functions.remove(&(id, address));
+            (Job::RestoreFunction(address, _), JobOutcome::Failed(cause)) => self.not_restored(id, address, cause),
+            (Job::RestoreFunction(address, _), _) => {
+                let taken = self.functions.remove(&(id, address));
                 self.persist_function(id, address);
-                if let JobOutcome::Failed(cause) = outcome {
-                    let what = format!("{address} is not what it was before this NIC had it: {cause}");
-                    self.drift(object, what.clone(), false);
-                    if let Some(operation) = self.work.get_mut(&object).and_then(|w| w.operation.as_mut()) {
-                        operation.warnings.push(what);
-                    }
+                if taken.is_some_and(|taken| taken.refused.is_some()) {
+                    self.drift(object, format!("{address} is what it was before this NIC had it"), true);
                 }
             }
             _ => {}
         }
         self.advance(object);
+    }
+
+    /// A function could not be made what it was. Its NIC goes all the same, and what was written down of it stays.
+    fn not_restored(&mut self, nic: Uuid, address: PciAddress, cause: String) {
+        let Some(taken) = self.functions.get_mut(&(nic, address)) else { return };
+        let times = taken.refused.as_ref().map_or(0, |refused| refused.times);
+        let until = self.now + backoff(times);
+        let what = format!(
+            "{address} is not what it was before this NIC had it, and is given to no other until it is: {cause}"
+        );
+        taken.refused = Some(Refused { cause, times: times + 1, until });
+        let object = Object::Nic(nic);
+        self.wake(until, object);
+        // What passes by the second time was worth no word, and what doesn't is told once.
+        if let Some(operation) = self.work.get_mut(&object).and_then(|w| w.operation.as_mut()) {
+            operation.warnings.push(what.clone());
+        }
+        if times == 0 {
+            self.drift(object, what, false);
+        }
     }
 
     fn persist_function(&mut self, nic: Uuid, address: PciAddress) {
@@ -229,7 +275,7 @@ impl Engine {
         for (stem, text) in &startup.functions {
             match xml::read_function(&self.config.stamp, text) {
                 Ok(Some((nic, address, before))) => {
-                    self.functions.insert((nic, address), Taken { before, set: None });
+                    self.functions.insert((nic, address), Taken::new(before));
                 }
                 Ok(None) => {
                     let (nic, address) = stem.split_once('@').unwrap_or_default();

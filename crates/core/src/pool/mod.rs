@@ -48,6 +48,8 @@ pub enum Unusable {
     NoCarrier,
     /// Who held it is leaving it just now, and comes back if that fails.
     Leaving,
+    /// It is a virtual function that could not be made what it was before its last guest had it, for that reason.
+    NotRestored(String),
     /// It is a port of that bridge or bond, which takes all its frames.
     PortOf(String),
     /// Others made that macvlan on it, and it is wanted exclusively.

@@ -26,6 +26,9 @@ impl fmt::Display for Unusable {
             Self::Absent => f.write_str("is not there"),
             Self::NoCarrier => f.write_str("has no carrier"),
             Self::Leaving => f.write_str("is being given back just now"),
+            Self::NotRestored(cause) => {
+                write!(f, "could not be made what it was before its last guest, which is tried again: {cause}")
+            }
             Self::PortOf(controller) => write!(f, "is a port of {controller}, which takes all its frames"),
             Self::Carries(macvlan) => write!(f, "carries {macvlan}, which is not ours, and is wanted exclusively"),
             Self::NoFunction => f.write_str("is no virtual function of a device of this host's"),

@@ -4,7 +4,7 @@
 use super::functions::{address, untouched};
 use super::tests::{at_rest, attach, host, nat, network, nic, nic_on};
 use super::{Full, Host};
-use crate::engine::{Body, Command, DeviceEvent, Event, Free, Input, NicState, NicView};
+use crate::engine::{Body, Command, DeviceEvent, Event, Free, Input, NicState, NicView, RecordKey};
 use crate::intent::Owner;
 use crate::model::{Network, Nic, NicSource};
 use crate::plan::{Cable, Change, FunctionVlan, LinkKind, MarkKind};
@@ -273,8 +273,43 @@ fn what_a_driver_refuses_is_not_attached() {
     let answer = host.ask(Command::Detach(view.id)).unwrap();
     assert_eq!(
         answer.warnings,
-        ["0000:3b:02.0 is not what it was before this NIC had it: its driver refuses the VLAN"]
+        ["0000:3b:02.0 is not what it was before this NIC had it, and is given to no other until it is: its driver \
+          refuses the VLAN"]
     );
+    assert!(host.engine.intent().nic(view.id).is_none());
+    // Nobody else gets it as it is: not now, and not from a daemon that starts meanwhile.
+    let given = |host: &mut Host| attached(host, "db", "whole").pci.unwrap();
+    let other = given(&mut host);
+    assert_eq!(other, address(1));
+    host.events.clear();
+    host.crash();
+    host.settle();
+    assert_eq!(host.sysfs.is_set(address(0)).mac, view.mac);
+    let on_link = attach("db", nic_on("pass"));
+    let error = host.ask(on_link.clone()).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::InUse);
+    let why =
+        "v0 could not be made what it was before its last guest, which is tried again: its driver refuses the VLAN";
+    assert!(error.cause.contains(why), "{error}");
+    // It is tried again until that is possible, and told once each way.
+    host.sysfs.take();
+    host.settle_with_clock();
+    assert!(host.sysfs.take().len() > 2);
+    host.sysfs.keeps = false;
+    host.settle_with_clock();
+    at_rest_all(&mut host);
+    let told = host.events.iter().filter_map(|event| match event {
+        Event::Drift { what, repaired, .. } => Some((what.split(',').next().unwrap_or_default(), *repaired)),
+        _ => None,
+    });
+    let (not, is) = (
+        "0000:3b:02.0 is not what it was before this NIC had it",
+        "0000:3b:02.0 is what it was before this NIC had it",
+    );
+    assert_eq!(told.collect::<Vec<_>>(), [(not, false), (is, true)]);
+    assert!(!host.records.keys().any(|key| matches!(key, RecordKey::Function(_, of) if *of == address(0))));
+    host.ask(on_link).unwrap();
+    at_rest_all(&mut host);
 }
 
 #[test]
