@@ -81,8 +81,12 @@ impl OpenVSwitch {
         self.dir.join("db.sock")
     }
 
-    /// Starts ovs-vswitchd.
+    /// Starts ovs-vswitchd. It counts the host's processors at most every ten seconds, by a clock that begins with the
+    /// machine: one that runs for less has none, and the kernel's datapath nobody to ask about a frame that it does not know.
     pub fn start_switch(&mut self) {
+        let runs =
+            Duration::from_secs(rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_sec.unsigned_abs());
+        std::thread::sleep(Duration::from_secs(11).saturating_sub(runs));
         let database = format!("unix:{}", self.socket().display());
         let arguments = [database.as_str(), "-vsyslog:off", "-vconsole:err"];
         self.switch = Some(Process::start(self.command("ovs-vswitchd", &arguments)));

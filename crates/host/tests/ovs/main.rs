@@ -403,17 +403,22 @@ fn the_kernels_datapath_takes_a_tap_and_lets_go_of_it() {
         let ovs = bed.ovs();
         let br2 = name("br2");
         let set = |port: &str, id| ovs.set_port(&br2, &OvsPort { vlan: access(id), ..plain(port) }).unwrap();
-        // How its datapath forwards is the kernel's business, and seen with the one in user space; here the taps are its own.
-        let (first, _near) = (bed.tap("pct0"), bed.tap("pct1"));
+        let (first, near) = (bed.tap("pct0"), bed.tap("pct1"));
         set("pct0", 5);
         set("pct1", 5);
         let controller = || bed.ns.json("ip -d -j link show dev pct0")[0]["linkinfo"]["info_slave_kind"].clone();
         assert_eq!(controller(), "openvswitch");
+        first.send(1);
+        assert_eq!(near.wait(1), [(1, None)]);
         // Another link of the same name, which ovs-vswitchd may or may not have noticed.
         drop(first);
-        let _second = bed.tap("pct0");
+        let second = bed.tap("pct0");
         set("pct0", 6);
         assert_eq!((controller(), bed.get("Port", "pct0", "tag")), ("openvswitch".into(), "6".into()));
+        second.send(2);
+        set("pct0", 5);
+        second.send(3);
+        assert_eq!(near.wait(3), [(1, None), (3, None)], "and nothing from the other VLAN");
 
         ovs.remove_port(&name("pct0")).unwrap();
         // No waiting: another bridge can have it.
