@@ -250,7 +250,6 @@ impl Engine {
         taken.refused = Some(Refused { cause, times: times + 1, until });
         let object = Object::Nic(nic);
         self.wake(until, object);
-        // What passes by the second time was worth no word, and what doesn't is told once.
         if let Some(operation) = self.work.get_mut(&object).and_then(|w| w.operation.as_mut()) {
             operation.warnings.push(what.clone());
         }
