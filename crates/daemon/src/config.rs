@@ -1,7 +1,9 @@
 //! The daemon's configuration: one TOML file, in which every key has a default.
 
 use crate::access::Entry;
+use crate::libvirt::Switch;
 use patchcord_core::model::DevicePlug;
+use patchcord_libvirt_wire::Driver;
 use serde::Deserialize;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -51,11 +53,33 @@ impl Default for Devices {
 }
 
 /// Whether libvirt's clients are served.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Libvirt {
     /// `network`: on the sockets of virtnetworkd, `auto`, `on` or `off`.
-    pub network: crate::libvirt::Switch,
+    pub network: Switch,
+    /// `interface`: on those of virtinterfaced.
+    pub interface: Switch,
+    /// `nodedev`: on those of virtnodedevd. Other devices than the host's network devices are not known here, so clients
+    /// that come for them would find none: it has to be asked for.
+    pub nodedev: Switch,
+}
+
+impl Default for Libvirt {
+    fn default() -> Self {
+        Self { network: Switch::Auto, interface: Switch::Auto, nodedev: Switch::IfPassed }
+    }
+}
+
+impl Libvirt {
+    /// The switch of a driver.
+    pub const fn of(self, driver: Driver) -> Switch {
+        match driver {
+            Driver::Network => self.network,
+            Driver::Interface => self.interface,
+            Driver::NodeDevice => self.nodedev,
+        }
+    }
 }
 
 /// Where Open vSwitch is.
@@ -224,6 +248,8 @@ mod tests {
         assert_eq!((config.hooks.timeout, Config::parse("[hooks]\ntimeout = 300").unwrap().hooks.timeout), (30, 300));
         let config = Config::parse("[devices]\nplug = 'macvtap'").unwrap();
         assert_eq!(config.devices, Devices { plug: DevicePlug::Macvtap, ..Devices::default() });
+        let libvirt = Config::parse("[libvirt]\nnetwork = 'off'\nnodedev = 'on'").unwrap().libvirt;
+        assert_eq!(Driver::ALL.map(|driver| libvirt.of(driver)), [Switch::Off, Switch::Auto, Switch::On]);
     }
 
     #[test]
@@ -239,6 +265,7 @@ mod tests {
             ("[devices]\nassociation_timeout = 0", 2, "not between 1 and 300"),
             ("[hooks]\ntimeout = 301", 2, "not between 1 and 300"),
             ("[devices]\nplug = 'wire'", 2, "expected 'cord' or 'macvtap'"),
+            ("[libvirt]\ninterface = 'ifpassed'", 2, "expected one of `auto`, `on`, `off`"),
             ("\n[[access]]\nnetworks = ['*']\nallow = ['show']", 2, "needs users or groups"),
             ("[[access]]\nusers = ['a']\nallow = ['show']", 1, "missing field `networks`"),
             ("[[access]]\nusers = ['a']\nnetworks = ['*']\nallow = ['all']", 4, "unknown variant `all`"),

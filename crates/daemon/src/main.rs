@@ -78,7 +78,7 @@ fn run(args: &Args) -> Result<(), String> {
     local.block_on(&runtime, async {
         let service = Service::open(&root, &config, spawner, reclaimed).await.map_err(|e| phrase(&e))?;
         let listener = systemd::native_listener(&root.native_socket()).map_err(|e| phrase(&e))?;
-        let doors = libvirt::open(&root, config.libvirt.network).map_err(|e| e.to_string())?;
+        let doors = libvirt::open(&root, config.libvirt).map_err(|e| e.to_string())?;
         let access = Arc::new(Access::new(config.access));
         let clients = tokio::task::spawn_local(libvirt::serve(doors, root.clone(), service.handle()));
         let door = tokio::task::spawn_local(native::serve(listener, service.handle(), access));

@@ -12,7 +12,7 @@ use patchcord_testkit::{Process, in_namespace, wait_until};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 const LAB: &str = "<network><name>lab</name><uuid>81ff0d90-c91e-6742-64da-4a736edb9a9b</uuid><forward mode='nat'/>\
@@ -193,7 +193,11 @@ impl Client {
     }
 
     fn at(host: &Host<'_>, read_only: bool) -> Self {
-        let stream = UnixStream::connect(socket(host, read_only)).unwrap();
+        Self::on(&socket(host, read_only))
+    }
+
+    fn on(socket: &Path) -> Self {
+        let stream = UnixStream::connect(socket).unwrap();
         stream.set_read_timeout(Some(SOON)).unwrap();
         Self { stream, decoder: Decoder::default() }
     }
@@ -383,6 +387,55 @@ fn a_host_that_libvirt_serves_is_left_to_it() {
         fs::write(&config, "[libvirt]\nnetwork = \"off\"\n").unwrap();
         host.start();
         assert!(UnixStream::connect(socket(&host, false)).is_err());
+    });
+}
+
+#[test]
+fn each_driver_has_its_sockets_and_a_switch() {
+    in_namespace(|ns| {
+        let mut host = Host::without_daemon(ns);
+        fs::create_dir_all(host.root.join("etc/patchcord")).unwrap();
+        let config = host.root.join("etc/patchcord/patchcord.toml");
+        let served = |host: &Host<'_>| {
+            let entries = fs::read_dir(host.root.join("run/libvirt")).unwrap().flatten();
+            let mut names: Vec<_> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        host.start();
+        let both = |daemon: &str| [format!("{daemon}-sock"), format!("{daemon}-sock-ro")];
+        assert_eq!(served(&host), [both("virtinterfaced"), both("virtnetworkd")].concat());
+        host.stop();
+        fs::remove_dir_all(host.root.join("run/libvirt")).unwrap();
+        fs::write(&config, "[libvirt]\nnetwork = \"off\"\ninterface = \"off\"\nnodedev = \"on\"\n").unwrap();
+        host.start();
+        assert_eq!(served(&host), both("virtnodedevd"));
+    });
+}
+
+#[test]
+fn a_driver_leaves_to_others_what_is_theirs() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        let path = host.root.join("run/libvirt/virtinterfaced-sock");
+        let uri = format!("interface+unix:///system?socket={}", path.display());
+        let said = Command::new("virsh").args(["-c", &uri, "version"]).output().unwrap();
+        let said = String::from_utf8(said.stdout).unwrap();
+        assert!(said.contains("Running hypervisor: interface 9.0.0"), "{said}");
+        let mut client = Client::on(&path);
+        client.say(&call(Procedure::ConnectOpen, 0, Writer::default().text(Some("network:///system")).u32(0)));
+        let refused = client.hears_refusal();
+        assert!(refused.0 == 8 && refused.1.contains("is not interface:///system"), "{refused:?}");
+        client.say(&call(Procedure::ConnectOpen, 1, Writer::default().text(Some("interface:///system")).u32(0)));
+        assert_eq!(client.hears().unwrap().header.status, Status::Ok);
+        client.say(&call(Procedure::ConnectGetType, 2, &Writer::default()));
+        assert_eq!(Reader::new(&client.hears().unwrap().payload).string("").unwrap(), "interface");
+        client.say(&call(Procedure::NetworkLookupByName, 3, Writer::default().string("lab")));
+        let refused = client.hears_refusal();
+        assert_eq!(
+            refused,
+            (3, "this function is not supported by the connection driver: virNetworkLookupByName".into())
+        );
     });
 }
 

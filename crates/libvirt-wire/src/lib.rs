@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`frame`] | packets: length, header, payload |
 //! | [`xdr`] | the values in a payload (RFC 4506, with libvirt's limits) |
-//! | [`procedure`] | the numbers of procedures, what each is called, and who may call it |
+//! | [`driver`] | whose sockets there are |
+//! | [`procedure`] | the numbers of procedures, what each is called, whose it is, and who may call it |
 //! | [`call`] | what clients ask |
 //! | [`reply`] | what they are answered and told |
 //!
@@ -12,12 +13,14 @@
 #![forbid(unsafe_code)]
 
 pub mod call;
+pub mod driver;
 pub mod frame;
 pub mod procedure;
 pub mod reply;
 pub mod xdr;
 
 pub use call::Call;
+pub use driver::Driver;
 pub use frame::{Decoder, Frame, Header, Kind, Status};
 pub use procedure::Procedure;
 pub use reply::{RemoteError, Reply};

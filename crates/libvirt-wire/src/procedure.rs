@@ -2,6 +2,8 @@
 //!
 //! Numbers are never given twice, and clients find out that a procedure is missing by calling it.
 
+use crate::Driver;
+
 /// Who may call a procedure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -14,21 +16,21 @@ pub enum Access {
 }
 
 macro_rules! procedures {
-    ($($number:literal $name:ident $api:literal $access:ident;)*) => {
+    ($($owner:ident { $($number:literal $name:ident $api:literal $access:ident;)* })*) => {
         /// A procedure.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Procedure {
-            $(#[doc = $api] $name = $number,)*
+            $($(#[doc = $api] $name = $number,)*)*
         }
 
         impl Procedure {
             /// All there are.
-            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+            pub const ALL: &'static [Self] = &[$($(Self::$name,)*)*];
 
             /// That of a number.
             pub const fn of(number: i32) -> Option<Self> {
                 match number {
-                    $($number => Some(Self::$name),)*
+                    $($($number => Some(Self::$name),)*)*
                     _ => None,
                 }
             }
@@ -41,67 +43,88 @@ macro_rules! procedures {
             /// The function of libvirt's interface that calls it, as messages name it.
             pub const fn api(self) -> &'static str {
                 match self {
-                    $(Self::$name => $api,)*
+                    $($(Self::$name => $api,)*)*
                 }
             }
 
             /// Who may call it.
             pub const fn access(self) -> Access {
                 match self {
-                    $(Self::$name => Access::$access,)*
+                    $($(Self::$name => Access::$access,)*)*
+                }
+            }
+
+            /// The driver that carries it out; none for what any connection can be asked.
+            pub const fn driver(self) -> Option<Driver> {
+                match self {
+                    $($(Self::$name)|* => owner!($owner),)*
                 }
             }
         }
     };
 }
 
+/// A group's driver.
+macro_rules! owner {
+    (Any) => {
+        None
+    };
+    ($driver:ident) => {
+        Some(Driver::$driver)
+    };
+}
+
 procedures! {
-    1 ConnectOpen "virConnectOpen" Always;
-    2 ConnectClose "virConnectClose" Always;
-    3 ConnectGetType "virConnectGetType" Read;
-    4 ConnectGetVersion "virConnectGetVersion" Read;
-    59 ConnectGetHostname "virConnectGetHostname" Read;
-    60 ConnectSupportsFeature "virConnectSupportsFeature" Always;
-    66 AuthList "virConnectAuthList" Always;
-    110 ConnectGetUri "virConnectGetURI" Read;
-    149 ConnectIsSecure "virConnectIsSecure" Read;
-    157 ConnectGetLibVersion "virConnectGetLibVersion" Read;
-    360 ConnectRegisterCloseCallback "virConnectRegisterCloseCallback" Read;
-    361 ConnectUnregisterCloseCallback "virConnectUnregisterCloseCallback" Read;
-    419 ConnectSetIdentity "virConnectSetIdentity" Write;
+    Any {
+        1 ConnectOpen "virConnectOpen" Always;
+        2 ConnectClose "virConnectClose" Always;
+        3 ConnectGetType "virConnectGetType" Read;
+        4 ConnectGetVersion "virConnectGetVersion" Read;
+        59 ConnectGetHostname "virConnectGetHostname" Read;
+        60 ConnectSupportsFeature "virConnectSupportsFeature" Always;
+        66 AuthList "virConnectAuthList" Always;
+        110 ConnectGetUri "virConnectGetURI" Read;
+        149 ConnectIsSecure "virConnectIsSecure" Read;
+        157 ConnectGetLibVersion "virConnectGetLibVersion" Read;
+        360 ConnectRegisterCloseCallback "virConnectRegisterCloseCallback" Read;
+        361 ConnectUnregisterCloseCallback "virConnectUnregisterCloseCallback" Read;
+        419 ConnectSetIdentity "virConnectSetIdentity" Write;
+    }
 
-    36 ConnectListDefinedNetworks "virConnectListDefinedNetworks" Read;
-    38 ConnectListNetworks "virConnectListNetworks" Read;
-    39 NetworkCreate "virNetworkCreate" Write;
-    40 NetworkCreateXml "virNetworkCreateXML" Write;
-    41 NetworkDefineXml "virNetworkDefineXML" Write;
-    42 NetworkDestroy "virNetworkDestroy" Write;
-    43 NetworkGetXmlDesc "virNetworkGetXMLDesc" Read;
-    44 NetworkGetAutostart "virNetworkGetAutostart" Read;
-    45 NetworkGetBridgeName "virNetworkGetBridgeName" Read;
-    46 NetworkLookupByName "virNetworkLookupByName" Read;
-    47 NetworkLookupByUuid "virNetworkLookupByUUID" Read;
-    48 NetworkSetAutostart "virNetworkSetAutostart" Write;
-    49 NetworkUndefine "virNetworkUndefine" Write;
-    50 ConnectNumOfDefinedNetworks "virConnectNumOfDefinedNetworks" Read;
-    52 ConnectNumOfNetworks "virConnectNumOfNetworks" Read;
-    152 NetworkIsActive "virNetworkIsActive" Read;
-    153 NetworkIsPersistent "virNetworkIsPersistent" Read;
-    283 ConnectListAllNetworks "virConnectListAllNetworks" Read;
-    291 NetworkUpdate "virNetworkUpdate" Write;
-    313 ConnectNetworkEventRegisterAny "virConnectNetworkEventRegisterAny" Read;
-    314 ConnectNetworkEventDeregisterAny "virConnectNetworkEventDeregisterAny" Read;
-    341 NetworkGetDhcpLeases "virNetworkGetDHCPLeases" Read;
-    432 NetworkDefineXmlFlags "virNetworkDefineXMLFlags" Write;
-    437 NetworkCreateXmlFlags "virNetworkCreateXMLFlags" Write;
+    Network {
+        36 ConnectListDefinedNetworks "virConnectListDefinedNetworks" Read;
+        38 ConnectListNetworks "virConnectListNetworks" Read;
+        39 NetworkCreate "virNetworkCreate" Write;
+        40 NetworkCreateXml "virNetworkCreateXML" Write;
+        41 NetworkDefineXml "virNetworkDefineXML" Write;
+        42 NetworkDestroy "virNetworkDestroy" Write;
+        43 NetworkGetXmlDesc "virNetworkGetXMLDesc" Read;
+        44 NetworkGetAutostart "virNetworkGetAutostart" Read;
+        45 NetworkGetBridgeName "virNetworkGetBridgeName" Read;
+        46 NetworkLookupByName "virNetworkLookupByName" Read;
+        47 NetworkLookupByUuid "virNetworkLookupByUUID" Read;
+        48 NetworkSetAutostart "virNetworkSetAutostart" Write;
+        49 NetworkUndefine "virNetworkUndefine" Write;
+        50 ConnectNumOfDefinedNetworks "virConnectNumOfDefinedNetworks" Read;
+        52 ConnectNumOfNetworks "virConnectNumOfNetworks" Read;
+        152 NetworkIsActive "virNetworkIsActive" Read;
+        153 NetworkIsPersistent "virNetworkIsPersistent" Read;
+        283 ConnectListAllNetworks "virConnectListAllNetworks" Read;
+        291 NetworkUpdate "virNetworkUpdate" Write;
+        313 ConnectNetworkEventRegisterAny "virConnectNetworkEventRegisterAny" Read;
+        314 ConnectNetworkEventDeregisterAny "virConnectNetworkEventDeregisterAny" Read;
+        341 NetworkGetDhcpLeases "virNetworkGetDHCPLeases" Read;
+        432 NetworkDefineXmlFlags "virNetworkDefineXMLFlags" Write;
+        437 NetworkCreateXmlFlags "virNetworkCreateXMLFlags" Write;
 
-    404 NetworkListAllPorts "virNetworkListAllPorts" Read;
-    405 NetworkPortLookupByUuid "virNetworkPortLookupByUUID" Read;
-    406 NetworkPortCreateXml "virNetworkPortCreateXML" Write;
-    407 NetworkPortGetParameters "virNetworkPortGetParameters" Read;
-    408 NetworkPortSetParameters "virNetworkPortSetParameters" Write;
-    409 NetworkPortGetXmlDesc "virNetworkPortGetXMLDesc" Read;
-    410 NetworkPortDelete "virNetworkPortDelete" Write;
+        404 NetworkListAllPorts "virNetworkListAllPorts" Read;
+        405 NetworkPortLookupByUuid "virNetworkPortLookupByUUID" Read;
+        406 NetworkPortCreateXml "virNetworkPortCreateXML" Write;
+        407 NetworkPortGetParameters "virNetworkPortGetParameters" Read;
+        408 NetworkPortSetParameters "virNetworkPortSetParameters" Write;
+        409 NetworkPortGetXmlDesc "virNetworkPortGetXMLDesc" Read;
+        410 NetworkPortDelete "virNetworkPortDelete" Write;
+    }
 }
 
 /// The last procedure that the protocol has as of libvirt 11.3. What is up to here and not in [`Procedure`] belongs to

@@ -82,8 +82,8 @@ install -m 755 "$programs/patchcordd" /usr/sbin/
 install -m 755 "$programs/patchcord" /usr/bin/
 install -D -m 644 "$root/dist/systemd/patchcord.sysusers" /usr/lib/sysusers.d/patchcord.conf
 install -D -m 644 "$root/dist/systemd/patchcord.tmpfiles" /usr/lib/tmpfiles.d/patchcord.conf
-install -D -m 644 -t /usr/lib/systemd/system "$root"/dist/systemd/patchcordd{.service,.socket,-libvirt.socket,-libvirt-ro.socket}
-units=(patchcordd.service patchcordd.socket patchcordd-libvirt.socket patchcordd-libvirt-ro.socket)
+install -D -m 644 -t /usr/lib/systemd/system "$root"/dist/systemd/patchcordd*.{service,socket}
+units=(patchcordd.service patchcordd.socket patchcordd-libvirt{,-interface,-nodedev}{,-ro}.socket)
 check 'sysusers knows the group' systemd-sysusers patchcord.conf
 check 'the group is there' getent group patchcord
 check 'tmpfiles knows the directories' systemd-tmpfiles --create patchcord.conf
@@ -97,6 +97,8 @@ check 'the daemon is not' is "$(state service)" inactive
 check 'a client starts it' setpriv --reuid=65534 --regid=65534 --clear-groups patchcord network list
 check 'the daemon runs' is "$(state service)" active
 check 'libvirt.s clients find it' virsh -q -c network:///system net-list --all
+check 'they find node devices' is "$(virsh -c nodedev:///system uri)" nodedev:///system
+check 'and interfaces' is "$(virsh -c interface:///system uri)" interface:///system
 check 'they may write as its group' is "$(stat -c '%a %G' /run/libvirt/virtnetworkd-sock)" '660 patchcord'
 check 'everybody may read' setpriv --reuid=65534 --regid=65534 --clear-groups virsh -q -r -c network:///system net-list --all
 check 'with two capabilities' grep -q '^CapEff:.*0000003000$' "/proc/$(property MainPID)/status"

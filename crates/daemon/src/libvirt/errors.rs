@@ -1,10 +1,8 @@
 //! Our errors as libvirt's clients know them.
 
 use patchcord_core::{Error, ErrorKind};
+use patchcord_libvirt_wire::Driver;
 use patchcord_libvirt_wire::reply::RemoteError;
-
-/// libvirt's numbers for the network driver (`VIR_FROM_NETWORK`) and for the remote one (`VIR_FROM_REMOTE`).
-const NETWORK: i32 = 19;
 
 /// An error of ours. The fixed text, code and domain are of the kind; what follows the colon is all that we say.
 pub(super) fn remote(error: &Error) -> RemoteError {
@@ -13,14 +11,20 @@ pub(super) fn remote(error: &Error) -> RemoteError {
     RemoteError::new(number(codes.libvirt_code), number(codes.libvirt_domain), codes.prefix, error.to_string())
 }
 
+/// An error of that driver's: most of our kinds are counted as the network driver's, whoever was asked.
+pub(super) fn of(driver: Driver, error: RemoteError) -> RemoteError {
+    let domain = if error.domain == Driver::Network.domain() { driver.domain() } else { error.domain };
+    RemoteError { domain, ..error }
+}
+
 /// That a connection can't write.
-pub(super) fn read_only(api: &str) -> RemoteError {
-    RemoteError::new(29, NETWORK, "operation forbidden", format!("read only access prevents {api}"))
+pub(super) fn read_only(driver: Driver, api: &str) -> RemoteError {
+    RemoteError::new(29, driver.domain(), "operation forbidden", format!("read only access prevents {api}"))
 }
 
 /// That a function is another driver's.
-pub(super) fn no_support(api: &str) -> RemoteError {
-    RemoteError::new(3, NETWORK, "this function is not supported by the connection driver", api)
+pub(super) fn no_support(driver: Driver, api: &str) -> RemoteError {
+    RemoteError::new(3, driver.domain(), "this function is not supported by the connection driver", api)
 }
 
 /// That an argument is not what belongs there.

@@ -1,4 +1,4 @@
-//! libvirt's door: its wire protocol over Unix sockets, so that its clients find networks here.
+//! libvirt's doors: its wire protocol over Unix sockets, one pair for each driver, so that its clients find networks here.
 //!
 //! | file | what |
 //! |---|---|
@@ -25,6 +25,7 @@ pub use sockets::{Switch, open};
 use crate::handle::Handle;
 use names::NameFiles;
 use patchcord_host::root::Root;
+use patchcord_libvirt_wire::Driver;
 use session::Session;
 use sockets::Door;
 use std::collections::HashMap;
@@ -44,7 +45,7 @@ const MAX_PER_READER: usize = 64;
 /// connections end.
 pub async fn serve(doors: Vec<Door>, root: Root, handle: Handle) {
     let mut served = JoinSet::new();
-    if !doors.is_empty() {
+    if doors.iter().any(|door| door.driver == Driver::Network) {
         match NameFiles::open(&root, handle.clone()) {
             Ok(files) => drop(served.spawn_local(files.keep())),
             Err(error) => warn!(%error, "guests' names can't be told to libvirt's modules"),
@@ -56,7 +57,7 @@ pub async fn serve(doors: Vec<Door>, root: Root, handle: Handle) {
     while served.join_next().await.is_some() {}
 }
 
-async fn serve_one(Door { listener, read_only }: Door, handle: Handle) {
+async fn serve_one(Door { driver, listener, read_only }: Door, handle: Handle) {
     let mut connections = JoinSet::new();
     let mut users: HashMap<Id, u32> = HashMap::new();
     loop {
@@ -73,10 +74,10 @@ async fn serve_one(Door { listener, read_only }: Door, handle: Handle) {
         let limited = read_only && uid != 0;
         let too_many = || users.values().filter(|user| **user == uid).count() >= MAX_PER_READER;
         if users.len() >= MAX_CONNECTIONS || (limited && too_many()) {
-            warn!(uid, "too many connections of libvirt's clients");
+            warn!(uid, daemon = driver.daemon(), "too many connections of libvirt's clients");
             continue;
         }
-        let session = Session::new(handle.clone(), read_only, uid);
+        let session = Session::new(handle.clone(), driver, read_only, uid);
         let task = connections.spawn_local(async move {
             if let Err(error) = connection::converse(stream, session).await {
                 debug!(uid, %error, "a connection of a libvirt client ended");

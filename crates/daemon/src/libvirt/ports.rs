@@ -11,7 +11,7 @@ use patchcord_core::xml::{self, Mode};
 use patchcord_core::{Error, ErrorKind};
 use patchcord_libvirt_wire::reply::RemoteError;
 use patchcord_libvirt_wire::xdr::{Parameter, Value};
-use patchcord_libvirt_wire::{Call, NetworkRef, PortRef, Procedure, Reply};
+use patchcord_libvirt_wire::{Call, Driver, NetworkRef, PortRef, Procedure, Reply};
 use uuid::Uuid;
 
 /// Flags of a port's creation (libvirt's `virNetworkPortCreateFlags`).
@@ -57,7 +57,7 @@ impl Session {
                 let modify = Command::Modify(Uuid::from_bytes(port.uuid), Box::new(given), Precedence::Nic);
                 self.command(modify).await.map(|_| Reply::Nothing)
             }
-            _ => Err(errors::no_support(procedure.api())),
+            _ => Err(errors::no_support(Driver::Network, procedure.api())),
         }
     }
 

@@ -7,15 +7,12 @@ use crate::handle::Handle;
 use patchcord_core::engine::{Answer, Command};
 use patchcord_libvirt_wire::procedure::{Access, LAST};
 use patchcord_libvirt_wire::reply::RemoteError;
-use patchcord_libvirt_wire::{Call, Frame, Procedure, Reply};
+use patchcord_libvirt_wire::{Call, Driver, Frame, Procedure, Reply};
 use std::cell::{Cell, RefCell};
 use tokio::sync::{Notify, mpsc};
 
 /// The version of libvirt whose protocol and documents this follows, as libvirt counts: 9.0.0.
 const VERSION: u64 = 9_000_000;
-/// What the socket's driver is called.
-const TYPE: &str = "network";
-const URI: &str = "network:///system";
 
 /// Features that clients ask about (libvirt's `virDrvFeature`).
 mod feature {
@@ -30,15 +27,17 @@ mod feature {
 /// A client, and its way to the engine.
 pub(super) struct Session {
     pub(super) handle: Handle,
+    /// Whose socket it came by.
+    driver: Driver,
     /// Whether its socket is the one for reading.
     read_only: bool,
     uid: u32,
 }
 
 impl Session {
-    /// A session of that user.
-    pub(super) fn new(handle: Handle, read_only: bool, uid: u32) -> Self {
-        Self { handle, read_only, uid }
+    /// A session of that user, on a socket of that driver's.
+    pub(super) fn new(handle: Handle, driver: Driver, read_only: bool, uid: u32) -> Self {
+        Self { handle, driver, read_only, uid }
     }
 
     /// Whether its socket is the one for reading.
@@ -101,17 +100,21 @@ impl Open {
         connection::is_ours(header)?;
         let procedure = Procedure::of(header.procedure).ok_or_else(|| match header.procedure {
             // What others' drivers do: clients take that for an answer, and go on.
-            number @ 1..=LAST => no_support(&format!("procedure {number}")),
+            number @ 1..=LAST => no_support(self.session.driver, &format!("procedure {number}")),
             number => RemoteError::rpc(format!("unknown procedure: {number}")),
         })?;
         match procedure.access() {
             Access::Always => {}
             _ if !self.opened.get() => return Err(RemoteError::rpc("the connection is not open")),
-            Access::Write if self.reads_only.get() => return Err(read_only(procedure.api())),
+            Access::Write if self.reads_only.get() => return Err(read_only(self.session.driver, procedure.api())),
             Access::Read | Access::Write => {}
         }
+        if let Some(other) = procedure.driver().filter(|driver| *driver != self.session.driver) {
+            return Err(no_support(other, procedure.api()));
+        }
         let malformed = |error| RemoteError::rpc(format!("the arguments of {}: {error}", procedure.api()));
-        self.carry_out(procedure, Call::decode(procedure, &payload).map_err(malformed)?).await
+        let call = Call::decode(procedure, &payload).map_err(malformed)?;
+        self.carry_out(procedure, call).await.map_err(|error| errors::of(self.session.driver, error))
     }
 
     async fn carry_out(&self, procedure: Procedure, call: Call) -> Result<Reply, RemoteError> {
@@ -121,8 +124,8 @@ impl Open {
                 self.close();
                 Ok(Reply::Nothing)
             }
-            Call::ConnectGetType => Ok(Reply::Text(TYPE.into())),
-            Call::ConnectGetUri => Ok(Reply::Text(URI.into())),
+            Call::ConnectGetType => Ok(Reply::Text(self.session.driver.kind().into())),
+            Call::ConnectGetUri => Ok(Reply::Text(self.session.driver.uri().into())),
             Call::ConnectGetVersion | Call::ConnectGetLibVersion => Ok(Reply::Uhyper(VERSION)),
             Call::ConnectGetHostname => Ok(Reply::Text(hostname())),
             Call::ConnectIsSecure => Ok(Reply::Int(1)),
@@ -140,8 +143,9 @@ impl Open {
 
     fn open(&self, name: Option<&str>, flags: u32) -> Result<Reply, RemoteError> {
         const READ_ONLY: u32 = 1;
-        if let Some(name) = name.filter(|name| *name != URI && !name.is_empty()) {
-            return Err(invalid("the connection's URI", format!("'{name}' is not {URI}, which is served here")));
+        let uri = self.session.driver.uri();
+        if let Some(name) = name.filter(|name| *name != uri && !name.is_empty()) {
+            return Err(invalid("the connection's URI", format!("'{name}' is not {uri}, which is served here")));
         }
         if flags & READ_ONLY != 0 {
             self.reads_only.set(true);

@@ -1,7 +1,9 @@
-//! Where libvirt's clients look for the network daemon, and whether we are it.
+//! Where clients look for each of libvirt's daemons, and whether we are it.
 
+use crate::config::Libvirt;
 use crate::systemd;
 use patchcord_host::root::Root;
+use patchcord_libvirt_wire::Driver;
 use serde::Deserialize;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -10,53 +12,70 @@ use std::path::Path;
 use tokio::net::UnixListener;
 use tracing::{info, warn};
 
-/// Whether a socket of libvirt's is served.
+/// Whether the sockets of one of libvirt's daemons are served.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Switch {
-    /// Unless a daemon of libvirt's serves networks on this host.
+    /// Unless a daemon of libvirt's serves the same on this host.
     #[default]
     Auto,
     /// Always.
     On,
     /// Never.
     Off,
+    /// Where systemd opens them, since whoever has it do so asks for it. This is where a configuration is silent about
+    /// sockets that have to be asked for.
+    #[serde(skip)]
+    IfPassed,
 }
 
 /// A socket that clients come by.
 #[derive(Debug)]
 pub struct Door {
+    pub(super) driver: Driver,
     pub(super) listener: UnixListener,
     pub(super) read_only: bool,
 }
-
-/// libvirt's name for the daemon of networks.
-const NETWORK: &str = "virtnetworkd";
-/// Names of the sockets in their units (`FileDescriptorName=`).
-const PASSED: [&str; 2] = ["libvirt-network", "libvirt-network-ro"];
 
 /// Opens the sockets below the root, or takes those that systemd passed. The lock on the root must be ours.
 ///
 /// # Errors
 /// When one can't be opened there; the error names the path.
-pub fn open(root: &Root, switch: Switch) -> io::Result<Vec<Door>> {
-    let (path, read_only_path) = root.libvirt_sockets(NETWORK);
-    if switch == Switch::Off {
-        return Ok(Vec::new());
+pub fn open(root: &Root, switches: Libvirt) -> io::Result<Vec<Door>> {
+    let mut doors = Vec::new();
+    for driver in Driver::ALL {
+        doors.extend(open_driver(root, driver, switches.of(driver))?.into_iter().flatten());
     }
-    // Whoever has systemd open them wants them served.
-    let [passed, passed_read_only] = PASSED.map(systemd::passed_listener);
-    if switch == Switch::Auto
-        && passed.is_none()
-        && let Some(other) = [root.libvirtd_socket(), path.clone()].iter().find(|path| is_served(path))
-    {
-        info!(socket = %other.display(), "a daemon of libvirt's serves networks, so libvirt's clients are left to it");
-        return Ok(Vec::new());
+    Ok(doors)
+}
+
+fn open_driver(root: &Root, driver: Driver, switch: Switch) -> io::Result<Option<[Door; 2]>> {
+    if switch == Switch::Off {
+        return Ok(None);
+    }
+    let (path, read_only_path) = root.libvirt_sockets(driver.daemon());
+    let [passed, passed_read_only] = passed_names(driver).map(|name| systemd::passed_listener(&name));
+    match (switch, passed.is_some()) {
+        (Switch::IfPassed, false) => return Ok(None),
+        (Switch::Auto, false) => {
+            if let Some(other) = [root.libvirtd_socket(), path.clone()].iter().find(|path| is_served(path)) {
+                let (socket, daemon) = (other.display(), driver.daemon());
+                info!(%socket, daemon, "a daemon of libvirt's serves there, so libvirt's clients are left to it");
+                return Ok(None);
+            }
+        }
+        _ => {}
     }
     // Who may write may do everything: without systemd, which can give the socket to a group, that is root.
     let listener = passed.map_or_else(|| listen(&path, 0o600), Ok)?;
     let read_only = passed_read_only.map_or_else(|| listen(&read_only_path, 0o666), Ok)?;
-    Ok(vec![Door { listener, read_only: false }, Door { listener: read_only, read_only: true }])
+    Ok(Some([(listener, false), (read_only, true)].map(|(listener, read_only)| Door { driver, listener, read_only })))
+}
+
+/// Names of a driver's sockets in their units (`FileDescriptorName=`).
+fn passed_names(driver: Driver) -> [String; 2] {
+    let name = format!("libvirt-{}", driver.kind());
+    [name.clone(), format!("{name}-ro")]
 }
 
 fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
