@@ -4,39 +4,20 @@
 
 mod common;
 
+use common::remote::{Client, bytes, call, says, socket, virsh};
 use common::{Host, SOON};
-use patchcord_libvirt_wire::frame::{KEEPALIVE, PING, PONG, REMOTE, VERSION};
+use patchcord_libvirt_wire::frame::{KEEPALIVE, PING, PONG};
 use patchcord_libvirt_wire::xdr::{Reader, Writer};
-use patchcord_libvirt_wire::{Decoder, Frame, Header, Kind, Procedure, Status};
+use patchcord_libvirt_wire::{Frame, Header, Kind, Procedure, Status};
 use patchcord_testkit::{Process, in_namespace, wait_until};
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 const LAB: &str = "<network><name>lab</name><uuid>81ff0d90-c91e-6742-64da-4a736edb9a9b</uuid><forward mode='nat'/>\
     <bridge name='virbr7'/><mac address='52:54:00:77:00:01'/><ip address='10.77.0.1' netmask='255.255.255.0'>\
     <dhcp><range start='10.77.0.2' end='10.77.0.99'/></dhcp></ip></network>";
-
-fn socket(host: &Host<'_>, read_only: bool) -> PathBuf {
-    host.root.join(if read_only { "run/libvirt/virtnetworkd-sock-ro" } else { "run/libvirt/virtnetworkd-sock" })
-}
-
-fn virsh(host: &Host<'_>, read_only: bool, arguments: &[&str]) -> Command {
-    let mut virsh = Command::new("virsh");
-    let uri = format!("network+unix:///system?socket={}", socket(host, read_only).display());
-    virsh.args(["-c", &uri]).args(arguments).env("LC_ALL", "C").stdin(Stdio::null());
-    virsh
-}
-
-/// What virsh prints of something that works.
-fn says(host: &Host<'_>, arguments: &[&str]) -> String {
-    let Output { status, stdout, stderr } = virsh(host, false, arguments).output().unwrap();
-    let [stdout, stderr] = [stdout, stderr].map(|bytes| String::from_utf8(bytes).unwrap());
-    assert!(status.success(), "virsh {arguments:?}: {stdout}{stderr}\n{}", host.log());
-    stdout
-}
 
 /// What it prints of something that does not.
 fn complains(host: &Host<'_>, read_only: bool, arguments: &[&str]) -> String {
@@ -181,78 +162,8 @@ fn refusals_have_the_codes_and_words_that_clients_know() {
     });
 }
 
-/// A client of our own, which may say what it likes.
-struct Client {
-    stream: UnixStream,
-    decoder: Decoder,
-}
-
-impl Client {
-    fn new(host: &Host<'_>) -> Self {
-        Self::at(host, false)
-    }
-
-    fn at(host: &Host<'_>, read_only: bool) -> Self {
-        Self::on(&socket(host, read_only))
-    }
-
-    fn on(socket: &Path) -> Self {
-        let stream = UnixStream::connect(socket).unwrap();
-        stream.set_read_timeout(Some(SOON)).unwrap();
-        Self { stream, decoder: Decoder::default() }
-    }
-
-    fn opened(host: &Host<'_>) -> Self {
-        let mut client = Self::new(host);
-        client.say(&call(Procedure::ConnectOpen, 0, Writer::default().u32(0).u32(0)));
-        assert_eq!(client.hears().unwrap().header.status, Status::Ok);
-        client
-    }
-
-    fn say(&mut self, frame: &Frame) {
-        self.stream.write_all(&frame.encode()).unwrap();
-    }
-
-    /// The next packet; none when the server has closed the connection.
-    fn hears(&mut self) -> Option<Frame> {
-        loop {
-            if let Some(frame) = self.decoder.next_frame().unwrap() {
-                return Some(frame);
-            }
-            let mut bytes = [0; 4096];
-            match self.stream.read(&mut bytes) {
-                Ok(0) => return None,
-                Ok(count) => self.decoder.push(&bytes[..count]),
-                // What it had not read of what we sent it lets us know.
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
-                Err(error) => panic!("{error}"),
-            }
-        }
-    }
-
-    /// The code and the message of the refusal that comes next.
-    fn hears_refusal(&mut self) -> (i32, String) {
-        let Frame { header, payload } = self.hears().unwrap();
-        assert_eq!(header.status, Status::Error);
-        let mut r = Reader::new(&payload);
-        let (code, _domain) = (r.i32("").unwrap(), r.i32("").unwrap());
-        (code, r.option("", |r| r.string("")).unwrap().unwrap())
-    }
-}
-
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn bytes(uuid: &str) -> [u8; 16] {
-    let digits: String = uuid.chars().filter(char::is_ascii_hexdigit).collect();
-    std::array::from_fn(|n| u8::from_str_radix(&digits[2 * n..2 * n + 2], 16).unwrap())
-}
-
-fn call(procedure: Procedure, serial: u32, arguments: &Writer) -> Frame {
-    let procedure = procedure.number();
-    let header = Header { program: REMOTE, version: VERSION, procedure, kind: Kind::Call, serial, status: Status::Ok };
-    Frame { header, payload: arguments.clone().into_bytes() }
 }
 
 #[test]

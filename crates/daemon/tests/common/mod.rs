@@ -6,6 +6,7 @@ pub(crate) mod console;
 pub(crate) mod libvirtd;
 pub(crate) mod lldpad;
 pub(crate) mod rates;
+pub(crate) mod remote;
 pub(crate) mod switch;
 
 use patchcord_api::Client;
