@@ -4,11 +4,14 @@ use patchcord_core::{Error, ErrorKind};
 use patchcord_libvirt_wire::Driver;
 use patchcord_libvirt_wire::reply::RemoteError;
 
-/// An error of ours. The fixed text, code and domain are of the kind; what follows the colon is all that we say.
+/// An error of ours. The fixed text, code and domain are of the kind; what follows the colon is all that we say, save of
+/// what our own command could do: who uses libvirt's has that of libvirt's.
 pub(super) fn remote(error: &Error) -> RemoteError {
     let codes = error.kind.codes();
     let number = |number: u32| i32::try_from(number).unwrap_or(1);
-    RemoteError::new(number(codes.libvirt_code), number(codes.libvirt_domain), codes.prefix, error.to_string())
+    let hint = error.hint.clone().filter(|hint| !hint.contains("patchcord "));
+    let said = Error { hint, ..error.clone() }.to_string();
+    RemoteError::new(number(codes.libvirt_code), number(codes.libvirt_domain), codes.prefix, said)
 }
 
 /// An error of that driver's: most of our kinds are counted as the network driver's, whoever was asked.

@@ -52,8 +52,9 @@ impl Session {
                 Ok(Reply::Parameters(rates.into_iter().take(room).collect(), count))
             }
             Call::NetworkPortSetParameters { port, params, .. } => {
-                let mut given = self.given(&port).await?;
-                given.bandwidth = bandwidth(given.bandwidth.take().unwrap_or_default(), &params)?;
+                // A direction that is not named stays as it is, whoever's that was: the NIC's own wins whole.
+                let now = self.document(&port).await?.bandwidth.unwrap_or_default();
+                let given = Nic { bandwidth: bandwidth(now, &params)?, ..self.given(&port).await? };
                 let modify = Command::Modify(Uuid::from_bytes(port.uuid), Box::new(given), Precedence::Nic);
                 self.command(modify).await.map(|_| Reply::Nothing)
             }
