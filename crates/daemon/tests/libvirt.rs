@@ -9,7 +9,8 @@ use common::{Host, SOON};
 use patchcord_libvirt_wire::frame::{KEEPALIVE, PING, PONG};
 use patchcord_libvirt_wire::xdr::{Reader, Writer};
 use patchcord_libvirt_wire::{Frame, Header, Kind, Procedure, Status};
-use patchcord_testkit::{Process, in_namespace, wait_until};
+use patchcord_testkit::{Process, in_namespace, skip, test_name, wait_until};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -269,12 +270,59 @@ fn what_no_client_sends_harms_nobody() {
         client.stream.shutdown(std::net::Shutdown::Write).unwrap();
         assert_eq!(client.hears().map(|frame| frame.header.serial), Some(9));
         assert_eq!(client.hears(), None);
-
-        // Many that say nothing are no burden for one that does.
-        let silent: Vec<Client> = (0..500).map(|_| Client::new(&host)).collect();
-        assert_eq!(rows(&says(&host, &["net-list"])), ["lab active no yes"]);
-        drop(silent);
     });
+}
+
+/// As many as libvirt's own daemon takes.
+const CONNECTIONS: usize = 5000;
+
+#[test]
+fn five_thousand_clients_are_no_burden_and_one_more_is_turned_away() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        host.network(LAB);
+        // Their other ends are ours.
+        let files = Some(CONNECTIONS as u64 + 1000);
+        if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: files, ..getrlimit(Resource::Nofile) }) {
+            return skip(&test_name(), &format!("host lets a test open too few files: {error}"));
+        }
+        let ask = |client: &mut Client| {
+            client.say(&call(Procedure::NetworkLookupByName, 1, Writer::default().string("lab")));
+            assert_eq!(client.hears().unwrap().header.status, Status::Ok);
+        };
+        let open = |n: usize| if n.is_multiple_of(2) { Client::opened(&host) } else { Client::new(&host) };
+        let mut all: Vec<Client> = (1..CONNECTIONS).map(open).collect();
+        // Most of them say nothing.
+        assert_eq!(rows(&says(&host, &["net-list"])), ["lab active no yes"]);
+        let memory = memory(&host);
+        assert!(memory < 200 * 1024, "{memory} KiB of memory");
+        wait_until("room for the last one", SOON, || {
+            let mut last = Client::new(&host);
+            last.say(&call(Procedure::ConnectOpen, 0, Writer::default().u32(0).u32(0)));
+            last.hears().map(|_| all.push(last)).ok_or("virsh has not gone")
+        });
+        for _ in 0..3 {
+            assert_eq!(Client::new(&host).hears(), None);
+        }
+        assert_eq!(host.log().matches("more are refused").count(), 1, "{}", host.log());
+        ask(all.last_mut().unwrap());
+        ask(&mut all[1]);
+        // Others are not kept out by that.
+        assert!(host.show("lab").active);
+        ask(&mut Client::opened_at(&host, true));
+        all.clear();
+        wait_until("room again", SOON, || {
+            let output = virsh(&host, false, &["net-list"]).output().unwrap();
+            if output.status.success() { Ok(()) } else { Err(String::from_utf8(output.stderr).unwrap()) }
+        });
+    });
+}
+
+/// The daemon's memory, in KiB.
+fn memory(host: &Host<'_>) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", host.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 #[test]

@@ -28,7 +28,7 @@ use patchcord_host::root::Root;
 use patchcord_libvirt_wire::Driver;
 use session::Session;
 use sockets::Door;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::task::{Id, JoinSet};
@@ -60,12 +60,16 @@ pub async fn serve(doors: Vec<Door>, root: Root, handle: Handle) {
 async fn serve_one(Door { driver, listener, read_only }: Door, handle: Handle) {
     let mut connections = JoinSet::new();
     let mut users: HashMap<Id, u32> = HashMap::new();
+    // Who was told of in the log to have too many, so that it is said once, and not of each.
+    let mut refused = BTreeSet::new();
     loop {
         let stream = tokio::select! {
             stream = accept(&listener) => stream,
             Some(ended) = connections.join_next_with_id() => {
                 let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
-                users.remove(&id);
+                if let Some(uid) = users.remove(&id) {
+                    refused.remove(&uid);
+                }
                 continue;
             }
         };
@@ -74,7 +78,13 @@ async fn serve_one(Door { driver, listener, read_only }: Door, handle: Handle) {
         let limited = read_only && uid != 0;
         let too_many = || users.values().filter(|user| **user == uid).count() >= MAX_PER_READER;
         if users.len() >= MAX_CONNECTIONS || (limited && too_many()) {
-            warn!(uid, daemon = driver.daemon(), "too many connections of libvirt's clients");
+            if refused.insert(uid) {
+                warn!(
+                    uid,
+                    daemon = driver.daemon(),
+                    "too many connections of libvirt's clients, so that more are refused"
+                );
+            }
             continue;
         }
         let session = Session::new(handle.clone(), driver, read_only, uid);
