@@ -66,7 +66,6 @@ impl ErrorKind {
     /// The one table from kinds to codes.
     pub const fn codes(self) -> Codes {
         const NETWORK: u32 = 19;
-        const NETWORK_PORT: u32 = 70;
         const HOOK: u32 = 34;
         const fn row(
             libvirt_code: u32,
@@ -79,14 +78,14 @@ impl ErrorKind {
         }
         match self {
             Self::NoNetwork => row(43, NETWORK, "Network not found", "NotFound", 3),
-            Self::NoPort => row(107, NETWORK_PORT, "network port not found", "NotFound", 3),
+            Self::NoPort => row(107, NETWORK, "network port not found", "NotFound", 3),
             Self::NoNic => row(38, NETWORK, "", "NotFound", 3),
             Self::NoDevice => row(38, NETWORK, "", "NotFound", 3),
             Self::NoPortgroup => row(38, NETWORK, "", "NotFound", 3),
             Self::NotActive => row(55, NETWORK, "Requested operation is not valid", "InvalidState", 4),
             Self::InvalidState => row(55, NETWORK, "Requested operation is not valid", "InvalidState", 4),
             Self::NetworkExists => row(9, NETWORK, "operation failed", "Exists", 4),
-            Self::PortExists => row(106, NETWORK_PORT, "network port already exists", "Exists", 4),
+            Self::PortExists => row(106, NETWORK, "network port already exists", "Exists", 4),
             Self::InUse => row(1, NETWORK, "internal error", "InUse", 4),
             Self::BadXml => row(35, NETWORK, "", "InvalidXml", 1),
             Self::InvalidXml => row(27, NETWORK, "XML error", "InvalidXml", 1),

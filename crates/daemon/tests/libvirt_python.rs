@@ -112,6 +112,11 @@ fn updates_go_where_they_belong() {
 }
 
 #[test]
+fn ports_are_made_and_found() {
+    ours("ports");
+}
+
+#[test]
 fn leases_are_told() {
     in_namespace(|ns| {
         let Some(modules) = binding() else { return };
@@ -157,7 +162,7 @@ fn libvirts(sections: &[&str]) {
 
 #[test]
 fn libvirts_own_daemon_lives_likewise() {
-    libvirts(&["connection", "lives", "mistakes", "events"]);
+    libvirts(&["connection", "lives", "mistakes", "events", "ports"]);
 }
 
 #[test]

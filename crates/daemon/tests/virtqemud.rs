@@ -208,7 +208,10 @@ fn a_guest_starts_is_given_rates_and_ends() {
         let mut tune = Operation::of(&host, &For::User(0));
         let named = tune.port("red", FIRST).unwrap();
         let rate = |field: &str, n| Parameter { field: field.into(), value: Value::Uint(n) };
-        let rates = [rate("inbound.average", 1000), rate("inbound.peak", 2000), rate("inbound.burst", 512)];
+        // All that is to be, what stays as it was too.
+        let inbound = [("inbound.average", 1000), ("inbound.peak", 2000), ("inbound.burst", 512)];
+        let rates: Vec<_> =
+            inbound.into_iter().chain([("outbound.average", 500)]).map(|(name, n)| rate(name, n)).collect();
         tune.ok(P::NetworkPortSetParameters, named.clone().parameters(&rates).u32(0));
         let shown = Reader::new(&tune.ok(P::NetworkPortGetXmlDesc, named.clone().u32(0))).string("").unwrap();
         for part in ["<inbound average='1000' peak='2000' burst='512'/>", "<outbound average='500'/>"] {

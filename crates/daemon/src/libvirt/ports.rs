@@ -44,17 +44,14 @@ impl Session {
                 let id = self.port(&port).await?.id;
                 self.command(Command::Detach(id)).await.map(|_| Reply::Nothing)
             }
-            Call::NetworkPortGetParameters { port, max, .. } => {
+            // Clients say that they have room for none, and take all.
+            Call::NetworkPortGetParameters { port, .. } => {
                 let rates = parameters(self.document(&port).await?.bandwidth.as_ref());
                 let count = i32::try_from(rates.len()).unwrap_or(i32::MAX);
-                // Who gives no room wants to know how much it takes.
-                let room = usize::try_from(max).unwrap_or(0);
-                Ok(Reply::Parameters(rates.into_iter().take(room).collect(), count))
+                Ok(Reply::Parameters(rates, count))
             }
             Call::NetworkPortSetParameters { port, params, .. } => {
-                // A direction that is not named stays as it is, whoever's that was: the NIC's own wins whole.
-                let now = self.document(&port).await?.bandwidth.unwrap_or_default();
-                let given = Nic { bandwidth: bandwidth(now, &params)?, ..self.given(&port).await? };
+                let given = Nic { bandwidth: bandwidth(&params)?, ..self.given(&port).await? };
                 let modify = Command::Modify(Uuid::from_bytes(port.uuid), Box::new(given), Precedence::Nic);
                 self.command(modify).await.map(|_| Reply::Nothing)
             }
@@ -174,8 +171,9 @@ fn parameters(bandwidth: Option<&Bandwidth>) -> Vec<Parameter> {
     all
 }
 
-/// Rates as these parameters change them: a direction that none names stays, and one that is all zeros has no limit.
-fn bandwidth(now: Bandwidth, params: &[Parameter]) -> Result<Option<Bandwidth>, RemoteError> {
+/// Rates that these parameters say, whole: what none names has no limit from now on, nor has what is zero. That is what
+/// libvirt makes of them, whose drivers send all that is to be.
+fn bandwidth(params: &[Parameter]) -> Result<Option<Bandwidth>, RemoteError> {
     let (mut inbound, mut outbound) = (None, None);
     for Parameter { field, value } in params {
         let Value::Uint(number) = value else {
@@ -196,9 +194,9 @@ fn bandwidth(now: Bandwidth, params: &[Parameter]) -> Result<Option<Bandwidth>, 
             _ => return Err(invalid(field, "there is no such parameter")),
         }
     }
-    let settled = |new: Option<Rate>, now| new.map_or(now, |rate| Some(rate).filter(|rate| *rate != Rate::default()));
-    let changed = Bandwidth { inbound: settled(inbound, now.inbound), outbound: settled(outbound, now.outbound) };
-    Ok(Some(changed).filter(|changed| *changed != Bandwidth::default()))
+    let limit = |rate: Option<Rate>| rate.filter(|rate| *rate != Rate::default());
+    let rates = Bandwidth { inbound: limit(inbound), outbound: limit(outbound) };
+    Ok(Some(rates).filter(|rates| *rates != Bandwidth::default()))
 }
 
 #[cfg(test)]
@@ -210,20 +208,20 @@ mod tests {
     }
 
     #[test]
-    fn a_direction_that_is_not_named_stays_and_zeros_lift_a_limit() {
+    fn parameters_say_all_that_is_to_be() {
         let rate = |average| Some(Rate { average: Some(average), ..Rate::default() });
-        let now = Bandwidth { inbound: rate(100), outbound: rate(50) };
-        let zeros = of(&[("inbound.average", 0), ("inbound.peak", 0), ("inbound.burst", 0)]);
-        let lifted = bandwidth(now.clone(), &zeros).unwrap().unwrap();
-        assert_eq!((lifted.inbound, lifted.outbound), (None, rate(50)));
-        let raised = bandwidth(lifted, &of(&[("inbound.average", 7), ("inbound.floor", 3)])).unwrap().unwrap();
+        let lifted = [("inbound.average", 0), ("inbound.peak", 0), ("inbound.burst", 0), ("outbound.average", 50)];
+        let outbound = bandwidth(&of(&lifted)).unwrap().unwrap();
+        assert_eq!((outbound.inbound, outbound.outbound), (None, rate(50)));
+        let raised = bandwidth(&of(&[("inbound.average", 7), ("inbound.floor", 3)])).unwrap().unwrap();
         assert_eq!(raised.inbound, Some(Rate { average: Some(7), floor: Some(3), ..Rate::default() }));
-        assert_eq!(bandwidth(Bandwidth::default(), &zeros).unwrap(), None);
-        let shown = parameters(Some(&now));
+        assert_eq!(raised.outbound, None);
+        assert_eq!(bandwidth(&of(&lifted[..3])).unwrap(), None);
+        let shown = parameters(Some(&outbound));
         assert_eq!(shown.len(), 7);
-        assert_eq!(shown[0], of(&[("inbound.average", 100)])[0]);
+        assert_eq!(shown[4], of(&[("outbound.average", 50)])[0]);
         for wrong in [of(&[("outbound.floor", 1)]), of(&[("sideways.average", 1)]), of(&[("average", 1)])] {
-            assert_eq!(bandwidth(now.clone(), &wrong).unwrap_err().code, 8);
+            assert_eq!(bandwidth(&wrong).unwrap_err().code, 8);
         }
     }
 }

@@ -22,6 +22,7 @@ PATIENCE = 60
 NETWORK = libvirt.VIR_FROM_NETWORK
 INVALID = (libvirt.VIR_ERR_OPERATION_INVALID, NETWORK, "Requested operation is not valid: %s")
 MISSING = (libvirt.VIR_ERR_NO_NETWORK, NETWORK, "Network not found: %s")
+NO_PORT = (libvirt.VIR_ERR_NO_NETWORK_PORT, NETWORK, "network port not found: %s")
 EXISTS = (libvirt.VIR_ERR_OPERATION_FAILED, NETWORK, "operation failed: %s")
 NO_XML = (libvirt.VIR_ERR_XML_DETAIL, NETWORK, "%s")
 BAD_ARGUMENT = (libvirt.VIR_ERR_INVALID_ARG, NETWORK, "invalid argument: %s")
@@ -36,6 +37,13 @@ libvirt.registerErrorHandler(lambda _, error: None, None)
 
 def differs(ours, libvirts):
     return ours if WHOSE == "ours" else libvirts
+
+
+PORT_EXISTS = (
+    libvirt.VIR_ERR_NETWORK_PORT_EXIST,
+    NETWORK,
+    differs("network port already exists: %s", "network port %s exists already"),
+)
 
 
 def same(what, found, expected):
@@ -407,6 +415,54 @@ def leases():
     same("guest", (lease["mac"], lease["type"], lease["prefix"]), (mac, libvirt.VIR_IP_ADDR_TYPE_IPV4, 24))
     assert lease["ipaddr"].startswith("10.77.0.") and lease["expirytime"] > time.time(), lease
     refused(BAD_ARGUMENT, network.DHCPLeases, "no MAC")
+
+
+def ports():
+    conn = libvirt.open(URI)
+    network = conn.networkDefineXML(xml("one", 1, inside="<dhcp><range start='10.1.0.2' end='10.1.0.9'/></dhcp>"))
+    owner = "<owner><name>web</name><uuid>06578fc1-c686-46fa-bc2c-83893b466a6d</uuid></owner>"
+    plug = "<plug type='network' bridge='br1'/>"
+
+    def document(number, more=""):
+        return f"<networkport><uuid>{uuid(number)}</uuid>{owner}<mac address='52:54:00:00:01:{number}'/>{more}</networkport>"
+
+    reclaim, validate = libvirt.VIR_NETWORK_PORT_CREATE_RECLAIM, libvirt.VIR_NETWORK_PORT_CREATE_VALIDATE
+    refused(INVALID, network.portCreateXML, document(10))
+    network.create()
+    port = network.portCreateXML(document(10))
+    same("who it is", (port.UUIDString(), port.UUID().hex()), (uuid(10), uuid(10).replace("-", "")))
+    found = "".join(line.strip() for line in port.XMLDesc().splitlines())
+    same("document", found, document(10, plug))
+    same("its network", port.network().name(), "one")
+    network.portCreateXML(document(11, "<port isolated='yes'/>"), validate)
+    same("all", sorted(port.UUIDString() for port in network.listAllPorts()), [uuid(10), uuid(11)])
+    same("found", network.portLookupByUUIDString(uuid(11)).UUIDString(), uuid(11))
+
+    rates = {f"{way}bound.{what}": 0 for way in ["in", "out"] for what in ["average", "peak", "burst"]}
+    rates["inbound.floor"] = 0
+    same("no rates", port.parameters(), differs(rates, {}))
+    limited = network.portCreateXML(document(13, "<bandwidth><inbound average='10'/><outbound average='20'/></bandwidth>"))
+    rates = {**rates, "outbound.average": 20}
+    same("rates", limited.parameters(), {**rates, "inbound.average": 10})
+    # What is said counts whole.
+    limited.setParameters({"inbound.average": 1000, "inbound.peak": 2000, "inbound.burst": 512})
+    inbound = {"inbound.average": 1000, "inbound.peak": 2000, "inbound.burst": 512, "inbound.floor": 0}
+    outbound = {"outbound.average": 0, "outbound.peak": 0, "outbound.burst": 0}
+    same("one direction's", limited.parameters(), differs({**inbound, **outbound}, inbound))
+    limited.delete()
+
+    refused(PORT_EXISTS, network.portCreateXML, document(10))
+    refused(differs(BAD_XML, INTERNAL), network.portCreateXML, f"<networkport>{owner}</networkport>")
+    refused(BAD_ARGUMENT, network.portCreateXML, document(12, plug))
+    refused(BAD_ARGUMENT, network.portCreateXML, document(12), reclaim)
+    network.portCreateXML(document(12, plug), reclaim).delete()
+    port.delete()
+    refused(NO_PORT, port.delete)
+    refused(NO_PORT, port.XMLDesc)
+    refused(NO_PORT, network.portLookupByUUIDString, uuid(10))
+    same("the last", [port.UUIDString() for port in network.listAllPorts()], [uuid(11)])
+    network.destroy()
+    network.undefine()
 
 
 def in_background():
