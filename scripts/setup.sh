@@ -120,6 +120,8 @@ if [ "$task" = test ]; then
     unpack nss-libvirt libnss-libvirt
     unpack virt-qemu-run libvirt-daemon-driver-qemu
     unpack python3-libvirt python3-libvirt
+    unpack sys-virt libsys-virt-perl
+    unpack virtinst virtinst
     unpack libvirtd libvirt-daemon iptables
 fi
 
