@@ -263,7 +263,7 @@ fn a_running_nic_changes_its_network() {
         let made = update.create("blue", &port(SECOND, ""), 0).unwrap();
         assert_eq!(controller(ns).as_deref(), Some("virbr1"), "it is not moved before the driver moves it");
         let bridge = bridge(&made);
-        ns.run(&format!("ip link set dev vnet0 nomaster"));
+        ns.run("ip link set dev vnet0 nomaster");
         ns.run(&format!("ip link set dev vnet0 master {bridge}"));
         update.delete("red", FIRST);
         update.end();
