@@ -10,6 +10,7 @@ pub mod error;
 pub mod intent;
 pub mod merge;
 pub mod model;
+pub mod nodedev;
 pub mod plan;
 pub mod pool;
 #[cfg(any(test, feature = "sim"))]

@@ -3,8 +3,10 @@
 //! `PATCHCORD_CORPUS` names the folder (by default `../shared/corpus/libvirt-9.0.0` beside the workspace). The files are
 //! not part of this project; without them the tests say that they were skipped.
 
+mod corpus_nodedev;
+
 use patchcord_core::model::{UpdateCommand, UpdateSection};
-use patchcord_core::xml::{Mode, read_network, read_networkport, write_network, write_networkport};
+use patchcord_core::xml::{Mode, read_network, read_networkport, write_network, write_networkport, write_node_device};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -216,4 +218,21 @@ fn ports_come_back_as_they_were() {
         let port = read_networkport(&text, Mode::Strict).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         assert_eq!(write_networkport(&port), text, "{}", file.display());
     }
+}
+
+#[test]
+fn devices_are_printed_as_libvirt_prints_them() {
+    let Some(corpus) = corpus("devices_are_printed_as_libvirt_prints_them") else { return };
+    let mut compared = 0;
+    for file in xml_files(&corpus.join("nodedevschemadata")) {
+        let original = read(&file);
+        let Some(device) = corpus_nodedev::read(&original) else { continue };
+        // Which port a link is of is not printed, and an empty list is written in one way only.
+        let expected = corpus_nodedev::without_ports(&original);
+        let empty = "<capability type='virt_functions'";
+        let expected = expected.replace(&format!("{empty}>\n    </capability>"), &format!("{empty}/>"));
+        assert_eq!(write_node_device(&device), expected, "{}", stem(&file));
+        compared += 1;
+    }
+    assert!(compared >= 8, "{compared} documents");
 }

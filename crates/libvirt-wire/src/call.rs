@@ -1,9 +1,13 @@
 //! What clients ask: a procedure's arguments, decoded and within their limits.
 
+mod nodedev;
+
+pub use nodedev::NodeDeviceCall;
+
 use crate::RawUuid;
 use crate::procedure::Procedure;
 use crate::xdr::{Malformed, Parameter, Reader};
-use crate::{NetworkRef, PortRef};
+use crate::{Driver, NetworkRef, PortRef};
 
 /// Parameters of an identity at most.
 const IDENTITY: usize = 20;
@@ -147,6 +151,8 @@ pub enum Call {
         params: Vec<Parameter>,
         flags: u32,
     },
+
+    NodeDevice(NodeDeviceCall),
 }
 
 impl Call {
@@ -237,7 +243,14 @@ fn decode(procedure: Procedure, r: &mut Reader<'_>) -> Result<Call, Malformed> {
             params: r.parameters(PORT_PARAMETERS, "the port's parameters")?,
             flags: flags(r)?,
         },
+        _ if procedure.driver() == Some(Driver::NodeDevice) => Call::NodeDevice(nodedev::decode(procedure, r)?),
+        _ => return Err(not_decoded(procedure)),
     })
+}
+
+/// That a procedure is in the table and nowhere else.
+fn not_decoded(procedure: Procedure) -> Malformed {
+    Malformed::NoSuch { what: "the procedure", value: procedure.number() }
 }
 
 fn network(r: &mut Reader<'_>) -> Result<NetworkRef, Malformed> {

@@ -19,7 +19,7 @@ pub mod procedure;
 pub mod reply;
 pub mod xdr;
 
-pub use call::Call;
+pub use call::{Call, NodeDeviceCall};
 pub use driver::Driver;
 pub use frame::{Decoder, Frame, Header, Kind, Status};
 pub use procedure::Procedure;

@@ -125,6 +125,33 @@ procedures! {
         409 NetworkPortGetXmlDesc "virNetworkPortGetXMLDesc" Read;
         410 NetworkPortDelete "virNetworkPortDelete" Write;
     }
+
+    NodeDevice {
+        111 NodeNumOfDevices "virNodeNumOfDevices" Read;
+        112 NodeListDevices "virNodeListDevices" Read;
+        113 NodeDeviceLookupByName "virNodeDeviceLookupByName" Read;
+        114 NodeDeviceGetXmlDesc "virNodeDeviceGetXMLDesc" Read;
+        115 NodeDeviceGetParent "virNodeDeviceGetParent" Read;
+        116 NodeDeviceNumOfCaps "virNodeDeviceNumOfCaps" Read;
+        117 NodeDeviceListCaps "virNodeDeviceListCaps" Read;
+        118 NodeDeviceDettach "virNodeDeviceDettach" Write;
+        119 NodeDeviceReAttach "virNodeDeviceReAttach" Write;
+        120 NodeDeviceReset "virNodeDeviceReset" Write;
+        123 NodeDeviceCreateXml "virNodeDeviceCreateXML" Write;
+        124 NodeDeviceDestroy "virNodeDeviceDestroy" Write;
+        285 ConnectListAllNodeDevices "virConnectListAllNodeDevices" Read;
+        297 NodeDeviceLookupScsiHostByWwn "virNodeDeviceLookupSCSIHostByWWN" Read;
+        301 NodeDeviceDetachFlags "virNodeDeviceDetachFlags" Write;
+        374 ConnectNodeDeviceEventRegisterAny "virConnectNodeDeviceEventRegisterAny" Read;
+        375 ConnectNodeDeviceEventDeregisterAny "virConnectNodeDeviceEventDeregisterAny" Read;
+        428 NodeDeviceDefineXml "virNodeDeviceDefineXML" Write;
+        429 NodeDeviceUndefine "virNodeDeviceUndefine" Write;
+        430 NodeDeviceCreate "virNodeDeviceCreate" Write;
+        433 NodeDeviceGetAutostart "virNodeDeviceGetAutostart" Read;
+        434 NodeDeviceSetAutostart "virNodeDeviceSetAutostart" Write;
+        435 NodeDeviceIsPersistent "virNodeDeviceIsPersistent" Read;
+        436 NodeDeviceIsActive "virNodeDeviceIsActive" Read;
+    }
 }
 
 /// The last procedure that the protocol has as of libvirt 11.3. What is up to here and not in [`Procedure`] belongs to
@@ -133,3 +160,7 @@ pub const LAST: i32 = 453;
 
 /// The number of the message that tells of a network's life (`NETWORK_EVENT_LIFECYCLE`).
 pub const NETWORK_EVENT_LIFECYCLE: i32 = 315;
+/// That of the message that tells of a node device's life (`NODE_DEVICE_EVENT_LIFECYCLE`).
+pub const NODE_DEVICE_EVENT_LIFECYCLE: i32 = 376;
+/// That of the message that a node device is described otherwise now (`NODE_DEVICE_EVENT_UPDATE`).
+pub const NODE_DEVICE_EVENT_UPDATE: i32 = 377;

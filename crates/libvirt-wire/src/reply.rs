@@ -1,7 +1,7 @@
 //! What clients are answered and told.
 
 use crate::frame::{Frame, Header, Kind, REMOTE, Status, VERSION};
-use crate::procedure::NETWORK_EVENT_LIFECYCLE;
+use crate::procedure::{NETWORK_EVENT_LIFECYCLE, NODE_DEVICE_EVENT_LIFECYCLE, NODE_DEVICE_EVENT_UPDATE};
 use crate::xdr::{Parameter, Writer};
 use crate::{NetworkRef, PortRef};
 
@@ -9,6 +9,8 @@ use crate::{NetworkRef, PortRef};
 pub const MAX_LIST: usize = 16_384;
 /// Leases in one answer at most.
 pub const MAX_LEASES: usize = 65_536;
+/// Node devices, and their names, in one answer at most.
+pub const MAX_NODE_DEVICES: usize = 65_536;
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +25,8 @@ pub enum Reply {
     Uhyper(u64),
     /// A text.
     Text(String),
+    /// A text, or none.
+    OptionalText(Option<String>),
     /// Texts.
     Texts(Vec<String>),
     /// A network.
@@ -37,6 +41,12 @@ pub enum Reply {
     Leases(Vec<Lease>, usize),
     /// Parameters, and how many there are.
     Parameters(Vec<Parameter>, i32),
+    /// A node device, which is its name.
+    NodeDevice(String),
+    /// Names of node devices, or of what one is capable of.
+    NodeDeviceNames(Vec<String>),
+    /// Node devices, and how many there are.
+    NodeDevices(Vec<String>, usize),
 }
 
 /// A lease (libvirt's `virNetworkDHCPLease`).
@@ -77,8 +87,11 @@ impl Reply {
             Self::Uhyper(value) => {
                 w.u64(*value);
             }
-            Self::Text(text) => {
+            Self::Text(text) | Self::NodeDevice(text) => {
                 w.string(text);
+            }
+            Self::OptionalText(text) => {
+                w.text(text.as_deref());
             }
             Self::Texts(texts) => list(&mut w, texts, MAX_LIST, |w, text| {
                 w.string(text);
@@ -100,6 +113,11 @@ impl Reply {
             Self::Parameters(parameters, count) => {
                 w.parameters(parameters).i32(*count);
             }
+            Self::NodeDeviceNames(names) => put_names(&mut w, names),
+            Self::NodeDevices(names, count) => {
+                put_names(&mut w, names);
+                w.count(*count);
+            }
         }
         w.into_bytes()
     }
@@ -109,6 +127,12 @@ fn list<T>(w: &mut Writer, items: &[T], limit: usize, put: impl Fn(&mut Writer, 
     let items = &items[..items.len().min(limit)];
     w.count(items.len());
     items.iter().for_each(|item| put(w, item));
+}
+
+fn put_names(w: &mut Writer, names: &[String]) {
+    list(w, names, MAX_NODE_DEVICES, |w, name| {
+        w.string(name);
+    });
 }
 
 fn put_network(w: &mut Writer, network: &NetworkRef) {
@@ -186,14 +210,34 @@ pub fn lifecycle(callback: i32, network: &NetworkRef, what: Lifecycle) -> Frame 
     w.i32(callback);
     put_network(&mut w, network);
     w.i32(what as i32).i32(0);
+    message(NETWORK_EVENT_LIFECYCLE, w)
+}
+
+/// What happened to a node device (libvirt's `virNodeDeviceEventLifecycleType`, as far as it happens here).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // the words say it
+pub enum DeviceLifecycle {
+    Created = 0,
+    Deleted = 1,
+}
+
+/// The packet that tells a client of a node device's life, by the number of its callback.
+pub fn device_lifecycle(callback: i32, device: &str, what: DeviceLifecycle) -> Frame {
+    let mut w = Writer::default();
+    w.i32(callback).string(device).i32(what as i32).i32(0);
+    message(NODE_DEVICE_EVENT_LIFECYCLE, w)
+}
+
+/// The packet that tells a client that a node device is described otherwise now, by the number of its callback.
+pub fn device_update(callback: i32, device: &str) -> Frame {
+    let mut w = Writer::default();
+    w.i32(callback).string(device);
+    message(NODE_DEVICE_EVENT_UPDATE, w)
+}
+
+fn message(procedure: i32, payload: Writer) -> Frame {
     // libvirt's daemon gives events the serial 1, and clients look at none.
-    let header = Header {
-        program: REMOTE,
-        version: VERSION,
-        procedure: NETWORK_EVENT_LIFECYCLE,
-        kind: Kind::Message,
-        serial: 1,
-        status: Status::Ok,
-    };
-    Frame { header, payload: w.into_bytes() }
+    let header =
+        Header { program: REMOTE, version: VERSION, procedure, kind: Kind::Message, serial: 1, status: Status::Ok };
+    Frame { header, payload: payload.into_bytes() }
 }

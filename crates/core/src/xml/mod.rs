@@ -11,6 +11,7 @@ mod metadata;
 pub(crate) mod network;
 mod networkport;
 mod nic;
+mod nodedev;
 pub(crate) mod parts;
 pub(crate) mod reader;
 mod runstate;
@@ -19,6 +20,7 @@ mod writer;
 pub use network::{Connections, TagForm, WriteOptions, read_network, write_network, write_network_with};
 pub use networkport::{read_networkport, write_networkport};
 pub use nic::{LiveSource, read_nic, write_nic, write_nic_live};
+pub use nodedev::{read_node_device_type, write_node_device};
 pub use reader::{MAX_BYTES, MAX_DEPTH, Mode, root_name};
 pub use runstate::{
     NicClaim, Stamp, nic_claim, read_association, read_function, read_host_state, read_network_state, read_nic_state,
