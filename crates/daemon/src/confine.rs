@@ -14,8 +14,18 @@ use tracing::{info, warn};
 /// The newest set of rights that is asked for; older kernels enforce what they know.
 const RIGHTS: ABI = ABI::V5;
 
-/// What the daemon reads: the kernel, users and groups, and the host's name servers, wherever they really are.
-const READ: [&str; 6] = ["/proc", "/sys", "/etc", "/run/systemd", "/run/NetworkManager", "/run/resolvconf"];
+/// What the daemon reads: the kernel, users and groups, names of devices, and the host's name servers, wherever they
+/// really are.
+const READ: [&str; 8] = [
+    "/proc",
+    "/sys",
+    "/etc",
+    "/usr/share/hwdata",
+    "/usr/share/misc",
+    "/run/systemd",
+    "/run/NetworkManager",
+    "/run/resolvconf",
+];
 
 /// What the daemon keeps: links, addresses, rules and taps; announcing guests by packet socket.
 const KEPT: CapabilitySet = CapabilitySet::NET_ADMIN.union(CapabilitySet::NET_RAW);
@@ -53,12 +63,14 @@ fn restrict(root: &Root, uses: Uses) -> Result<RulesetStatus, RulesetError> {
     let own = [parent(root.config()), root.run(), root.lib(), root.libvirt_run(), root.libvirt_dnsmasq()];
     let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
     let own = own.iter().map(|path| (path.as_path(), AccessFs::from_all(RIGHTS)));
-    // Name servers may be given below the root too.
-    let (etc, sys) = (root.base().join("etc"), root.base().join("sys"));
+    // Name servers, devices and their names may be given below the root too.
+    let [etc, sys, share] = ["etc", "sys", "usr/share"].map(|path| root.base().join(path));
     // And resolv.conf may be a link to anywhere; the directory, since whoever writes it replaces it.
     let resolv_conf = std::fs::canonicalize("/etc/resolv.conf").ok().map(parent).filter(|path| path != Path::new("/"));
-    let also = [Some(etc), Some(sys.clone()), resolv_conf];
-    let also = also.iter().flatten().map(PathBuf::as_path);
+    let names = ["hwdata", "misc"].map(|path| Some(share.join(path)));
+    let also = [Some(etc), Some(sys.clone()), resolv_conf].into_iter().chain(names);
+    let also: Vec<PathBuf> = also.flatten().collect();
+    let also = also.iter().map(PathBuf::as_path);
     let read = READ.iter().map(Path::new).chain(also).map(|path| (path, AccessFs::from_read(RIGHTS)));
     // lldpad's pid file, which comes and goes with it.
     let lldpad = std::fs::canonicalize(parent(root.lldpad_pid())).unwrap_or_default();

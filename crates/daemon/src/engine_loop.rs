@@ -219,6 +219,8 @@ impl EngineLoop {
             ExecutorReport::LookedFor(job) => self.tell(Input::Finished(job, JobOutcome::Done)),
             ExecutorReport::Firewalls(found) => self.tell(Input::Observed(Change::Firewalls(found))),
             ExecutorReport::Trouble(what) => warn!(what),
+            // Those who look after devices get that, and no others.
+            ExecutorReport::Heard(_) => {}
         }
     }
 

@@ -80,7 +80,7 @@ fn run(args: &Args) -> Result<(), String> {
         let listener = systemd::native_listener(&root.native_socket()).map_err(|e| phrase(&e))?;
         let doors = libvirt::open(&root, config.libvirt).map_err(|e| e.to_string())?;
         let access = Arc::new(Access::new(config.access));
-        let clients = tokio::task::spawn_local(libvirt::serve(doors, root.clone(), service.handle()));
+        let clients = tokio::task::spawn_local(libvirt::serve(doors, root.clone(), service.handle(), service.heard()));
         let door = tokio::task::spawn_local(native::serve(listener, service.handle(), access));
         systemd::ready();
         let terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;

@@ -14,7 +14,7 @@ use patchcord_core::intent::Owner;
 use patchcord_core::plan::{LinkKind, MarkKind, Observed, OvsKnown, OvsState, dnsmasq};
 use patchcord_core::xml;
 use patchcord_host::dnsmasq::Dnsmasq;
-use patchcord_host::executor::{Executor, ExecutorReport, ExecutorRequest};
+use patchcord_host::executor::{Executor, ExecutorReport, ExecutorRequest, Heard};
 use patchcord_host::files::Files;
 use patchcord_host::function::FunctionSetter;
 use patchcord_host::ident;
@@ -44,6 +44,8 @@ pub const SPAWNER: &str = "--run-as-spawner";
 const ASKS: usize = 1024;
 /// Events that a slow watcher may be behind before it misses some.
 const EVENTS: usize = 4096;
+/// What was heard of devices that who looks after them may be behind before it looks at all of them.
+const HEARD: usize = 1024;
 
 /// Reports about ports of Open vSwitch that may wait.
 const PORT_REPORTS: usize = 256;
@@ -68,6 +70,7 @@ pub struct Service {
     engine_loop: EngineLoop,
     startup: Startup,
     handle: Handle,
+    heard: broadcast::Sender<Heard>,
     _executor: Executor,
     _root: RootLock,
     _namespace: Option<NamespaceLock>,
@@ -128,9 +131,14 @@ impl Service {
             root: root.base().to_owned(),
             nodes: root.nodes(),
         };
+        let (heard, _) = broadcast::channel(HEARD);
+        let heard_in = heard.clone();
         let executor = Executor::start(&options, move |report| {
-            // The loop has ended when nobody listens.
-            let _ = reports_in.send(report);
+            // There may be nobody who looks after devices, and the loop has ended when nobody listens to the others.
+            match report {
+                ExecutorReport::Heard(what) => drop(heard_in.send(what)),
+                report => drop(reports_in.send(report)),
+            }
         })?;
         let hands = executor.hands();
         hands.ask(ExecutorRequest::Snapshot);
@@ -201,6 +209,7 @@ impl Service {
             sources: Sources { asks, reports, ends, ports, files },
             startup,
             handle,
+            heard,
             _executor: executor,
             _root: lock,
             _namespace: namespace,
@@ -210,6 +219,11 @@ impl Service {
     /// The way to the engine.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// What is heard from now on of the host's devices.
+    pub fn heard(&self) -> broadcast::Receiver<Heard> {
+        self.heard.subscribe()
     }
 
     /// Puts right what is not as it should be, and serves until `stop` is done. What runs goes on running.

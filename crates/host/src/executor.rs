@@ -57,6 +57,17 @@ pub enum ExecutorRequest {
     Stop,
 }
 
+/// Something of the host's that the watcher heard of, whether or not it is any different.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// A link, by its index, and its name while it is there. One that is about to be deleted counts as gone.
+    Link(u32, Option<String>),
+    /// PCI devices, or links that may be theirs.
+    Devices,
+    /// Anything at all.
+    Everything,
+}
+
 /// What the executor tells, in the order in which it came about.
 #[derive(Debug)]
 pub enum ExecutorReport {
@@ -80,6 +91,8 @@ pub enum ExecutorReport {
     Firewalls(Firewalls),
     /// Something went wrong without a plan failing; a phrase for the log.
     Trouble(String),
+    /// The watcher heard of something, and nothing was read yet of what it heard but of a link, its name.
+    Heard(Heard),
 }
 
 /// The executor and the watcher, each a thread.
@@ -297,6 +310,7 @@ impl Worker {
     /// Reads everything, and reports it when asked to, or when it is not what is believed.
     fn snapshot(&mut self, wanted: bool) {
         self.hints.clear();
+        self.report(ExecutorReport::Heard(Heard::Everything));
         let believed = if wanted { None } else { Some(self.kernel.observed().clone()) };
         match self.kernel.snapshot() {
             Ok(snapshot) => {
@@ -360,6 +374,7 @@ impl Worker {
             }
             Hint::Routes => self.look_at_routes()?,
             Hint::Functions => {
+                self.report(ExecutorReport::Heard(Heard::Devices));
                 let now = self.kernel.sriov.all()?;
                 if now != self.kernel.observed().functions {
                     self.changed(Change::Functions(now));
@@ -383,11 +398,15 @@ impl Worker {
         let believed = self.kernel.observed().link(index);
         // Should it be different by now, another announcement is on its way.
         if told.is_some_and(|told| believed == Some(&observe::link(told))) {
+            let name = believed.filter(|link| !link.is_doomed()).map(|link| link.name.clone());
+            self.report(ExecutorReport::Heard(Heard::Link(index.0, name)));
             return Ok(());
         }
         let was_up = believed.is_some_and(|link| link.up);
         let known = believed.cloned();
         let now = self.kernel.read_link(index)?;
+        let name = now.as_ref().filter(|link| !link.is_doomed()).map(|link| link.name.clone());
+        self.report(ExecutorReport::Heard(Heard::Link(index.0, name)));
         if known.is_none() && now.as_ref().is_some_and(|link| link.is_doomed()) {
             return Ok(());
         }
@@ -533,7 +552,7 @@ mod tests {
                 worker.hints.add_everything("announcements were lost");
                 let hint = worker.hints.next(None, true).unwrap();
                 worker.look(hint).unwrap();
-                reports.try_iter().collect::<Vec<_>>()
+                reports.try_iter().filter(|report| !matches!(report, ExecutorReport::Heard(_))).collect::<Vec<_>>()
             };
             next();
             let nothing_new = next();

@@ -24,6 +24,7 @@ pub mod lldpad;
 pub mod lock;
 pub mod macvtap;
 pub mod nft;
+pub mod nodedev;
 pub mod observe;
 mod ops;
 pub mod ovs;

@@ -159,7 +159,7 @@ fn functions(device: &Path) -> Result<Vec<VirtualFunction>> {
 }
 
 /// The numbers and addresses of a PF's VFs, in order.
-fn virtual_functions(device: &Path) -> Result<Vec<(u32, PciAddress)>> {
+pub(crate) fn virtual_functions(device: &Path) -> Result<Vec<(u32, PciAddress)>> {
     let mut functions = Vec::new();
     for name in names(device)? {
         let Some(number) = name.strip_prefix("virtfn").and_then(|number| number.parse().ok()) else { continue };
@@ -183,7 +183,7 @@ fn link_names(directory: &Path) -> Result<Vec<LinkName>> {
 }
 
 /// What is in a directory; nothing when there is none.
-fn names(directory: &Path) -> Result<Vec<String>> {
+pub(crate) fn names(directory: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

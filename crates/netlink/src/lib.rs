@@ -3,7 +3,8 @@
 //! [`Socket`] speaks rtnetlink: links, virtual functions, addresses, routes, forwarding-database entries, traffic control
 //! ([`tc`]) and port profiles ([`portprofile`]), each as a plain struct and a handful of verbs. [`nft::Socket`] speaks
 //! nfnetlink: nftables transactions and what is needed to read them back. [`Monitor`] and [`nft::Monitor`] receive the
-//! kernel's announcements as [`Hint`]s that say what to read again, and [`DeviceMonitor`] those of devices.
+//! kernel's announcements as [`Hint`]s that say what to read again, and [`DeviceMonitor`] those of devices. [`GenericSocket`]
+//! speaks generic netlink, to find out what devices can do.
 //!
 //! The packet crates' types end at this crate's edge: they encode our requests. What the kernel sends is read attribute
 //! by attribute by readers of our own, because one surprising attribute (an alias that is not UTF-8, a number of
@@ -19,6 +20,7 @@ mod error;
 mod events;
 mod extack;
 mod frame;
+mod generic;
 mod link;
 mod monitor;
 mod neigh;
@@ -32,6 +34,7 @@ mod vf;
 
 pub use addr::{Address, AddressFilter, NewAddress};
 pub use error::{Error, KernelError};
+pub use generic::GenericSocket;
 pub use link::{
     BridgeOptions, BridgePort, BridgeSpec, BridgeVlans, IfbSpec, Link, LinkChange, MacvlanMode, MacvlanSpec, OperState,
     TunInfo, VethSpec, VlansOf,
@@ -65,6 +68,7 @@ fn fuzz_payload(bytes: &[u8]) {
     let _ = extack::read_error(bytes, u16::MAX);
     let _ = extack::read_done(bytes);
     let _ = vf::read(bytes);
+    generic::fuzz_payload(bytes);
     let _ = portprofile::read_lldpad(bytes, &[0; 16]);
     let _ = portprofile::read_kernel(bytes, None);
     let _ = portprofile::read_kernel(bytes, Some(0));

@@ -83,7 +83,12 @@ impl Socket {
     /// # Errors
     /// [`Error::Open`].
     pub fn open() -> Result<Self, Error> {
-        Ok(Socket { channel: Channel::open(netlink_sys::protocols::NETLINK_ROUTE)? })
+        Self::on(netlink_sys::protocols::NETLINK_ROUTE)
+    }
+
+    /// One of this netlink protocol, whose requests are answered alike.
+    pub(crate) fn on(protocol: isize) -> Result<Self, Error> {
+        Ok(Socket { channel: Channel::open(protocol)? })
     }
 
     /// Carries out one request and waits for the kernel's acknowledgement.

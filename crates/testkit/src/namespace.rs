@@ -12,7 +12,7 @@ use crate::process::{self, Process};
 use crate::{require_root, sys};
 
 /// A network namespace that belongs to the running test.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Namespace {
     /// Its name below /run/netns; none for the one that the test itself runs in.
     name: Option<String>,

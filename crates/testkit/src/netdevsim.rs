@@ -72,6 +72,11 @@ impl NetdevSim {
         made.map(|()| Self { id }).map_err(|error| io::Error::new(error.kind(), format!("{file}: {error}")))
     }
 
+    /// Its name on the bus `netdevsim`.
+    pub fn device(&self) -> String {
+        format!("netdevsim{}", self.id)
+    }
+
     fn path(&self, below: &str) -> String {
         format!("{BUS}/devices/netdevsim{}/{below}", self.id)
     }

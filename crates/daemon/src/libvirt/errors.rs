@@ -35,6 +35,14 @@ pub(super) fn invalid(argument: &str, cause: impl Into<String>) -> RemoteError {
     remote(&Error::new(ErrorKind::InvalidArgument, argument, cause))
 }
 
+/// That nothing is asked for but what is known: a flag may ask for less to be done than is without it.
+pub(super) fn known_flags(flags: u32, known: u32) -> Result<(), RemoteError> {
+    match flags & !known {
+        0 => Ok(()),
+        unknown => Err(invalid("the flags", format!("{unknown:#x} is not known here"))),
+    }
+}
+
 /// That the engine answered something else than was asked for.
 pub(super) fn unexpected() -> RemoteError {
     remote(&Error::new(ErrorKind::Internal, "the daemon", "the answer is not what was asked for"))

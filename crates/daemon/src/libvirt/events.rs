@@ -1,68 +1,132 @@
-//! What clients are told: networks that come, start, stop and go.
+//! What clients are told: networks that come, start, stop and go, and devices likewise.
 
 use super::errors::invalid;
 use super::session::Open;
 use crate::handle::Numbered;
 use patchcord_core::engine::{Event, NetworkEvent};
-use patchcord_libvirt_wire::reply::{Lifecycle, RemoteError, lifecycle};
-use patchcord_libvirt_wire::{NetworkRef, Reply};
+use patchcord_core::nodedev::News;
+use patchcord_libvirt_wire::reply::{
+    DeviceLifecycle, Lifecycle, RemoteError, device_lifecycle, device_update, lifecycle,
+};
+use patchcord_libvirt_wire::{Driver, NetworkRef, Reply};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use uuid::Uuid;
 
-/// libvirt's number for the events of networks' lives.
+/// libvirt's number for the events of networks' lives, and of devices'.
 const LIFECYCLE: i32 = 0;
+/// And for a device that is described otherwise now.
+const UPDATE: i32 = 1;
 /// Callbacks of one client at most.
 const MAX_CALLBACKS: usize = 1024;
 
-/// What a client wants to be told, by the number that it got for that: of which network, or of all.
-#[derive(Debug, Default)]
-pub(super) struct Callbacks {
-    wanted: BTreeMap<i32, Option<Uuid>>,
+/// What a client wants to be told, by the number that it got for that.
+#[derive(Debug)]
+pub(super) struct Callbacks<Wish, What> {
+    wanted: BTreeMap<i32, Wish>,
     next: i32,
     /// What happens since the first of them was registered, until somebody passes it on.
-    events: Option<Receiver<Numbered>>,
+    events: Option<Receiver<What>>,
+}
+
+impl<Wish, What> Default for Callbacks<Wish, What> {
+    fn default() -> Self {
+        Self { wanted: BTreeMap::new(), next: 0, events: None }
+    }
+}
+
+impl<Wish, What> Callbacks<Wish, What> {
+    fn add(&mut self, wish: Wish, subscribe: impl FnOnce() -> Receiver<What>) -> Result<Reply, RemoteError> {
+        if self.wanted.len() >= MAX_CALLBACKS {
+            return Err(invalid("the event", format!("{MAX_CALLBACKS} callbacks are registered already")));
+        }
+        if self.next == 0 {
+            self.events = Some(subscribe());
+        }
+        let callback = self.next;
+        self.next = callback.wrapping_add(1);
+        self.wanted.insert(callback, wish);
+        Ok(Reply::Int(callback))
+    }
+
+    fn remove(&mut self, driver: Driver, callback: i32) -> Result<Reply, RemoteError> {
+        let what = if driver == Driver::NodeDevice { "node device" } else { "network" };
+        let missing = || format!("{what} event callback {callback} not registered");
+        let removed = self.wanted.remove(&callback).map(|_| Reply::Nothing);
+        removed.ok_or_else(|| RemoteError::new(1, driver.domain(), "internal error", missing()))
+    }
+
+    /// The callbacks that something concerns.
+    fn concerned(&self, is: impl Fn(&Wish) -> bool) -> Vec<i32> {
+        self.wanted.iter().filter(|(_, wish)| is(wish)).map(|(callback, _)| *callback).collect()
+    }
+}
+
+/// Callbacks about a network, or all.
+pub(super) type NetworkCallbacks = Callbacks<Option<Uuid>, Numbered>;
+/// Callbacks about a device, or all.
+pub(super) type DeviceCallbacks = Callbacks<DeviceWish, News>;
+
+/// What a client wants to be told about devices.
+#[derive(Debug)]
+pub(super) struct DeviceWish {
+    event: i32,
+    device: Option<String>,
 }
 
 impl Open {
-    /// The client wants to be told.
+    /// The client wants to be told about networks.
     pub(super) fn register(&self, event: i32, network: Option<NetworkRef>) -> Result<Reply, RemoteError> {
         if event != LIFECYCLE {
             return Err(invalid("the event", format!("there is no event {event} of networks")));
         }
-        let mut callbacks = self.callbacks.borrow_mut();
-        if callbacks.wanted.len() >= MAX_CALLBACKS {
-            return Err(invalid("the event", format!("{MAX_CALLBACKS} callbacks are registered already")));
+        let wish = network.map(|network| Uuid::from_bytes(network.uuid));
+        let registered = self.callbacks.borrow_mut().add(wish, || self.session.handle.subscribe());
+        self.awake.notify_one();
+        registered
+    }
+
+    /// The client wants to be told about devices.
+    pub(super) fn register_device(&self, event: i32, device: Option<String>) -> Result<Reply, RemoteError> {
+        if event != LIFECYCLE && event != UPDATE {
+            return Err(invalid("the event", format!("there is no event {event} of node devices")));
         }
-        if callbacks.next == 0 {
-            callbacks.events = Some(self.session.handle.subscribe());
-            self.awake.notify_one();
-        }
-        let callback = callbacks.next;
-        callbacks.next = callback.wrapping_add(1);
-        callbacks.wanted.insert(callback, network.map(|network| Uuid::from_bytes(network.uuid)));
-        Ok(Reply::Int(callback))
+        let devices = self.session.devices()?;
+        let registered = self.device_callbacks.borrow_mut().add(DeviceWish { event, device }, || devices.subscribe());
+        self.awake.notify_one();
+        registered
     }
 
     /// It wants to no longer.
     pub(super) fn deregister(&self, callback: i32) -> Result<Reply, RemoteError> {
-        match self.callbacks.borrow_mut().wanted.remove(&callback) {
-            Some(_) => Ok(Reply::Nothing),
-            None => Err(RemoteError::new(
-                1,
-                19,
-                "internal error",
-                format!("network event callback {callback} not registered"),
-            )),
+        match self.session.driver() {
+            driver @ Driver::NodeDevice => self.device_callbacks.borrow_mut().remove(driver, callback),
+            driver => self.callbacks.borrow_mut().remove(driver, callback),
         }
     }
 
     /// Tells the client what it wants to be told, until it closes the connection.
     pub(super) async fn tell(&self) {
+        match self.session.driver() {
+            Driver::NodeDevice => {
+                self.tell_of(&self.device_callbacks, async |news| self.pass_on_device(news).await).await;
+            }
+            Driver::Network | Driver::Interface => {
+                self.tell_of(&self.callbacks, async |(_, event)| self.pass_on(event).await).await;
+            }
+        }
+    }
+
+    async fn tell_of<Wish, What: Clone>(
+        &self,
+        callbacks: &RefCell<Callbacks<Wish, What>>,
+        pass_on: impl AsyncFn(&What),
+    ) {
         // Most clients want nothing, and are no burden when something happens.
         let mut events = loop {
-            let events = self.callbacks.borrow_mut().events.take();
+            let events = callbacks.borrow_mut().events.take();
             match events {
                 Some(events) => break events,
                 None if self.is_closed() => return,
@@ -75,7 +139,7 @@ impl Open {
                 () = self.awake.notified() => continue,
             };
             match received {
-                Ok((_, event)) => self.pass_on(&event).await,
+                Ok(what) => pass_on(&what).await,
                 // libvirt has no word for what was missed.
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return,
@@ -93,13 +157,23 @@ impl Open {
             NetworkEvent::Updated => return,
         };
         let network = NetworkRef { name: name.clone(), uuid: uuid.into_bytes() };
-        let callbacks: Vec<i32> = {
-            let callbacks = self.callbacks.borrow();
-            let wanted = callbacks.wanted.iter().filter(|(_, of)| of.is_none_or(|of| of == *uuid));
-            wanted.map(|(callback, _)| *callback).collect()
-        };
+        let callbacks = self.callbacks.borrow().concerned(|of| of.is_none_or(|of| of == *uuid));
         for callback in callbacks {
             let _ = self.outgoing.send(lifecycle(callback, &network, what)).await;
+        }
+    }
+
+    async fn pass_on_device(&self, news: &News) {
+        let event = if matches!(news, News::Updated(_)) { UPDATE } else { LIFECYCLE };
+        let concerns = |of: &Option<String>| of.as_deref().is_none_or(|of| of == news.device());
+        let callbacks = self.device_callbacks.borrow().concerned(|wish| wish.event == event && concerns(&wish.device));
+        for callback in callbacks {
+            let packet = match news {
+                News::Created(name) => device_lifecycle(callback, name, DeviceLifecycle::Created),
+                News::Deleted(name) => device_lifecycle(callback, name, DeviceLifecycle::Deleted),
+                News::Updated(name) => device_update(callback, name),
+            };
+            let _ = self.outgoing.send(packet).await;
         }
     }
 }

@@ -8,14 +8,18 @@
 //! | `networks` | calls about networks |
 //! | `names` | files for libvirt's modules of the name service switch |
 //! | `ports` | calls about network ports |
+//! | `nodedevs` | calls about node devices |
+//! | `devices` | which devices there are |
 //! | `events` | what clients are told |
 //! | `errors` | our errors as libvirt's |
 
 mod connection;
+mod devices;
 mod errors;
 mod events;
 mod names;
 mod networks;
+mod nodedevs;
 mod ports;
 mod session;
 mod sockets;
@@ -23,14 +27,18 @@ mod sockets;
 pub use sockets::{Switch, open};
 
 use crate::handle::Handle;
+use devices::Devices;
 use names::NameFiles;
+use patchcord_host::executor::Heard;
 use patchcord_host::root::Root;
 use patchcord_libvirt_wire::Driver;
 use session::Session;
 use sockets::Door;
 use std::collections::{BTreeSet, HashMap};
+use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::UnixListener;
+use tokio::sync::broadcast;
 use tokio::task::{Id, JoinSet};
 use tokio::time::sleep;
 use tracing::{debug, warn};
@@ -42,8 +50,8 @@ const MAX_CONNECTIONS: usize = 5000;
 const MAX_PER_READER: usize = 64;
 
 /// Serves clients of libvirt on the sockets that were opened, for as long as it is polled; when it is dropped, all
-/// connections end.
-pub async fn serve(doors: Vec<Door>, root: Root, handle: Handle) {
+/// connections end. `heard` is what is heard of the host's devices.
+pub async fn serve(doors: Vec<Door>, root: Root, handle: Handle, heard: broadcast::Receiver<Heard>) {
     let mut served = JoinSet::new();
     if doors.iter().any(|door| door.driver == Driver::Network) {
         match NameFiles::open(&root, handle.clone()) {
@@ -51,13 +59,19 @@ pub async fn serve(doors: Vec<Door>, root: Root, handle: Handle) {
             Err(error) => warn!(%error, "guests' names can't be told to libvirt's modules"),
         }
     }
+    let devices = doors.iter().any(|door| door.driver == Driver::NodeDevice).then(|| Rc::new(Devices::new(&root)));
+    match &devices {
+        Some(devices) => drop(served.spawn_local(Rc::clone(devices).keep(heard))),
+        None => drop(heard),
+    }
     for door in doors {
-        served.spawn_local(serve_one(door, handle.clone()));
+        let devices = devices.clone().filter(|_| door.driver == Driver::NodeDevice);
+        served.spawn_local(serve_one(door, handle.clone(), devices));
     }
     while served.join_next().await.is_some() {}
 }
 
-async fn serve_one(Door { driver, listener, read_only }: Door, handle: Handle) {
+async fn serve_one(Door { driver, listener, read_only }: Door, handle: Handle, devices: Option<Rc<Devices>>) {
     let mut connections = JoinSet::new();
     let mut users: HashMap<Id, u32> = HashMap::new();
     // Who was told of in the log to have too many, so that it is said once, and not of each.
@@ -87,7 +101,7 @@ async fn serve_one(Door { driver, listener, read_only }: Door, handle: Handle) {
             }
             continue;
         }
-        let session = Session::new(handle.clone(), driver, read_only, uid);
+        let session = Session::new(handle.clone(), driver, devices.clone(), read_only, uid);
         let task = connections.spawn_local(async move {
             if let Err(error) = connection::converse(stream, session).await {
                 debug!(uid, %error, "a connection of a libvirt client ended");

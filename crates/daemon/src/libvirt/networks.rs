@@ -1,6 +1,6 @@
 //! Calls about networks.
 
-use super::errors::{self, invalid, unexpected};
+use super::errors::{self, invalid, known_flags, unexpected};
 use super::session::Session;
 use patchcord_core::engine::{Body, Command, LeaseView, NetworkView};
 use patchcord_core::model::{MacAddr, UpdateCommand, UpdateSection};
@@ -185,14 +185,6 @@ fn fits(flags: u32, network: &NetworkView) -> bool {
     group(list::ACTIVE, list::INACTIVE, network.active)
         && group(list::PERSISTENT, list::TRANSIENT, network.persistent)
         && group(list::AUTOSTART, list::NO_AUTOSTART, network.autostart)
-}
-
-/// That nothing is asked for but what is known: a flag may ask for less to be done than is without it.
-fn known_flags(flags: u32, known: u32) -> Result<(), RemoteError> {
-    match flags & !known {
-        0 => Ok(()),
-        unknown => Err(invalid("the flags", format!("{unknown:#x} is not known here"))),
-    }
 }
 
 fn document(text: &str, flags: u32) -> Result<patchcord_core::model::Network, RemoteError> {

@@ -1,14 +1,16 @@
 //! What any connection can be asked: opening and closing it, what it is, what it can.
 
+use super::devices::Devices;
 use super::errors::{invalid, no_support, read_only};
-use super::events::Callbacks;
+use super::events::{DeviceCallbacks, NetworkCallbacks};
 use super::{connection, errors};
 use crate::handle::Handle;
 use patchcord_core::engine::{Answer, Command};
 use patchcord_libvirt_wire::procedure::{Access, LAST};
 use patchcord_libvirt_wire::reply::RemoteError;
-use patchcord_libvirt_wire::{Call, Driver, Frame, Procedure, Reply};
+use patchcord_libvirt_wire::{Call, Driver, Frame, NodeDeviceCall, Procedure, Reply};
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use tokio::sync::{Notify, mpsc};
 
 /// The version of libvirt whose protocol and documents this follows, as libvirt counts: 9.0.0.
@@ -29,6 +31,8 @@ pub(super) struct Session {
     pub(super) handle: Handle,
     /// Whose socket it came by.
     driver: Driver,
+    /// The host's devices, where that is the one for them.
+    pub(super) devices: Option<Rc<Devices>>,
     /// Whether its socket is the one for reading.
     read_only: bool,
     uid: u32,
@@ -36,8 +40,13 @@ pub(super) struct Session {
 
 impl Session {
     /// A session of that user, on a socket of that driver's.
-    pub(super) fn new(handle: Handle, driver: Driver, read_only: bool, uid: u32) -> Self {
-        Self { handle, driver, read_only, uid }
+    pub(super) fn new(handle: Handle, driver: Driver, devices: Option<Rc<Devices>>, read_only: bool, uid: u32) -> Self {
+        Self { handle, driver, devices, read_only, uid }
+    }
+
+    /// Whose socket it came by.
+    pub(super) const fn driver(&self) -> Driver {
+        self.driver
     }
 
     /// Whether its socket is the one for reading.
@@ -60,7 +69,8 @@ impl Session {
 pub(super) struct Open {
     pub(super) session: Session,
     /// What the client wants to be told.
-    pub(super) callbacks: RefCell<Callbacks>,
+    pub(super) callbacks: RefCell<NetworkCallbacks>,
+    pub(super) device_callbacks: RefCell<DeviceCallbacks>,
     pub(super) outgoing: mpsc::Sender<Frame>,
     /// Woken when there is something to be told of, or nothing more.
     pub(super) awake: Notify,
@@ -77,6 +87,7 @@ impl Open {
             reads_only: Cell::new(session.read_only),
             session,
             callbacks: RefCell::default(),
+            device_callbacks: RefCell::default(),
             outgoing,
             awake: Notify::new(),
             opened: Cell::new(false),
@@ -137,6 +148,9 @@ impl Open {
             Call::ConnectSetIdentity { .. } => self.set_identity(),
             Call::ConnectNetworkEventRegisterAny { event, net } => self.register(event, net),
             Call::ConnectNetworkEventDeregisterAny { callback } => self.deregister(callback),
+            Call::NodeDevice(NodeDeviceCall::EventRegisterAny { event, device }) => self.register_device(event, device),
+            Call::NodeDevice(NodeDeviceCall::EventDeregisterAny { callback }) => self.deregister(callback),
+            Call::NodeDevice(call) => self.session.node_device(procedure, call).await,
             other => self.session.carry_out(procedure, other).await,
         }
     }

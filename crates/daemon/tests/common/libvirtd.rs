@@ -6,8 +6,7 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-/// `libvirtd` with its network driver alone, in namespaces of its own for links and for processes, so that its dnsmasqs
-/// end with it.
+/// `libvirtd` with one driver alone, in a namespace of its own for processes, so that its dnsmasqs end with it.
 pub(crate) struct Libvirtd {
     /// Where its bridges are.
     pub(crate) ns: Namespace,
@@ -17,8 +16,19 @@ pub(crate) struct Libvirtd {
 }
 
 impl Libvirtd {
-    /// Puts the package's files under the test's /usr, and starts it; or skips the test.
+    /// Starts it with its network driver, in a namespace of its own for links; or skips the test.
     pub(crate) fn start(ns: &Namespace) -> Option<Self> {
+        Self::with_driver("network", ns, || ns.peer("libvirtd"))
+    }
+
+    /// Starts it with its driver for node devices, where it sees the test's links; or skips the test.
+    pub(crate) fn with_devices(ns: &Namespace) -> Option<Self> {
+        Self::with_driver("nodedev", ns, || ns.clone())
+    }
+
+    /// Puts the package's files under the test's /usr, and starts it; or skips the test. Where it runs is made when all it
+    /// keeps has its place.
+    fn with_driver(driver: &str, ns: &Namespace, inside: impl FnOnce() -> Namespace) -> Option<Self> {
         let package = unpacked("libvirtd")?.join("usr");
         let scratch = tempfile::tempdir().unwrap();
         // What the package's installation would have linked.
@@ -42,20 +52,19 @@ impl Libvirtd {
         }
         let drivers = scratch.path().join("drivers");
         fs::create_dir(&drivers).unwrap();
-        let driver = format!(
-            "{}/lib/{}-linux-gnu/libvirt/connection-driver/libvirt_driver_network.so",
-            package.display(),
-            std::env::consts::ARCH
-        );
-        symlink(driver, drivers.join("libvirt_driver_network.so")).unwrap();
+        let module = format!("libvirt_driver_{driver}.so");
+        let modules = format!("lib/{}-linux-gnu/libvirt/connection-driver", std::env::consts::ARCH);
+        symlink(package.join(modules).join(&module), drivers.join(module)).unwrap();
         let (configuration, log) = (scratch.path().join("libvirtd.conf"), scratch.path().join("log"));
         fs::write(&configuration, "unix_sock_dir='/run/libvirt'\nauth_unix_rw='none'\nauth_unix_ro='none'\n").unwrap();
 
-        let ns = ns.peer("libvirtd");
+        let ns = inside();
         // As a child of the shell: who is the first process has to wait for dnsmasqs that ended, which libvirtd doesn't.
         let mut command = ns.command("unshare --pid --fork --kill-child --mount-proc sh -c");
         command.arg(format!("libvirtd -p /run/libvirt/pid -f {} & wait", configuration.display()));
         command.env("LIBVIRT_DRIVER_DIR", drivers).env("LIBVIRT_LOG_OUTPUTS", "2:stderr");
+        // A sysfs of files is as good as the kernel's.
+        command.env("SYSTEMD_DEVICE_VERIFY_SYSFS", "0");
         let output = File::create(&log).unwrap();
         command.stdout(output.try_clone().unwrap()).stderr(output);
         let mut libvirtd = Self { ns, process: Process::start(command), log, _scratch: scratch };
