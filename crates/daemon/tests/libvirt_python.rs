@@ -5,29 +5,12 @@
 mod common;
 
 use common::libvirtd::Libvirtd;
+use common::python::{PYTHON, binding};
 use common::{Host, SOON};
-use patchcord_testkit::{in_namespace, skip, test_name, unpacked};
+use patchcord_testkit::in_namespace;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-const PYTHON: &str = "/usr/bin/python3";
-
-/// Where the binding is; without it the test is skipped.
-fn binding() -> Option<PathBuf> {
-    let modules = unpacked("python3-libvirt")?.join("usr/lib/python3/dist-packages");
-    let mut python = Command::new(PYTHON);
-    python.args(["-c", "import libvirt"]).env("PYTHONPATH", &modules);
-    match python.output() {
-        Ok(output) if output.status.success() => return Some(modules),
-        Ok(output) => {
-            let error = String::from_utf8_lossy(&output.stderr);
-            skip(&test_name(), &format!("host has no Python for that: {}", error.lines().last().unwrap_or("")));
-        }
-        Err(error) => skip(&test_name(), &format!("host has no {PYTHON}: {error}")),
-    }
-    None
-}
 
 /// A daemon that the script is to talk to.
 struct Daemon {

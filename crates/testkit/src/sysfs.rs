@@ -52,6 +52,25 @@ impl Sysfs {
         self.link_to("../../../bus/pci", &device.join("subsystem"));
         self.link_to(&format!("../../../{BRIDGE}/{address}"), &self.path("bus/pci/devices").join(address));
         self.set(&format!("{BRIDGE}/{address}/driver_override"), "(null)\n");
+        // What udev takes for a device has one, whatever is in it.
+        self.set(&format!("{BRIDGE}/{address}/uevent"), &format!("PCI_SLOT_NAME={address}\n"));
+    }
+
+    /// Says more about a function: the contents of attributes such as `vendor`, without the line's end where they are text.
+    pub fn describe(&self, address: &str, attributes: &[(&str, &[u8])]) {
+        for (attribute, content) in attributes {
+            done(attribute, fs::write(self.device(address).join(attribute), content));
+        }
+    }
+
+    /// Puts functions into an IOMMU group and no others.
+    pub fn group(&self, number: u32, functions: &[&str]) {
+        let group = format!("kernel/iommu_groups/{number}");
+        done(&group, fs::create_dir_all(self.path(&group).join("devices")));
+        for address in functions {
+            self.link_to(&format!("../../../{group}"), &self.device(address).join("iommu_group"));
+            self.link_to(&format!("../../../../{BRIDGE}/{address}"), &self.path(&group).join("devices").join(address));
+        }
     }
 
     /// Removes a function with its links. A PF is told of a VF that goes by [`Sysfs::enable`].
@@ -83,6 +102,9 @@ impl Sysfs {
         let directory = self.device(address).join("net").join(name);
         done(name, fs::create_dir_all(&directory));
         self.link_to(&format!("../../../{address}"), &directory.join("device"));
+        self.link_to("../../../../../class/net", &directory.join("subsystem"));
+        let index = attributes.iter().find(|(attribute, _)| *attribute == "ifindex").map_or("0", |(_, index)| index);
+        done(name, fs::write(directory.join("uevent"), format!("INTERFACE={name}\nIFINDEX={index}\n")));
         for (attribute, value) in attributes {
             done(attribute, fs::write(directory.join(attribute), format!("{value}\n")));
         }
@@ -92,7 +114,7 @@ impl Sysfs {
     /// Adds a link that is in the test's namespace as one of a function, with what the kernel's sysfs says of it.
     pub fn add_real_link(&self, address: &str, name: &str) {
         let real = Path::new("/sys/class/net").join(name);
-        let attributes = ["ifindex", "address", "phys_port_id", "phys_port_name"].map(|attribute| {
+        let attributes = ["ifindex", "address", "operstate", "phys_port_id", "phys_port_name"].map(|attribute| {
             // Many drivers don't have the last two.
             let value = fs::read_to_string(real.join(attribute)).unwrap_or_default();
             (attribute, value.trim().to_owned())

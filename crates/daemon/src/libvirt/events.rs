@@ -89,11 +89,13 @@ impl Open {
     }
 
     /// The client wants to be told about devices.
-    pub(super) fn register_device(&self, event: i32, device: Option<String>) -> Result<Reply, RemoteError> {
+    pub(super) async fn register_device(&self, event: i32, device: Option<String>) -> Result<Reply, RemoteError> {
         if event != LIFECYCLE && event != UPDATE {
             return Err(invalid("the event", format!("there is no event {event} of node devices")));
         }
         let devices = self.session.devices()?;
+        // Until then those that were there already are found.
+        devices.complete().await;
         let registered = self.device_callbacks.borrow_mut().add(DeviceWish { event, device }, || devices.subscribe());
         self.awake.notify_one();
         registered

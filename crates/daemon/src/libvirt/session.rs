@@ -148,7 +148,9 @@ impl Open {
             Call::ConnectSetIdentity { .. } => self.set_identity(),
             Call::ConnectNetworkEventRegisterAny { event, net } => self.register(event, net),
             Call::ConnectNetworkEventDeregisterAny { callback } => self.deregister(callback),
-            Call::NodeDevice(NodeDeviceCall::EventRegisterAny { event, device }) => self.register_device(event, device),
+            Call::NodeDevice(NodeDeviceCall::EventRegisterAny { event, device }) => {
+                self.register_device(event, device).await
+            }
             Call::NodeDevice(NodeDeviceCall::EventDeregisterAny { callback }) => self.deregister(callback),
             Call::NodeDevice(call) => self.session.node_device(procedure, call).await,
             other => self.session.carry_out(procedure, other).await,

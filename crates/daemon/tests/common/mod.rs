@@ -5,6 +5,7 @@
 pub(crate) mod console;
 pub(crate) mod libvirtd;
 pub(crate) mod lldpad;
+pub(crate) mod python;
 pub(crate) mod rates;
 pub(crate) mod remote;
 pub(crate) mod switch;

@@ -5,21 +5,24 @@ use std::path::PathBuf;
 
 use patchcord_core::nodedev::PciId;
 
+/// Where distributions have the list, below the root directory.
+pub(super) const PLACES: [&str; 2] = ["usr/share/hwdata/pci.ids", "usr/share/misc/pci.ids"];
+
 /// Where the list may be.
 #[derive(Debug, Clone)]
 pub(super) struct PciIds {
-    directories: [PathBuf; 2],
+    places: Vec<PathBuf>,
 }
 
 impl PciIds {
-    /// In the first of these directories that has it.
-    pub(super) const fn new(directories: [PathBuf; 2]) -> Self {
-        Self { directories }
+    /// At the first of these places where there is one.
+    pub(super) const fn new(places: Vec<PathBuf>) -> Self {
+        Self { places }
     }
 
     /// What vendor and product are called, as far as the list is there and has them.
     pub(super) fn name(&self, vendor: u16, product: u16) -> (PciId, PciId) {
-        let list = self.directories.iter().find_map(|directory| fs::read(directory.join("pci.ids")).ok());
+        let list = self.places.iter().find_map(|place| fs::read(place).ok());
         let (vendor_name, product_name) = look_up(&list.unwrap_or_default(), vendor, product);
         (PciId { id: vendor, name: vendor_name }, PciId { id: product, name: product_name })
     }

@@ -27,9 +27,9 @@ pub struct NodeDevices {
 impl NodeDevices {
     /// With sysfs at `ROOT/sys`, and names of PCI devices in `ROOT/usr/share`, where they are, and else the host's.
     pub fn new(root: &Path) -> Self {
-        let own = |below: &str| Some(root.join(below)).filter(|path| path.exists());
-        let or_hosts = |below: &str| own(below).unwrap_or_else(|| Path::new("/").join(below));
-        Self { sys: or_hosts("sys"), ids: PciIds::new(["usr/share/hwdata", "usr/share/misc"].map(or_hosts)) }
+        let own = Some(root.join("sys")).filter(|path| path.exists());
+        let places = [root, Path::new("/")].into_iter().flat_map(|base| ids::PLACES.map(|place| base.join(place)));
+        Self { sys: own.unwrap_or_else(|| "/sys".into()), ids: PciIds::new(places.collect()) }
     }
 
     /// All network devices that libvirt would list, by the indexes of their links.
