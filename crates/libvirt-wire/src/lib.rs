@@ -1,4 +1,4 @@
-//! libvirt's remote protocol, as far as networks need it: bytes to values and back, without IO.
+//! libvirt's remote protocol, as far as networks and node devices need it: bytes to values and back, without IO.
 //!
 //! | module | what |
 //! |---|---|

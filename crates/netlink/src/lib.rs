@@ -1,4 +1,4 @@
-//! rtnetlink, nfnetlink and kernel events over blocking sockets.
+//! rtnetlink, nfnetlink, generic netlink and kernel events over blocking sockets.
 //!
 //! [`Socket`] speaks rtnetlink: links, virtual functions, addresses, routes, forwarding-database entries, traffic control
 //! ([`tc`]) and port profiles ([`portprofile`]), each as a plain struct and a handful of verbs. [`nft::Socket`] speaks
