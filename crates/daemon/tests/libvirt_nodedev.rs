@@ -7,7 +7,7 @@ mod common;
 use common::libvirtd::Libvirtd;
 use common::python::{PYTHON, binding};
 use common::remote::{Client, call};
-use common::{Host, SOON};
+use common::{Host, SOON, tap};
 use patchcord_libvirt_wire::xdr::Writer;
 use patchcord_libvirt_wire::{Procedure, Status};
 use patchcord_testkit::{Namespace, Process, Sysfs, has_dummy, has_vlan, in_namespace, wait_until};
@@ -118,6 +118,36 @@ fn links_are_listed_and_described() {
         }
         let xml = virsh.says(&format!("nodedev-dumpxml {VETH}"));
         assert!(!xml.contains("<feature name='tso'/>") && xml.contains("<link speed='10000' state='up'/>"), "{xml}");
+    });
+}
+
+#[test]
+fn links_of_our_own_are_listed_until_they_are_doomed() {
+    in_namespace(|ns| {
+        let host = serving(ns, |_| {});
+        let virsh = Virsh::ours(&host);
+        let mut client = Client::on(&sockets(&host)[0]);
+        client.say(&call(Procedure::ConnectOpen, 0, Writer::default().u32(0).u32(0)));
+        client.say(&call(Procedure::ConnectNodeDeviceEventRegisterAny, 1, Writer::default().i32(0).u32(0)));
+        for _ in 0..2 {
+            assert_eq!(client.hears().unwrap().header.status, Status::Ok);
+        }
+        host.network("<network><name>lab</name><bridge name='virbr7'/></network>");
+        let (nic, guest) = host.guest_on("lab", "web");
+        let name = format!("net_{}_", tap(&nic));
+        let listed = || virsh.list("--cap net").iter().any(|device| device.starts_with(&name));
+        wait_until("the tap", SOON, || if listed() { Ok(()) } else { Err(virsh.says("nodedev-list")) });
+        host.detach(&nic.id);
+        wait_until("its end", SOON, || if listed() { Err(virsh.says("nodedev-list")) } else { Ok(()) });
+        drop(guest);
+        host.stop_network("lab");
+        ns.run(PAIR);
+        let mut told = Vec::new();
+        while !told.iter().any(|what: &String| what.contains(VETH)) {
+            told.push(String::from_utf8_lossy(&client.hears().unwrap().payload).into_owned());
+        }
+        assert!(told.iter().all(|what| !what.contains("pcdel")), "{told:?}");
+        assert_eq!(told.iter().filter(|what| what.contains(&name)).count(), 2, "{told:?}");
     });
 }
 

@@ -97,7 +97,7 @@ check 'the daemon is not' is "$(state service)" inactive
 check 'a client starts it' setpriv --reuid=65534 --regid=65534 --clear-groups patchcord network list
 check 'the daemon runs' is "$(state service)" active
 check 'libvirt.s clients find it' virsh -q -c network:///system net-list --all
-check 'they find node devices' is "$(virsh -c nodedev:///system uri)" nodedev:///system
+check 'they find node devices' virsh -q -c nodedev:///system nodedev-dumpxml computer
 check 'and interfaces' is "$(virsh -c interface:///system uri)" interface:///system
 check 'they may write as its group' is "$(stat -c '%a %G' /run/libvirt/virtnetworkd-sock)" '660 patchcord'
 check 'everybody may read' setpriv --reuid=65534 --regid=65534 --clear-groups virsh -q -r -c network:///system net-list --all
