@@ -1,6 +1,6 @@
 //! The interface's methods: their parameters and replies.
 
-use crate::types::{Device, Lease, Network, Nic};
+use crate::types::{Device, ImportedNetwork, Lease, Network, Nic};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -213,6 +213,13 @@ methods! {
     } -> ChangedNic;
     /// Devices that networks list or NICs hold.
     ListDevices {} -> Devices;
+    /// Takes networks over from libvirt's daemon, or hands them back.
+    ImportLibvirt {
+        /// Find out what would become of each, without effect.
+        dry_run: Option<bool>,
+        /// Hand all networks back.
+        undo: Option<bool>,
+    } -> Imported;
     /// What there is, and what happens.
     Monitor {} -> crate::event::Monitored;
 }
@@ -255,6 +262,13 @@ replies! {
     Document {
         /// It.
         xml: String,
+    }
+    /// Networks that were taken over, or handed back, or would be.
+    Imported {
+        /// They, and those of which nothing came.
+        networks: Vec<ImportedNetwork>,
+        /// What the client should know besides.
+        warnings: Vec<String>,
     }
     /// Leases.
     Leases {

@@ -178,3 +178,26 @@ pub struct Lease {
     /// The NIC it belongs to.
     pub nic: Option<String>,
 }
+
+/// What became of a network of libvirt's daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportedNetwork {
+    /// Its name.
+    pub name: String,
+    /// Its UUID, where that is known.
+    pub uuid: Option<String>,
+    /// Whether it was taken over or handed back, or would be.
+    pub done: bool,
+    /// Why not.
+    pub cause: Option<String>,
+    /// Whether it runs.
+    pub active: bool,
+    /// Whether it starts by itself.
+    pub autostart: bool,
+    /// Its bridge.
+    pub bridge: Option<String>,
+    /// How many ports went with it, or would.
+    pub ports: usize,
+    /// What the client should know besides.
+    pub warnings: Vec<String>,
+}

@@ -6,7 +6,9 @@ use patchcord_api::error::Refusal;
 use patchcord_api::event::{Event, Monitored};
 use patchcord_api::message::service;
 use patchcord_api::methods::*;
-use patchcord_api::{Actual, DESCRIPTION, Device, DeviceHolder, DeviceNetwork, INTERFACE, Lease, Network, Nic, Owner};
+use patchcord_api::{
+    Actual, DESCRIPTION, Device, DeviceHolder, DeviceNetwork, INTERFACE, ImportedNetwork, Lease, Network, Nic, Owner,
+};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,6 +65,20 @@ fn network() -> Network {
         nics: 1,
         dnsmasq: Some(1),
         mtu: Some(1500),
+    }
+}
+
+fn imported_network() -> ImportedNetwork {
+    ImportedNetwork {
+        name: "n".into(),
+        uuid: Some("u".into()),
+        done: false,
+        cause: Some("c".into()),
+        active: true,
+        autostart: true,
+        bridge: Some("b".into()),
+        ports: 1,
+        warnings: vec!["w".into()],
     }
 }
 
@@ -216,6 +232,8 @@ fn methods_and_types_agree_with_the_text() {
         config: yes,
     };
     check.method(&update, &done);
+    let imported = Imported { networks: vec![imported_network()], warnings: vec!["w".into()] };
+    check.method(&ImportLibvirt { dry_run: yes, undo: yes }, &imported);
     check.method(&ListLeases { network: name() }, &Leases { leases: vec![lease()] });
     let attach = AttachNIC {
         guest: "g".into(),

@@ -58,6 +58,9 @@ pub enum Command {
     #[command(after_help = "Example:\n  patchcord run --nic network=lab -- \
         qemu-system-x86_64 -netdev tap,id=n0,fd={fd0} -device virtio-net-pci,netdev=n0,mac={mac0}")]
     Run(RunCommand),
+    /// Take networks over from other programs, as they run
+    #[command(subcommand)]
+    Import(ImportCommand),
     /// Show what there is, and with --follow what happens
     Events(EventsCommand),
     /// Show what is plugged where
@@ -301,6 +304,23 @@ pub struct RunCommand {
     /// The program and its arguments
     #[arg(last = true, required = true, value_names = ["PROGRAM", "ARGS"])]
     pub program: Vec<std::ffi::OsString>,
+}
+
+/// `patchcord import`.
+#[derive(Debug, Subcommand)]
+pub enum ImportCommand {
+    /// Take over all networks of libvirt's daemon, which must not run; guests' traffic goes on
+    ///
+    /// Definitions come from etc/libvirt/qemu/networks. Networks that run keep their bridge, addresses, leases and guests'
+    /// ports; dnsmasq and packet rules are replaced. What can't be taken over is left as it is, and the status is 1.
+    Libvirt {
+        /// Only tell what would be done
+        #[arg(long)]
+        dry_run: bool,
+        /// Hand all networks back, for libvirt's daemon to be started then
+        #[arg(long)]
+        undo: bool,
+    },
 }
 
 /// `patchcord events`.

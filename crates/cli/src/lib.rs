@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `args` | the command line |
 //! | `daemon` | the connection to the daemon |
-//! | `network`, `edit`, `nic`, `device`, `run`, `events`, `topology`, `svg` | the commands |
+//! | `network`, `edit`, `nic`, `device`, `run`, `import`, `events`, `topology`, `svg` | the commands |
 //! | `document` | XML from files and the standard input |
 //! | `table`, `ui`, `error` | what people see |
 //! | `helper` | QEMU's helper |
@@ -18,6 +18,7 @@ mod edit;
 pub mod error;
 mod events;
 pub mod helper;
+mod import;
 mod network;
 mod nic;
 mod run;
@@ -50,6 +51,7 @@ pub fn execute(cli: Cli) -> Result<(), CommandError> {
         Command::Nic(command) => nic::execute(command, &mut daemon()?, ui),
         Command::Device(command) => device::execute(command, daemon()?, ui),
         Command::Run(command) => run::execute(command, daemon()?, ui),
+        Command::Import(command) => import::execute(&command, &mut daemon()?, ui),
         Command::Events(command) => events::execute(command, daemon()?, ui),
         Command::Topology(command) => topology::execute(&command, &mut daemon()?, ui),
         Command::Completions { shell } => {

@@ -23,6 +23,7 @@ fn help_is_what_it_was() {
       nic          Attach, change and show guests' NICs
       device       Show the host's devices that networks share out
       run          Run a program with NICs that live as long as it does
+      import       Take networks over from other programs, as they run
       events       Show what there is, and with --follow what happens
       topology     Show what is plugged where
       completions  Print a shell's completions

@@ -7,6 +7,7 @@
 
 pub mod engine;
 pub mod error;
+pub mod import;
 pub mod intent;
 pub mod merge;
 pub mod model;

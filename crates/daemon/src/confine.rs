@@ -60,7 +60,15 @@ pub fn confine(root: &Root, uses: Uses) {
 }
 
 fn restrict(root: &Root, uses: Uses) -> Result<RulesetStatus, RulesetError> {
-    let own = [parent(root.config()), root.run(), root.lib(), root.libvirt_run(), root.libvirt_dnsmasq()];
+    let own = [
+        parent(root.config()),
+        root.run(),
+        root.lib(),
+        root.libvirt_run(),
+        root.libvirt_dnsmasq(),
+        // What says which of libvirt's networks start by themselves changes hands with them.
+        root.libvirt_networks(),
+    ];
     let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
     let own = own.iter().map(|path| (path.as_path(), AccessFs::from_all(RIGHTS)));
     // Name servers, devices and their names may be given below the root too.

@@ -11,6 +11,7 @@ use patchcord_core::plan::dnsmasq::Config;
 use patchcord_core::plan::{Change, Service};
 use patchcord_host::dnsmasq::Dnsmasq;
 use patchcord_host::function::FunctionSetter;
+use patchcord_host::libvirt::Libvirt;
 use patchcord_host::ovs::{Ovs, Watcher};
 use patchcord_host::process::{Process, ProcessId};
 use patchcord_host::spawner::{self, Request, Spawner};
@@ -30,6 +31,7 @@ pub struct Jobs {
     ports: Watcher,
     associator: Associator,
     functions: FunctionSetter,
+    libvirt: Libvirt,
     ends: mpsc::UnboundedSender<End>,
     /// Which process serves each network now: the end of another one means nothing.
     serving: HashMap<Uuid, u32>,
@@ -54,11 +56,11 @@ impl Jobs {
         hooks: HookCaller,
         (ovs, ports): (Ovs, Watcher),
         associator: Associator,
-        functions: FunctionSetter,
+        (functions, libvirt): (FunctionSetter, Libvirt),
         ends: mpsc::UnboundedSender<End>,
     ) -> Self {
         let (serving, leases) = (HashMap::new(), LeaseFiles::default());
-        Self { dnsmasq, spawner, hooks, ovs, ports, associator, functions, ends, serving, leases }
+        Self { dnsmasq, spawner, hooks, ovs, ports, associator, functions, libvirt, ends, serving, leases }
     }
 
     /// What runs already, for the engine's start.
@@ -109,6 +111,17 @@ impl Jobs {
                 }
                 let _ = ends.send(End::Job(id, JobOutcome::Done));
             }
+            Job::EndLibvirtService { network, name, bridge } => {
+                let (libvirt, spawner) = (self.libvirt.clone(), self.spawner.clone());
+                spawn(ends, id, move || {
+                    libvirt.take_service(&spawner, network, &name, &bridge).map_err(|e| phrase(&e))?;
+                    Ok(JobOutcome::Done)
+                });
+            }
+            Job::RemoveLibvirtRules { signs, .. } => spawn(ends, id, move || {
+                patchcord_host::libvirt::remove_rules(&signs).map_err(|e| phrase(&e))?;
+                Ok(JobOutcome::Done)
+            }),
             Job::SetZone { bridge, zone, present, .. } => {
                 let spawner = self.spawner.clone();
                 spawn(ends, id, move || set_zone(&spawner, &bridge, &zone, present).map(|()| JobOutcome::Done));

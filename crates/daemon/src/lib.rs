@@ -22,6 +22,7 @@ pub mod convert;
 pub mod engine_loop;
 pub mod handle;
 pub mod hooks;
+pub mod import;
 pub mod jobs;
 pub mod leases;
 pub mod libvirt;

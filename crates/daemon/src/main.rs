@@ -6,6 +6,7 @@ use patchcord_core::model::DevicePlug;
 use patchcord_daemon::access::Access;
 use patchcord_daemon::config::{Config, LogLevel};
 use patchcord_daemon::confine::{Uses, confine};
+use patchcord_daemon::import::Importer;
 use patchcord_daemon::jobs::phrase;
 use patchcord_daemon::libvirt;
 use patchcord_daemon::native;
@@ -80,8 +81,9 @@ fn run(args: &Args) -> Result<(), String> {
         let listener = systemd::native_listener(&root.native_socket()).map_err(|e| phrase(&e))?;
         let doors = libvirt::open(&root, config.libvirt).map_err(|e| e.to_string())?;
         let access = Arc::new(Access::new(config.access));
+        let importer = Arc::new(Importer::new(root.base()));
         let clients = tokio::task::spawn_local(libvirt::serve(doors, root.clone(), service.handle(), service.heard()));
-        let door = tokio::task::spawn_local(native::serve(listener, service.handle(), access));
+        let door = tokio::task::spawn_local(native::serve(listener, service.handle(), access, importer));
         systemd::ready();
         let terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
         let interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;

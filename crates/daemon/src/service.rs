@@ -19,6 +19,7 @@ use patchcord_host::files::Files;
 use patchcord_host::function::FunctionSetter;
 use patchcord_host::ident;
 use patchcord_host::kernel::KernelOptions;
+use patchcord_host::libvirt::Libvirt;
 use patchcord_host::lock::{NamespaceClaim, NamespaceLock, RootLock};
 use patchcord_host::ovs::{Ovs, Watcher};
 use patchcord_host::process::{Process, ProcessId};
@@ -157,7 +158,8 @@ impl Service {
         let patience = Duration::from_secs(config.devices.association_timeout.into());
         let associator = Associator::new(root, instance.id, patience);
         let functions = FunctionSetter::new(root.base());
-        let mut jobs = Jobs::new(services, spawner, caller, (ovs, watcher), associator, functions, ends_in);
+        let others = (functions, Libvirt::new(root.clone()));
+        let mut jobs = Jobs::new(services, spawner, caller, (ovs, watcher), associator, others, ends_in);
         if !known_ports.is_empty() {
             jobs.watch_ports();
         }

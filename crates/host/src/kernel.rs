@@ -328,6 +328,8 @@ fn target(op: &Op) -> Option<LinkRef> {
         | Op::MakeMacvtap(_)
         | Op::MakeIfb(_)
         | Op::Doom(_)
+        | Op::Claim(..)
+        | Op::Release(_)
         | Op::Delete(_)
         | Op::Nft(_)
         | Op::SetSysctl(..) => None,

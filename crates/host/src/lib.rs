@@ -20,6 +20,7 @@ mod hints;
 pub mod hooks;
 pub mod ident;
 pub mod kernel;
+pub mod libvirt;
 pub mod lldpad;
 pub mod lock;
 pub mod macvtap;

@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use ipnet::IpNet;
 use patchcord_core::model::MacAddr;
 use patchcord_core::plan::{
-    ADDRESS_PROTOCOL, BridgeSpec, BridgeState, GROUP_DOOMED, GROUP_LIVE, Handover, Index, LinkChange, MarkKind, Op,
-    PortFlags, ROUTE_PROTOCOL, RouteSpec, Sysctl, TapSpec,
+    ADDRESS_PROTOCOL, BridgeSpec, BridgeState, GROUP_DOOMED, GROUP_LIVE, GROUP_NONE, Handover, Index, LinkChange,
+    MarkKind, Op, PortFlags, ROUTE_PROTOCOL, RouteSpec, Sysctl, TapSpec,
 };
 use patchcord_netlink as netlink;
 use patchcord_netlink::{BridgeOptions, BridgePort, FdbChange, NewAddress, NewRoute, Request, RouteFilter};
@@ -64,6 +64,18 @@ impl Kernel {
             }
             Op::SetVlans { link, own, vlans } => self.set_vlans(run.resolve(*link)?, *own, vlans)?,
             Op::Doom(index) => self.doom(*index, Vec::new())?,
+            Op::Claim(index, mark) => self.route.set_link(
+                index.0,
+                &netlink::LinkChange {
+                    alias: Some(mark.to_string()),
+                    group: Some(GROUP_NONE),
+                    ..netlink::LinkChange::default()
+                },
+            )?,
+            Op::Release(index) => gone_is_done(self.route.set_link(
+                index.0,
+                &netlink::LinkChange { alias: Some(String::new()), ..netlink::LinkChange::default() },
+            ))?,
             Op::AddAddress(link, address) => self.add_address(run.resolve(*link)?, *address)?,
             Op::RemoveAddress(link, address) => {
                 let index = run.resolve(*link)?;

@@ -69,6 +69,10 @@ impl Root {
         open_vswitch = "run/openvswitch/db.sock";
         /// Directory of libvirt's sockets.
         libvirt_run = "run/libvirt";
+        /// Active networks of libvirt's own daemon.
+        libvirt_run_networks = "run/libvirt/network";
+        /// Definitions of networks of libvirt's own daemon.
+        libvirt_networks = "etc/libvirt/qemu/networks";
         /// A monolithic libvirtd's socket.
         libvirtd_socket = "run/libvirt/libvirt-sock";
         /// What outlives a reboot.

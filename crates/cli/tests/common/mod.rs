@@ -6,6 +6,7 @@ use patchcord_core::engine::{self, Answer, Body};
 use patchcord_core::{plan, sim, xml};
 use patchcord_daemon::access::Access;
 use patchcord_daemon::handle::{Ask, Handle, Numbered};
+use patchcord_daemon::import::Importer;
 use patchcord_daemon::native;
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -35,6 +36,7 @@ impl TestEnv {
         std::fs::create_dir_all(socket.parent().unwrap()).unwrap();
         let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
         listener.set_nonblocking(true).unwrap();
+        let base = env.path("");
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
@@ -43,7 +45,7 @@ impl TestEnv {
                 let handle = Handle::new(asks, events.clone());
                 let listener = tokio::net::UnixListener::from_std(listener).unwrap();
                 tokio::join!(
-                    native::serve(listener, handle, Arc::new(Access::default())),
+                    native::serve(listener, handle, Arc::new(Access::default()), Arc::new(Importer::new(base))),
                     run_engine(questions, events)
                 );
             });

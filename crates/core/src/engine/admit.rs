@@ -3,7 +3,7 @@
 use super::Engine;
 use crate::intent::NetworkIntent;
 use crate::model::{ActualType, ForwardMode, LinkName, MacAddr, Network, VirtualPortType};
-use crate::plan::{MarkKind, subnet};
+use crate::plan::{Index, MarkKind, subnet};
 use crate::{Error, ErrorKind};
 use uuid::Uuid;
 
@@ -129,7 +129,7 @@ impl Engine {
                         .field("<bridge name>")
                         .hint("choose another name, or forward mode 'bridge' to use it as it is"));
                 }
-                self.subnets_free(uuid, network)?;
+                self.subnets_free(uuid, network, None)?;
                 if !network.ips.is_empty() && network.forward.mode != ForwardMode::Open {
                     warnings.extend(self.observed.firewalls.dropping.iter().map(ToString::to_string));
                 }
@@ -176,8 +176,9 @@ impl Engine {
     }
 
     /// Refuses addresses that overlap with those of an active network or with a route of the host.
-    fn subnets_free(&self, uuid: Uuid, network: &Network) -> Result<(), Error> {
-        let own = self.observed.link_marked(MarkKind::Bridge, uuid).map(|l| l.index);
+    /// `adopted` is the bridge that it is about to get.
+    pub(super) fn subnets_free(&self, uuid: Uuid, network: &Network, adopted: Option<Index>) -> Result<(), Error> {
+        let own = adopted.or_else(|| self.observed.link_marked(MarkKind::Bridge, uuid).map(|l| l.index));
         let subnets = network.ips.iter().map(crate::model::Ip::network);
         let others = self.intent.networks().chain(self.leaving()).filter(|(other, _)| *other != uuid);
         let others = others.filter_map(|(_, n)| n.active.as_ref());

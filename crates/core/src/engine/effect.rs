@@ -78,6 +78,22 @@ pub enum Job {
     ReloadService(Uuid, u32, Box<dnsmasq::Config>),
     /// End it.
     StopService(Uuid, u32),
+    /// End the dnsmasq that libvirt's daemon started for a network, and take over the leases that it gave.
+    EndLibvirtService {
+        /// The network.
+        network: Uuid,
+        /// Its name, by which libvirt's files are called.
+        name: String,
+        /// Its bridge.
+        bridge: String,
+    },
+    /// Remove the packet rules that libvirt's daemon made for a network.
+    RemoveLibvirtRules {
+        /// The network.
+        network: Uuid,
+        /// What they know it by.
+        signs: crate::plan::nft::libvirt::Signs,
+    },
     /// Remove what dnsmasq kept of a network that is no more: its leases.
     ForgetService(Uuid),
     /// Put a bridge into a firewalld zone, or take it out.

@@ -100,6 +100,15 @@ pub enum Command {
     Undefine(String),
     /// Whether it starts by itself.
     Autostart(String, bool),
+    /// Take a network over from libvirt's daemon, as it is there.
+    Adopt(Box<Adoption>),
+    /// Leave a network and its ports to libvirt's daemon; without `effect` it is only found out whether that can be.
+    HandBack {
+        /// Which network.
+        network: String,
+        /// Whether to do it.
+        effect: bool,
+    },
     /// Change a part of a network.
     Update {
         /// Which network.
@@ -157,6 +166,26 @@ pub enum Command {
     ListDevices,
     /// A port's document.
     PortXml(Uuid),
+}
+
+/// A network of libvirt's daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adoption {
+    /// Its definition.
+    pub definition: Option<Network>,
+    /// Whether it starts by itself.
+    pub autostart: bool,
+    /// As it runs, if it does: its bridge is there.
+    pub active: Option<Network>,
+    /// Whether to take it over; otherwise it is only found out whether that can be.
+    pub effect: bool,
+}
+
+impl Adoption {
+    /// As it runs if it does, else as defined.
+    pub fn current(&self) -> Option<&Network> {
+        self.active.as_ref().or(self.definition.as_ref())
+    }
 }
 
 /// What is special about a port of libvirt's.

@@ -24,9 +24,10 @@ impl Engine {
 
     /// The job that an object needs, whose kernel objects are there.
     pub(super) fn slow_job(&mut self, object: Object) -> Result<Option<Job>, Error> {
-        match self.zone_job(object).or_else(|| self.association_job(object)) {
+        let first = self.service_to_end(object).or_else(|| self.zone_job(object));
+        match first.or_else(|| self.association_job(object)) {
             Some(job) => Ok(Some(job)),
-            None => self.service_job(object),
+            None => Ok(self.service_job(object)?.or_else(|| self.rules_to_remove(object))),
         }
     }
 
@@ -47,6 +48,9 @@ impl Engine {
             Job::LookFor(_) => return self.looked(id),
             Job::SetOvsPort(_) | Job::RemoveOvsPort(..) => return self.ovs_done(object, job, outcome),
             Job::Hook(call) => return self.hooks_called(object, *call, outcome),
+            Job::EndLibvirtService { .. } | Job::RemoveLibvirtRules { .. } => {
+                return self.taken_over(object, &job, outcome);
+            }
             Job::TryShaping => return self.shaping_tried(object, &outcome),
             Job::Associate(_) | Job::Disassociate(_) => return self.association_done(object, job, outcome),
             Job::ReadFunction(_) | Job::SetFunction(_) | Job::RestoreFunction(..) => {

@@ -13,6 +13,7 @@
 //! | `jobs` | which slow work an object needs, and how it ended |
 //! | `networks`, `nics`, `live`, `reserve`, `read` | requests |
 //! | `admit`, `admit_nic` | whether a network or NIC may be, and what its document leaves to us |
+//! | `adopt` | networks that come from libvirt's daemon, and go back |
 //! | `associations` | when switches are asked for profiles |
 //! | `functions` | virtual functions: which of them networks have, and what is done about those that NICs have |
 //! | `hooks`, `hook_call` | when hooks are called, and with what |
@@ -26,6 +27,7 @@ mod admit;
 mod admit_macvtap;
 mod admit_nic;
 mod admit_vlan;
+mod adopt;
 mod associations;
 mod devices;
 mod effect;
@@ -54,7 +56,7 @@ pub use effect::{
     Answer, Body, DeviceEvent, Effect, Event, Job, JobId, LeaseEvent, NetworkEvent, NicEvent, PlanId, Record, RecordKey,
 };
 pub use hook_call::{HookCall, HookOperation};
-pub use input::{Attach, Command, Input, JobOutcome, Now, PortAttach, RequestId, Startup};
+pub use input::{Adoption, Attach, Command, Input, JobOutcome, Now, PortAttach, RequestId, Startup};
 pub use reserve::LONGEST_RESERVATION;
 pub use view::{LeaseView, NetworkView, NicState, NicView};
 
@@ -148,6 +150,8 @@ pub struct Engine {
     meddlings: HashMap<Uuid, ovs::Meddling>,
     /// Whether watchers were told last that a port is plugged in.
     told_plugged: BTreeMap<Uuid, bool>,
+    /// Networks whose bridge others made, and how far they were taken over since the daemon started.
+    takeovers: BTreeMap<Uuid, adopt::Takeover>,
     /// Who changed our packet rules last, while their repair is being planned.
     culprit: Option<String>,
 }
@@ -187,6 +191,7 @@ impl Engine {
             loose: BTreeMap::new(),
             meddlings: HashMap::new(),
             told_plugged: BTreeMap::new(),
+            takeovers: BTreeMap::new(),
             culprit: None,
         }
     }
@@ -299,6 +304,8 @@ impl Engine {
             Command::Stop(name) => self.stop(id, &name),
             Command::Undefine(name) => self.undefine(id, &name),
             Command::Autostart(name, on) => self.autostart(id, &name, on),
+            Command::Adopt(adoption) => self.adopt(id, *adoption, random),
+            Command::HandBack { network, effect } => self.hand_back(id, &network, effect),
             Command::Update { network, command, section, parent, xml, live, config } => {
                 self.update(id, &network, live::Part { command, section, parent, xml: &xml }, live, config)
             }
@@ -332,7 +339,12 @@ impl Engine {
             | Command::Stop(name)
             | Command::Undefine(name)
             | Command::Autostart(name, _)
+            | Command::HandBack { network: name, .. }
             | Command::Update { network: name, .. } => Some(Object::Network(self.find(name)?)),
+            Command::Adopt(adoption) => {
+                let uuid = adoption.current().and_then(|network| network.uuid).map(Object::Network);
+                uuid.filter(|object| self.work.contains_key(object))
+            }
             Command::Attach(attach) => {
                 // A port of that id may be on its way out.
                 let same = attach.port.as_ref().map(|port| Object::Nic(port.id));

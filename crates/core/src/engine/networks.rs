@@ -148,7 +148,7 @@ impl Engine {
     }
 
     /// NICs that were parked when a network of that name went away for good come back to this one.
-    fn adopt_lost_nics(&mut self, uuid: Uuid) {
+    pub(super) fn adopt_lost_nics(&mut self, uuid: Uuid) {
         let Some(name) = self.intent.network(uuid).and_then(NetworkIntent::current).map(|n| n.name.clone()) else {
             return;
         };
@@ -216,6 +216,9 @@ impl Engine {
                             self.publish_nic(nic, Some(super::NicEvent::Unplugged));
                         }
                     }
+                }
+                // One that was handed back has its leases where others look.
+                if event == NetworkEvent::Stopped || operation.transfer.is_some() {
                     self.observed.leases.remove(&uuid);
                     self.forget_leases(uuid);
                 }
@@ -244,7 +247,7 @@ impl Engine {
         self.out.extend(event.map(Effect::Publish));
     }
 
-    fn network_event(&self, uuid: Uuid, what: NetworkEvent) -> Option<Event> {
+    pub(super) fn network_event(&self, uuid: Uuid, what: NetworkEvent) -> Option<Event> {
         self.intent.network(uuid)?.current().map(|n| event_of(n, uuid, what))
     }
 

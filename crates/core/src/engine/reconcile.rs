@@ -26,6 +26,7 @@ impl Engine {
             let cause = format!("it did not settle after {PLANS} plans, the last one for: {why}");
             return self.failed(object, Error::new(ErrorKind::HostFailed, self.describe(object), cause));
         }
+        self.transfer(object);
         if let Some(job) = self.job_before(object) {
             return self.start_job(object, job);
         }
@@ -60,6 +61,9 @@ impl Engine {
                 .hint("another installation of Patchcord made it: remove it, or stop that installation")
         };
         match object {
+            Object::Network(uuid) if self.is_in_transfer(object) => {
+                self.plan_transfer(&mut plan, uuid).map_err(foreign)?;
+            }
             Object::Network(uuid) => {
                 let wanted = desired::host(&self.intent, &self.observed);
                 diff::host(&mut plan, &wanted, self.to_be_put_back(), &self.observed);
@@ -67,6 +71,7 @@ impl Engine {
                 let before = self.rules_before(object);
                 diff::network(&mut plan, (self.config.instance, uuid), &desired, &self.observed, before)
                     .map_err(foreign)?;
+                self.plan_release(&mut plan, uuid);
                 self.plan_network_rates(&mut plan, uuid);
             }
             Object::Nic(id) => {
@@ -99,7 +104,7 @@ impl Engine {
     }
 
     /// The rules that a network's operation started from.
-    fn rules_before(&self, object: Object) -> diff::RulesBefore {
+    pub(super) fn rules_before(&self, object: Object) -> diff::RulesBefore {
         let operation = self.work.get(&object)?.operation.as_ref()?;
         let Goal::Network { previous: Some(previous), .. } = &operation.goal else { return None };
         let active = previous.active.as_ref()?;
@@ -172,7 +177,7 @@ impl Engine {
         }
     }
 
-    fn persist_host(&mut self) {
+    pub(super) fn persist_host(&mut self) {
         let content =
             (!self.intent.saved.is_empty()).then(|| xml::write_host_state(&self.config.stamp, &self.intent.saved));
         self.persist(RecordKey::Host, content);
@@ -220,9 +225,10 @@ impl Engine {
         let mut kind = ErrorKind::HostFailed;
         if let Some(step) = plan.steps.get(failure.step) {
             let link = match &step.op {
-                Op::SetLink(LinkRef::Index(i), _) | Op::SetFiltering(LinkRef::Index(i), _) | Op::Doom(i) => {
-                    self.observed.link(*i).map(|l| l.name.clone())
-                }
+                Op::SetLink(LinkRef::Index(i), _)
+                | Op::SetFiltering(LinkRef::Index(i), _)
+                | Op::Doom(i)
+                | Op::Claim(i, _) => self.observed.link(*i).map(|l| l.name.clone()),
                 _ => None,
             };
             let on = link.map(|l| format!(" ({l})")).unwrap_or_default();
@@ -293,6 +299,7 @@ impl Engine {
                     *previous = failed.map(Box::new);
                 }
                 self.put_network(uuid, previous);
+                self.end_transfer(object);
             }
             (Object::Nic(id), Goal::Nic { previous, .. }) => {
                 // One whose owner died meanwhile does not come back: nobody would end it.

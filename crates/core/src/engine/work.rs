@@ -1,6 +1,7 @@
 //! What each object is doing: the plan or job in flight, the operation it belongs to, and what waits behind it.
 
 use super::Object;
+use super::adopt::Transfer;
 use super::effect::{JobId, NetworkEvent, NicEvent, PlanId};
 use super::input::{Command, Now, RequestId};
 use crate::intent::{NetworkIntent, NicIntent};
@@ -63,6 +64,8 @@ pub(super) struct Operation {
     pub(super) error: Option<Error>,
     /// What the client should know besides.
     pub(super) warnings: Vec<String>,
+    /// That the network comes from others, or goes to them, while it runs.
+    pub(super) transfer: Option<Transfer>,
 }
 
 /// What an operation is for, with what is restored when it fails.
@@ -87,7 +90,15 @@ pub(super) enum Goal {
 impl Operation {
     /// One that starts.
     pub(super) fn new(request: Option<RequestId>, goal: Goal) -> Self {
-        Self { request, goal, nics: BTreeSet::new(), followed: false, error: None, warnings: Vec::new() }
+        Self {
+            request,
+            goal,
+            nics: BTreeSet::new(),
+            followed: false,
+            error: None,
+            warnings: Vec::new(),
+            transfer: None,
+        }
     }
 }
 

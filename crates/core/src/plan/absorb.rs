@@ -2,7 +2,7 @@
 //! operation was done; the simulated host does nothing else. What the kernel does besides is read later.
 
 use super::mark::Mark;
-use super::mark::{GROUP_DOOMED, GROUP_LIVE, ROUTE_PROTOCOL};
+use super::mark::{GROUP_DOOMED, GROUP_LIVE, GROUP_NONE, ROUTE_PROTOCOL};
 use super::observed::{Change, Index, Link, LinkKind, Observed, PortFlags, Route};
 use super::ovs::{OvsKnown, OvsState};
 use super::step::{LinkChange, LinkRef, MacvlanSpec, Op, Outcome, Plan};
@@ -114,6 +114,11 @@ impl Observed {
                     l.port = None;
                 });
             }
+            Op::Claim(index, mark) => self.edit(LinkRef::Index(*index), all, |l| {
+                l.mark = Some(*mark);
+                l.group = GROUP_NONE;
+            }),
+            Op::Release(index) => self.edit(LinkRef::Index(*index), all, |l| l.mark = None),
             Op::AddAddress(link, address) => {
                 if let Some(index) = resolve(*link, all) {
                     self.addresses_mut(index).insert(*address);

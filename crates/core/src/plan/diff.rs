@@ -1,6 +1,7 @@
 //! From what is to what should be: ordered steps, each with its undo. Steps only for what differs. Those for a NIC are in
 //! `plug`.
 
+use super::adopt;
 use super::desired::{DesiredBridge, DesiredNetwork};
 use super::mark::{Mark, MarkKind, ROUTE_PROTOCOL};
 use super::nft::{self, ForeignTable, NetworkRules};
@@ -28,21 +29,43 @@ pub fn network(
     let there = observed.link_marked(MarkKind::Bridge, uuid);
     let Some(bridge) = &desired.bridge else {
         rules(plan, instance, desired, observed, before)?;
-        if let Some(link) = there {
-            plan.push(Op::Doom(link.index), None, "the network is stopped");
+        match there {
+            Some(link) if link.is_claimed() => adopt::rest(plan, link, observed),
+            Some(link) => {
+                plan.push(Op::Doom(link.index), None, "the network is stopped");
+            }
+            None => {}
         }
         return Ok(());
     };
     match there {
         Some(link) if link.name == bridge.spec.name.as_str() => existing_bridge(plan, bridge, link, observed),
         other => {
-            if let Some(link) = other {
-                plan.push(Op::Doom(link.index), None, "the network's bridge has another name now");
+            match other {
+                Some(link) if link.is_claimed() => adopt::release(plan, link),
+                Some(link) => {
+                    plan.push(Op::Doom(link.index), None, "the network's bridge has another name now");
+                }
+                None => {}
             }
             new_bridge(plan, bridge, observed);
         }
     }
     rules(plan, instance, desired, observed, before)
+}
+
+/// The steps by which a network leaves its bridge to others as it is: its rules go, and the mark.
+pub fn hand_back(
+    plan: &mut Plan,
+    (instance, uuid): (Uuid, Uuid),
+    observed: &Observed,
+    before: RulesBefore,
+) -> Result<(), ForeignTable> {
+    rules(plan, instance, &DesiredNetwork::default(), observed, before)?;
+    if let Some(link) = observed.link_marked(MarkKind::Bridge, uuid) {
+        adopt::release(plan, link);
+    }
+    Ok(())
 }
 
 /// The packet rules of one network, which go with the bridge's name.
@@ -191,7 +214,12 @@ pub fn orphans(plan: &mut Plan, intent: &Intent, observed: &Observed, keep: impl
             MarkKind::Bridge | MarkKind::NetworkIfb => intent.network(mark.id).is_some(),
             MarkKind::Tap | MarkKind::Macvlan | MarkKind::Ifb => intent.nic(mark.id).is_some(),
         };
-        if !known && !keep(mark) {
+        if known || keep(mark) {
+            continue;
+        }
+        if link.is_claimed() {
+            adopt::release(plan, link);
+        } else {
             plan.push(Op::Doom(link.index), None, "it belongs to nothing any more");
         }
     }

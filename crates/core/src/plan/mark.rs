@@ -3,10 +3,12 @@
 use std::{fmt, str::FromStr};
 use uuid::Uuid;
 
-/// Link group of links that live. The number spells `pc`.
+/// Link group of links that live, of none but ours. The number spells `pc`.
 pub const GROUP_LIVE: u32 = 0x7063;
 /// Link group of links that are about to be deleted, all at once. Nothing else may be in it.
 pub const GROUP_DOOMED: u32 = 0x7064;
+/// Link group of links that nobody put into another one, and so that of a claimed bridge.
+pub const GROUP_NONE: u32 = 0;
 /// Protocol number of our routes (`rtm_protocol`; numbers above 63 are free for routing daemons).
 pub const ROUTE_PROTOCOL: u8 = 112;
 /// Protocol number of our addresses (`IFA_PROTO`, kernel 5.18 and later; older kernels ignore it).
@@ -43,7 +45,8 @@ impl MarkKind {
     }
 }
 
-/// `patchcord:INSTANCE:KIND:UUID`, the link alias of what we made.
+/// `patchcord:INSTANCE:KIND:UUID`, the link alias of what we made; a bridge that has it and is not in our link group is
+/// one that others made and a network of ours has claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Mark {
     /// The installation that made it.

@@ -12,11 +12,13 @@
 //! | `absorb` | what a step changes about what is |
 //! | `association` | what a switch is asked to give a NIC's port |
 //! | `claim` | taps that others made for ports of ours |
+//! | `adopt` | bridges that others made for networks of ours |
 //! | `function` | virtual functions, and what each is told for the NIC that has it |
 //! | `mark` | how what we make is told from what others made |
 //! | `nft`, `dnsmasq`, `subnet` | packet rules, name and address service, overlapping subnets |
 
 mod absorb;
+pub mod adopt;
 mod association;
 pub mod claim;
 pub mod desired;
@@ -39,7 +41,7 @@ pub use association::{Association, association, is_associated};
 pub use desired::{Plug, Unplugged};
 pub use function::{Cable, FunctionBefore, FunctionSetup, FunctionVlan, Functions, VirtualFunction, function};
 pub use macvtap::DesiredMacvtap;
-pub use mark::{ADDRESS_PROTOCOL, GROUP_DOOMED, GROUP_LIVE, Mark, MarkKind, ROUTE_PROTOCOL};
+pub use mark::{ADDRESS_PROTOCOL, GROUP_DOOMED, GROUP_LIVE, GROUP_NONE, Mark, MarkKind, ROUTE_PROTOCOL};
 pub use observed::{BridgeState, Change, Index, Link, LinkKind, Observed, PortFlags, Route, Service, Sysctl, Zone};
 pub use ovs::{OvsKnown, OvsPort, OvsState};
 pub use step::{

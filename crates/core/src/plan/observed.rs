@@ -2,7 +2,7 @@
 
 use super::dnsmasq::Lease;
 use super::function::Functions;
-use super::mark::{GROUP_DOOMED, Mark, MarkKind};
+use super::mark::{GROUP_DOOMED, GROUP_LIVE, Mark, MarkKind};
 use super::nft::{ObservedTable, foreign::Firewalls};
 use super::ovs::{OvsKnown, OvsState};
 use super::rates::{Shape, ShapingSupport};
@@ -98,6 +98,11 @@ impl Link {
     /// Whether it is about to be deleted, and so counts as gone.
     pub const fn is_doomed(&self) -> bool {
         self.group == GROUP_DOOMED
+    }
+
+    /// Whether it is a network's bridge that others made, see [`adopt`](super::adopt).
+    pub const fn is_claimed(&self) -> bool {
+        matches!(self.kind, LinkKind::Bridge) && self.mark.is_some() && self.group != GROUP_LIVE && !self.is_doomed()
     }
 
     /// Whether it sits on another link as a macvlan does.

@@ -166,6 +166,10 @@ pub enum Op {
     /// Takes a link of ours out of use at once: no controller, down, another name, in the doomed group.
     /// It is deleted soon after, with the others in that group.
     Doom(Index),
+    /// Makes a bridge that is there a network's, without making it ours: it gets the mark, and leaves our link group.
+    Claim(Index, Mark),
+    /// Takes that mark away.
+    Release(Index),
     /// Gives a link an address.
     AddAddress(LinkRef, IpNet),
     /// Takes an address from a link.
@@ -378,6 +382,8 @@ impl fmt::Display for Op {
                 }
             }
             Self::Doom(index) => write!(f, "ip link del {}", LinkRef::Index(*index)),
+            Self::Claim(index, mark) => write!(f, "ip link set {} group 0 alias {mark}", LinkRef::Index(*index)),
+            Self::Release(index) => write!(f, "ip link set {} alias ''", LinkRef::Index(*index)),
             Self::AddAddress(link, a) => write!(f, "ip addr add {a} dev {link}"),
             Self::RemoveAddress(link, a) => write!(f, "ip addr del {a} dev {link}"),
             Self::AddRoute(link, r) => write!(f, "ip route add {r} dev {link}"),

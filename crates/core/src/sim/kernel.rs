@@ -76,7 +76,7 @@ impl Host {
             && self.kernel.link(i).is_none()
         {
             // What is to be gone and is, is done.
-            if matches!(op, Op::Doom(_)) {
+            if matches!(op, Op::Doom(_) | Op::Release(_)) {
                 return Ok(None);
             }
             return Err(format!("ENODEV ({})", i.0));
@@ -167,7 +167,7 @@ fn link_of(op: &Op) -> Option<LinkRef> {
         Op::SetMode(l, _) | Op::Redirect(l, _) | Op::EndRedirect(l) => *l,
         Op::AddHtb(l, _) | Op::EndHtb(l) | Op::SetClass(l, ..) | Op::EndClass(l, _) => *l,
         Op::Police(l, _) | Op::EndPolice(l) => *l,
-        Op::Doom(index) => LinkRef::Index(*index),
+        Op::Doom(index) | Op::Claim(index, _) | Op::Release(index) => LinkRef::Index(*index),
         Op::MakeBridge(_)
         | Op::MakeTap(_)
         | Op::MakeMacvlan(_)

@@ -375,7 +375,7 @@ impl Host {
                 self.kernel.services.remove(&network);
                 JobOutcome::Done
             }
-            Job::ForgetService(_) => JobOutcome::Done,
+            Job::ForgetService(_) | Job::EndLibvirtService { .. } | Job::RemoveLibvirtRules { .. } => JobOutcome::Done,
             Job::SetOvsPort(set) => self.set_port(&set.0, &set.1),
             Job::RemoveOvsPort(nic, _) => self.remove_port(nic),
             Job::LookFor(name) => {

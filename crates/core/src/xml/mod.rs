@@ -7,6 +7,7 @@
 pub(crate) mod dns;
 mod forward;
 pub(crate) mod ip;
+mod libvirt;
 mod metadata;
 pub(crate) mod network;
 mod networkport;
@@ -17,6 +18,7 @@ pub(crate) mod reader;
 mod runstate;
 mod writer;
 
+pub use libvirt::{read_libvirt_state, write_libvirt_state};
 pub use network::{Connections, TagForm, WriteOptions, read_network, write_network, write_network_with};
 pub use networkport::{read_networkport, write_networkport};
 pub use nic::{LiveSource, read_nic, write_nic, write_nic_live};

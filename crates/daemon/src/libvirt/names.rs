@@ -3,10 +3,13 @@
 
 use crate::handle::{Handle, Numbered};
 use patchcord_core::engine::{Body, Command, Event, LeaseView, NicView};
+use patchcord_core::plan::dnsmasq::Lease;
+use patchcord_host::libvirt;
 use patchcord_host::root::Root;
 use patchcord_host::store::{Directory, Durability, FileMode};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
@@ -23,6 +26,8 @@ pub(super) struct NameFiles {
     /// The bridge of each network that has files.
     bridges: HashMap<String, String>,
     written: HashMap<String, String>,
+    /// Where libvirt's daemon notes which networks it runs.
+    theirs: PathBuf,
 }
 
 impl NameFiles {
@@ -32,7 +37,8 @@ impl NameFiles {
     /// When it can't be made.
     pub(super) fn open(root: &Root, handle: Handle) -> Result<Self, patchcord_host::Error> {
         let directory = Directory::open(root.libvirt_dnsmasq(), FileMode::Shared)?;
-        Ok(Self { directory, handle, bridges: HashMap::new(), written: HashMap::new() })
+        let theirs = root.libvirt_run_networks();
+        Ok(Self { directory, handle, bridges: HashMap::new(), written: HashMap::new(), theirs })
     }
 
     /// Keeps them true for as long as there is an engine.
@@ -70,14 +76,24 @@ impl NameFiles {
         let before = self.bridges.get(network).filter(|before| Some(*before) != bridge.as_ref()).cloned();
         if let Some(before) = before {
             self.bridges.remove(network);
-            self.put(format!("{before}.status"), None);
-            self.put(format!("{before}.macs"), None);
+            if self.is_libvirts(network) {
+                self.written.remove(&format!("{before}.status"));
+                self.written.remove(&format!("{before}.macs"));
+            } else {
+                self.put(format!("{before}.status"), None);
+                self.put(format!("{before}.macs"), None);
+            }
         }
         if let Some((bridge, status, macs)) = contents {
             self.put(format!("{bridge}.status"), Some(status));
             self.put(format!("{bridge}.macs"), Some(macs));
             self.bridges.insert(network.to_owned(), bridge);
         }
+    }
+
+    /// Whether a network was handed back to libvirt's daemon, which goes on with the files.
+    fn is_libvirts(&self, network: &str) -> bool {
+        self.theirs.join(format!("{network}.xml")).exists()
     }
 
     /// The bridge of an active network that serves addresses, and what its files should say.
@@ -130,22 +146,15 @@ fn concerned(event: &Event) -> Option<String> {
 }
 
 fn status(leases: &[LeaseView]) -> String {
-    let entry = |lease: &LeaseView| {
-        let mut entry = json!({ "ip-address": lease.ip.to_string(), "expiry-time": lease.expires.unwrap_or(0) });
-        let texts = [
-            ("mac-address", lease.mac.map(|mac| mac.to_string())),
-            ("hostname", lease.hostname.clone()),
-            ("client-id", lease.client_id.clone()),
-            ("iaid", lease.iaid.map(|iaid| iaid.to_string())),
-        ];
-        for (key, text) in texts {
-            if let Some(text) = text {
-                entry[key] = Value::String(text);
-            }
-        }
-        entry
+    let lease = |lease: &LeaseView| Lease {
+        ip: lease.ip,
+        mac: lease.mac,
+        expiry: lease.expires,
+        hostname: lease.hostname.clone(),
+        client_id: lease.client_id.clone(),
+        iaid: lease.iaid,
     };
-    print(leases.iter().map(entry).collect())
+    libvirt::status(&leases.iter().map(lease).collect::<Vec<_>>(), None)
 }
 
 fn macs(nics: &[NicView]) -> String {

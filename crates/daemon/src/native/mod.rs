@@ -18,6 +18,7 @@ mod tests;
 
 use crate::access::Access;
 use crate::handle::Handle;
+use crate::import::Importer;
 use connection::Connection;
 use session::{Answered, Session};
 use std::collections::HashMap;
@@ -36,7 +37,7 @@ const MAX_PER_USER: usize = 64;
 /// Serves the native API on a socket for as long as it is polled; when it is dropped, all connections end.
 ///
 /// One connection more than there may be is closed at once.
-pub async fn serve(listener: UnixListener, handle: Handle, access: Arc<Access>) {
+pub async fn serve(listener: UnixListener, handle: Handle, access: Arc<Access>, importer: Arc<Importer>) {
     let mut connections = JoinSet::new();
     let mut users: HashMap<Id, u32> = HashMap::new();
     loop {
@@ -69,7 +70,7 @@ pub async fn serve(listener: UnixListener, handle: Handle, access: Arc<Access>) 
             continue;
         }
         let uid = peer.uid;
-        let session = Session::new(handle.clone(), Arc::clone(&access), peer);
+        let session = Session::new(handle.clone(), Arc::clone(&access), Arc::clone(&importer), peer);
         let task = connections.spawn(async move {
             if let Err(error) = converse(stream, &session).await {
                 debug!(uid, %error, "a native connection ended");

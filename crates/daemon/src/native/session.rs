@@ -3,6 +3,7 @@
 use crate::access::{Access, Peer};
 use crate::convert;
 use crate::handle::Handle;
+use crate::import::Importer;
 use patchcord_api::message::service::{self, GetInterfaceDescription, Info, InterfaceDescription};
 use patchcord_api::message::{Call, Reply};
 use patchcord_api::methods::{
@@ -22,6 +23,7 @@ use uuid::Uuid;
 pub(super) struct Session {
     pub(super) handle: Handle,
     pub(super) access: Arc<Access>,
+    importer: Arc<Importer>,
     peer: Peer,
 }
 
@@ -54,8 +56,8 @@ pub(super) struct Outcome {
 
 impl Session {
     /// A session of that peer.
-    pub(super) fn new(handle: Handle, access: Arc<Access>, peer: Peer) -> Self {
-        Self { handle, access, peer }
+    pub(super) fn new(handle: Handle, access: Arc<Access>, importer: Arc<Importer>, peer: Peer) -> Self {
+        Self { handle, access, importer, peer }
     }
 
     /// Who asks.
@@ -140,6 +142,15 @@ impl Session {
             Request::UpdateNetwork(asked) => {
                 self.must_be_full("change networks")?;
                 self.done(update(asked)?).await
+            }
+            Request::ImportLibvirt(asked) => {
+                self.must_be_full("take networks over")?;
+                let dry_run = asked.dry_run.unwrap_or(false);
+                let imported = match asked.undo.unwrap_or(false) {
+                    true => self.importer.hand_back(&self.handle, dry_run).await?,
+                    false => self.importer.import(&self.handle, dry_run).await?,
+                };
+                plain(&imported)
             }
             Request::Monitor(_) => plain(&self.snapshot().await?),
             about_nics => self.carry_out_nic(about_nics).await,

@@ -4,6 +4,7 @@
 
 mod batch;
 mod expr;
+mod matches;
 mod monitor;
 mod read;
 mod rule;
@@ -12,6 +13,7 @@ mod socket;
 
 pub use batch::{BaseChain, Batch, ChainKind, Hook, NewChain, NewRule, NewSet, Place, Policy, priority};
 pub use expr::{CtKey, Expr, MetaKey, Nat, Operator, PayloadBase, Reject, Verdict, ct_state};
+pub use matches::Match;
 pub(crate) use monitor::classify;
 pub use monitor::{Change, Monitor};
 pub use read::{BaseHook, Chain, Generation, Rule, Table};

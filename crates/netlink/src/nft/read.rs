@@ -2,6 +2,7 @@
 
 use super::batch::{Hook, Policy};
 use super::expr::Verdict;
+use super::matches::{self, Loaded, Match};
 use super::{Family, HEADER};
 use crate::attr::{Attr, Attrs};
 
@@ -74,6 +75,8 @@ pub struct Rule {
     pub user_data: Vec<u8>,
     /// The kernel's names of its expressions, in order, such as `meta`, `cmp`, `counter`, `immediate`.
     pub expressions: Vec<String>,
+    /// What it compares, as far as it is about links and sources.
+    pub matches: Vec<Match>,
     /// The verdict at its end, if it has one.
     pub verdict: Option<Verdict>,
 }
@@ -172,6 +175,7 @@ pub(super) fn rule(payload: &[u8]) -> Option<Rule> {
         comment: None,
         user_data: Vec::new(),
         expressions: Vec::new(),
+        matches: Vec::new(),
         verdict: None,
     };
     for attr in Attrs::after(payload, HEADER) {
@@ -180,9 +184,14 @@ pub(super) fn rule(payload: &[u8]) -> Option<Rule> {
             2 => rule.chain = attr.text(),
             3 => rule.handle = attr.be64().unwrap_or(0),
             4 => {
+                let mut loaded = Loaded::Other;
                 for expression in attr.nested() {
                     let name = Attrs::find(expression.value, EXPR_NAME).map(|name| name.text());
-                    rule.verdict = Attrs::find(expression.value, EXPR_DATA)
+                    let data = Attrs::find(expression.value, EXPR_DATA);
+                    if let (Some(name), Some(data)) = (&name, &data) {
+                        rule.matches.extend(matches::read(rule.family, name, data.value, &mut loaded));
+                    }
+                    rule.verdict = data
                         .filter(|_| name.as_deref() == Some("immediate"))
                         .and_then(|data| immediate_verdict(data.value));
                     rule.expressions.push(name.unwrap_or_default());

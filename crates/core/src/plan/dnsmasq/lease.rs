@@ -51,6 +51,30 @@ fn parse_lease(line: &str) -> Option<Lease> {
     Some(Lease { ip, mac, expiry, hostname: known(name), client_id, iaid })
 }
 
+/// Writes a lease file for a dnsmasq that is to go on where another one left off; `duid` is the other one's own, which
+/// IPv6 clients know their server by.
+pub fn write_leases(leases: &[Lease], duid: Option<&str>) -> String {
+    // One word each; what is none would be read as something else.
+    let word = |text: Option<&String>| {
+        let word =
+            text.filter(|text| !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control()));
+        word.map_or("*", String::as_str).to_owned()
+    };
+    let line = |lease: &Lease| {
+        let who = match lease.ip {
+            IpAddr::V4(_) => lease.mac.map(|mac| mac.to_string()),
+            IpAddr::V6(_) => lease.iaid.map(|iaid| iaid.to_string()),
+        };
+        let (expiry, name, id) =
+            (lease.expiry.unwrap_or(0), word(lease.hostname.as_ref()), word(lease.client_id.as_ref()));
+        who.map(|who| format!("{expiry} {who} {} {name} {id}\n", lease.ip))
+    };
+    let of = |v6: bool| leases.iter().filter(move |lease| lease.ip.is_ipv6() == v6).filter_map(line);
+    let server = word(duid.map(str::to_owned).as_ref());
+    let server = (server != "*").then(|| format!("duid {server}\n"));
+    of(false).chain(server).chain(of(true)).collect()
+}
+
 /// The Ethernet address in a DUID of type 1 (link-layer plus time) or 3 (link-layer), RFC 8415 section 11.
 fn mac_of_duid(duid: &str) -> Option<MacAddr> {
     let octets: Vec<u8> = duid.split(':').map(|o| u8::from_str_radix(o, 16)).collect::<Result<_, _>>().ok()?;
@@ -105,6 +129,18 @@ duid 00:01:00:01:2c:aa:bb:cc:52:54:00:00:00:01
                 ("2001:db8::11".into(), None, Some(1_700_000_002), None, Some("00:04:aa"), Some(7)),
             ]
         );
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_no_name_makes_two() {
+        let leases = parse_leases(FILE);
+        let duid = "00:01:00:01:2c:aa:bb:cc:52:54:00:00:00:01";
+        let written = write_leases(&leases, Some(duid));
+        assert_eq!(parse_leases(&written), leases);
+        assert!(written.starts_with(&FILE[..FILE.find("1700000001").unwrap()]), "{written}");
+        let odd = Lease { hostname: Some("a b".into()), client_id: Some("1\n2".into()), ..leases[0].clone() };
+        let expected = Lease { hostname: None, client_id: None, ..odd.clone() };
+        assert_eq!(parse_leases(&write_leases(&[odd], Some("x y"))), [expected]);
     }
 
     #[test]

@@ -20,4 +20,4 @@ mod lease;
 mod tests;
 
 pub use config::{Config, Refresh, Settings, refresh_needed};
-pub use lease::{Lease, parse_leases};
+pub use lease::{Lease, parse_leases, write_leases};

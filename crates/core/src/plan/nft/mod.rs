@@ -17,9 +17,11 @@
 //! | `observed` | what the kernel has of our table |
 //! | `diff` | from there to what it should have, as one transaction |
 //! | `foreign` | other firewalls that would still drop guests' traffic |
+//! | `libvirt` | the rules of libvirt's daemon for a network that was taken over from it |
 
 mod diff;
 pub mod foreign;
+pub mod libvirt;
 mod network;
 mod observed;
 mod rule;

@@ -32,6 +32,7 @@ impl Door {
         let listener = std::os::unix::net::UnixListener::bind(door.path()).unwrap();
         listener.set_nonblocking(true).unwrap();
         let access = Arc::new(Access::new(Config::parse(access).unwrap().access));
+        let base = door.directory.path().to_owned();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
@@ -40,10 +41,12 @@ impl Door {
                 let handle = Handle::new(asks, events.clone());
                 let listener = UnixListener::from_std(listener).unwrap();
                 tokio::spawn(run_engine(questions, events));
-                let Some(peer) = peer else { return serve(listener, handle, access).await };
+                let importer = Arc::new(Importer::new(base));
+                let Some(peer) = peer else { return serve(listener, handle, access, importer).await };
                 loop {
                     let (stream, _) = listener.accept().await.unwrap();
-                    let session = Session::new(handle.clone(), Arc::clone(&access), peer.clone());
+                    let session =
+                        Session::new(handle.clone(), Arc::clone(&access), Arc::clone(&importer), peer.clone());
                     tokio::spawn(async move { converse(stream, &session).await });
                 }
             });
