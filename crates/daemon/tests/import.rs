@@ -5,7 +5,7 @@
 mod common;
 
 use common::libvirtd::Libvirtd;
-use common::{Host, SOON, ip};
+use common::{Host, SOON, differences, ip};
 use patchcord_api::ImportedNetwork;
 use patchcord_api::methods::{ImportLibvirt, Imported, ListLeases};
 use patchcord_testkit::{Guest, Namespace, in_namespace, wait_until};
@@ -19,12 +19,13 @@ use std::time::Duration;
 const GUEST: [u8; 6] = [0x52, 0x54, 0, 0, 0, 7];
 const PORT: &str = "11111111-2222-3333-4444-555555555555";
 
-const NETWORKS: [(&str, &str); 4] = [
+const NETWORKS: [(&str, &str); 5] = [
     (
         "default",
         "<network><name>default</name><forward mode='nat'/><bridge name='virbr0'/>\
          <ip address='192.168.122.1' netmask='255.255.255.0'><dhcp><range start='192.168.122.2' end='192.168.122.254'/>\
-         </dhcp></ip><ip family='ipv6' address='fd00:7::1' prefix='64'/></network>",
+         </dhcp></ip><ip family='ipv6' address='fd00:7::1' prefix='64'/>\
+         <route address='10.50.0.0' prefix='16' gateway='192.168.122.5'/></network>",
     ),
     (
         "alone",
@@ -32,17 +33,26 @@ const NETWORKS: [(&str, &str); 4] = [
     ),
     ("later", "<network><name>later</name><ip address='10.8.0.1' netmask='255.255.255.0'/></network>"),
     ("wire", "<network><name>wire</name><bridge name='virbr9'/></network>"),
+    ("office", "<network><name>office</name><forward mode='bridge'/><bridge name='br0'/></network>"),
 ];
+
+/// One that libvirt's daemon has never seen.
+const MADE_SINCE: &str = "<network><name>made</name><forward mode='route'/><bridge name='virbr42'/>\
+                          <ip address='10.42.0.1' netmask='255.255.255.0'/></network>";
 
 /// What virsh prints for a command line.
 fn virsh(socket: &Path, line: &str) -> String {
+    try_virsh(socket, line).unwrap_or_else(|complaint| panic!("virsh {line}: {complaint}"))
+}
+
+/// The same, or what it complains of.
+fn try_virsh(socket: &Path, line: &str) -> Result<String, String> {
     let mut virsh = Command::new("virsh");
     let uri = format!("network+unix:///system?socket={}", socket.display());
     virsh.args(["-q", "-c", &uri]).args(line.split(' ')).env("LC_ALL", "C").stdin(Stdio::null());
     let output = virsh.output().unwrap();
     let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
-    assert!(output.status.success(), "virsh {line}: {stdout}{stderr}");
-    stdout
+    if output.status.success() { Ok(stdout) } else { Err(stdout + &stderr) }
 }
 
 /// The networks that a daemon lists, with their states.
@@ -68,6 +78,7 @@ fn outside(ns: &Namespace) -> Namespace {
     let outside = ns.peer("outside");
     ns.veth("uplink", &outside, "eth0");
     ns.run("ip addr add 203.0.113.1/24 dev uplink");
+    ns.run("ip link add br0 type bridge");
     outside.run("ip addr add 203.0.113.2/24 dev eth0");
     outside
 }
@@ -129,7 +140,7 @@ fn networks_change_hands_and_back_without_a_lost_packet() {
         let Some(mut libvirtd) = Libvirtd::beside(ns) else { return };
         let theirs = libvirtd.sockets()[0].clone();
         let _outside = outside(ns);
-        define(&libvirtd, &["default", "alone", "wire"]);
+        define(&libvirtd, &["default", "alone", "wire", "office"]);
         let mut guest = guest(ns, &theirs);
         guest.set_hostname("web");
         let lease = guest.dhcp(SOON).unwrap();
@@ -146,7 +157,7 @@ fn networks_change_hands_and_back_without_a_lost_packet() {
         assert!(name.ends_with("InUse") && refusal.hint.unwrap().contains("systemctl stop virtnetworkd"), "{name}");
         let told = import(&host, true, false);
         assert!(told.warnings[0].contains("libvirt's daemon serves"), "{:?}", told.warnings);
-        assert!(told.networks.len() == 4 && told.networks.iter().all(|n| n.done), "{told:#?}");
+        assert!(told.networks.len() == NETWORKS.len() && told.networks.iter().all(|n| n.done), "{told:#?}");
         assert!(host.nics().is_empty(), "nothing was done");
         host.stop();
         libvirtd.stop();
@@ -162,7 +173,13 @@ fn networks_change_hands_and_back_without_a_lost_packet() {
         );
         assert!(!named(&imported, "later").active);
         let ours = host.root.join("run/libvirt/virtnetworkd-sock");
-        let rows = ["alone active no yes", "default active yes yes", "later inactive no yes", "wire active no yes"];
+        let rows = [
+            "alone active no yes",
+            "default active yes yes",
+            "later inactive no yes",
+            "office active no yes",
+            "wire active no yes",
+        ];
         assert_eq!(listed(&ours), rows);
         assert_eq!(virsh(&ours, "net-uuid default").trim(), uuid);
         assert_eq!((index(ns, "virbr0"), addresses(ns, "virbr0"), index(ns, "virbr7")), before);
@@ -177,6 +194,15 @@ fn networks_change_hands_and_back_without_a_lost_packet() {
         assert_eq!(host.dnsmasqs().len(), 2);
         let known = host.call(&ListLeases { network: "default".into() }).leases;
         assert_eq!((known[0].ip.clone(), known[0].hostname.as_deref()), (lease.address.to_string(), Some("web")));
+
+        // libvirt's daemon, where it runs for its guests' sake, leaves alone what it does not run, and can't start it.
+        let state = host.state();
+        libvirtd.again();
+        assert_eq!(listed(&theirs)[1], "default inactive no yes");
+        assert!(try_virsh(&theirs, "net-start default").unwrap_err().contains("virbr0"));
+        libvirtd.stop();
+        fs::remove_file(&theirs).ok();
+        assert_eq!(differences(&state, &host.state()), "");
 
         // It is taken over for good: a restart, a second import and a stop know the bridge as claimed.
         host.kill();
@@ -199,15 +225,19 @@ fn networks_change_hands_and_back_without_a_lost_packet() {
         Host::reaches(&mut guest, "192.168.122.1");
         let guest = guest.run_in_background();
         guest.ping_every(ip("192.168.122.1"), Duration::from_millis(5), SOON).unwrap();
+        host.network(MADE_SINCE);
+        let made = index(ns, "virbr42");
         let handed = import(&host, false, true);
-        assert!(handed.networks.len() == 4 && handed.networks.iter().all(|n| n.done), "{handed:#?}");
+        assert!(handed.networks.len() == NETWORKS.len() + 1 && handed.networks.iter().all(|n| n.done), "{handed:#?}");
         assert_eq!((listed(&ours), host.nics().len(), host.dnsmasqs().len()), (vec![], 0, 0));
         assert!(!host.rules().contains("192.168.122"), "{}", host.rules());
         assert_eq!(ns.json("ip -j link show dev virbr0")[0]["ifalias"], Value::Null);
         host.stop();
         libvirtd.again();
+        let rows = [&rows[..3], &["made active no yes"], &rows[3..]].concat();
         assert_eq!(listed(&theirs), rows);
         assert_eq!((index(ns, "virbr0"), addresses(ns, "virbr0")), (before.0, before.1));
+        assert_eq!(index(ns, "virbr42"), made);
         assert!(virsh(&theirs, "net-port-list default").contains(PORT));
         assert!(libvirts_rules(ns).len() > 10);
         wait_until("the lease", SOON, || {

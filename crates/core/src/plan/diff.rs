@@ -164,7 +164,11 @@ fn routes(plan: &mut Plan, wanted: &BTreeSet<RouteSpec>, link: LinkRef, index: O
     }
     let there: BTreeSet<RouteSpec> = index
         .map(|i| {
-            let ours = observed.routes().filter(|r| r.link == i && r.protocol == ROUTE_PROTOCOL);
+            // What others made, with the bridge, need not be ours.
+            let claimed = observed.link(i).is_some_and(Link::is_claimed);
+            let kept = |r: &RouteSpec| claimed && wanted.contains(r);
+            let there = observed.routes().filter(|r| r.link == i);
+            let ours = there.filter(|r| r.protocol == ROUTE_PROTOCOL || kept(&RouteSpec::from(*r)));
             ours.map(RouteSpec::from).collect()
         })
         .unwrap_or_default();
