@@ -9,7 +9,7 @@ use crate::jobs::phrase;
 use patchcord_api::ImportedNetwork;
 use patchcord_api::methods::Imported;
 use patchcord_core::engine::{Adoption, Body, Command, NetworkView};
-use patchcord_core::import::{self, Candidate, HandedBack};
+use patchcord_core::import::{self, Candidate};
 use patchcord_core::model::Name;
 use patchcord_core::{Error, ErrorKind};
 use patchcord_host::libvirt::{DriverLock, Libvirt};
@@ -125,8 +125,13 @@ impl Importer {
             _ => None,
         };
         match ours {
-            // Ports and libvirt's run state are what is left to do where it was cut short.
-            Some(view) if !active || (view.active && view.bridge == bridge) => {}
+            // Its definition, ports and libvirt's run state are what is left to do where it was cut short.
+            Some(view) if !active || (view.active && view.bridge == bridge) => {
+                if let (Some(definition), false, false) = (adoption.definition, view.persistent, dry_run) {
+                    handle.call(Command::Define(Box::new(definition))).await?;
+                    handle.call(Command::Autostart(uuid.to_string(), adoption.autostart)).await?;
+                }
+            }
             Some(_) => {
                 let cause = "it is Patchcord's already, and runs as libvirt's beside that";
                 return Err(Error::new(ErrorKind::InvalidState, "the network", cause)
@@ -207,28 +212,28 @@ impl Importer {
             ports.push(document(handle, Command::PortXml(nic.id)).await?);
         }
         let back = import::hand_back(definition.as_deref(), active.as_deref(), &ports)?;
-        // Before the network goes, so that those who keep files for libvirt's modules know whose they are then; libvirt's
-        // daemon, which would go by it, is kept away.
-        let (name, run_state) = (view.name.clone(), back.clone());
-        self.blocking(move |libvirt| libvirt.write_active(&name, &run_state)).await?;
+        // Before the network goes, so that nothing is lost where this is cut short, and that those who keep files for
+        // libvirt's modules know whose they are then; libvirt's daemon, which would go by it, is kept away.
+        let (name, autostart) = (view.name.clone(), view.autostart);
+        self.blocking(move |libvirt| {
+            if let Some(definition) = &back.definition {
+                libvirt.write_definition(&name, definition, autostart)?;
+            }
+            libvirt.write_active(&name, &back)
+        })
+        .await?;
         if let Some(bridge) = view.bridge.clone().filter(|_| view.mode.has_own_bridge()) {
             let uuid = view.uuid;
             self.blocking(move |libvirt| libvirt.give_leases(uuid, &bridge)).await?;
         }
         if let Err(error) = handle.call(Command::HandBack { network, effect: true }).await {
             let name = view.name.clone();
-            if let Err(more) = self.blocking(move |libvirt| libvirt.forget_active(&name)).await {
+            if let Err(more) = self.blocking(move |libvirt| libvirt.forget(&name)).await {
                 warn!(network = view.name, error = %more, "libvirt's daemon would think that it runs this network");
             }
             return Err(error);
         }
-        let (name, autostart) = (view.name.clone(), view.autostart);
-        let HandedBack { definition, .. } = back;
-        self.blocking(move |libvirt| match definition {
-            Some(definition) => libvirt.write_definition(&name, &definition, autostart),
-            None => Ok(()),
-        })
-        .await
+        Ok(())
     }
 
     /// Work on libvirt's files, which waits for disks.

@@ -22,6 +22,8 @@ use uuid::Uuid;
 pub(super) enum Transfer {
     /// What is intended once the bridge is claimed.
     Adopt(Box<NetworkIntent>),
+    /// It is intended.
+    Adopted,
     /// It is to go once its bridge is claimed only.
     HandBack,
     /// It has gone; these were its ports.
@@ -127,16 +129,27 @@ impl Engine {
         self.work.get(&object)?.operation.as_ref()?.transfer.as_ref()
     }
 
-    /// Whether a network has just come from others but for its claim, or is going to them.
-    pub(super) fn is_in_transfer(&self, object: Object) -> bool {
-        self.transfer_of(object).is_some()
+    fn set_transfer(&mut self, object: Object, transfer: Transfer) {
+        if let Some(operation) = self.work.get_mut(&object).and_then(|work| work.operation.as_mut()) {
+            operation.transfer = Some(transfer);
+        }
     }
 
-    /// A transfer that failed is over; ports that went with it come back.
+    fn take_transfer(&mut self, object: Object) -> Option<Transfer> {
+        self.work.get_mut(&object)?.operation.as_mut()?.transfer.take()
+    }
+
+    /// Whether a network has just come from others but for its claim, or is going to them.
+    pub(super) fn is_in_transfer(&self, object: Object) -> bool {
+        self.transfer_of(object).is_some_and(|transfer| !matches!(transfer, Transfer::Adopted))
+    }
+
+    /// A transfer failed: a network that came goes back, and ports that went come back.
     pub(super) fn end_transfer(&mut self, object: Object) {
-        let operation = self.work.get_mut(&object).and_then(|work| work.operation.as_mut());
-        if let Some(Transfer::Gone(ports)) = operation.and_then(|operation| operation.transfer.take()) {
-            ports.into_iter().for_each(|port| self.put_nic(port.id, Some(port)));
+        match self.take_transfer(object) {
+            Some(Transfer::Adopt(_) | Transfer::Adopted) => self.set_transfer(object, Transfer::Gone(Vec::new())),
+            Some(Transfer::Gone(ports)) => ports.into_iter().for_each(|port| self.put_nic(port.id, Some(port))),
+            Some(Transfer::HandBack) | None => {}
         }
     }
 
@@ -147,14 +160,17 @@ impl Engine {
         let ready = match self.transfer_of(object) {
             Some(Transfer::Adopt(intent)) => needs_no_bridge(intent) || bridge.is_some(),
             Some(Transfer::HandBack) => bridge.is_none_or(Link::is_claimed),
-            Some(Transfer::Gone(_)) | None => false,
+            Some(Transfer::Adopted | Transfer::Gone(_)) | None => false,
         };
         if !ready {
             return;
         }
-        let operation = self.work.get_mut(&object).and_then(|work| work.operation.as_mut());
-        match operation.and_then(|operation| operation.transfer.take()) {
+        match self.take_transfer(object) {
             Some(Transfer::Adopt(intent)) => {
+                self.set_transfer(object, Transfer::Adopted);
+                // That it runs is written down first: one that is only defined would have its bridge taken down.
+                let runs = NetworkIntent { definition: None, autostart: false, active: intent.active.clone() };
+                self.put_network(uuid, Some(runs));
                 self.put_network(uuid, Some(*intent));
                 self.adopt_lost_nics(uuid);
             }
@@ -164,15 +180,9 @@ impl Engine {
                 self.forget_forwarding_for_others(uuid);
                 self.put_network(uuid, None);
                 self.takeovers.remove(&uuid);
-                if let Some(operation) = self.work.get_mut(&object).and_then(|work| work.operation.as_mut()) {
-                    operation.transfer = Some(Transfer::Gone(ports));
-                }
+                self.set_transfer(object, Transfer::Gone(ports));
             }
-            other => {
-                if let Some(operation) = self.work.get_mut(&object).and_then(|work| work.operation.as_mut()) {
-                    operation.transfer = other;
-                }
-            }
+            Some(Transfer::Adopted | Transfer::Gone(_)) | None => {}
         }
     }
 
@@ -206,7 +216,7 @@ impl Engine {
                 let before = self.rules_before(object);
                 diff::hand_back(plan, (self.config.instance, uuid), &self.observed, before)?;
             }
-            None => {}
+            Some(Transfer::Adopted) | None => {}
         }
         Ok(())
     }

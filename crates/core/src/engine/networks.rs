@@ -6,6 +6,7 @@ use super::work::{Goal, Operation};
 use super::{Engine, Object, view};
 use crate::intent::NetworkIntent;
 use crate::model::Network;
+use crate::plan::MarkKind;
 use crate::{Error, ErrorKind, xml};
 use uuid::Uuid;
 
@@ -121,6 +122,10 @@ impl Engine {
         self.out.extend(event.map(Effect::Publish));
         self.forget_leases(uuid);
         self.out.push(Effect::answer(id, Body::Done));
+        if self.intent.network(uuid).is_none() && self.observed.link_marked(MarkKind::Bridge, uuid).is_some() {
+            // A bridge that others made was left behind when it stopped.
+            self.advance(Object::Network(uuid));
+        }
         Ok(())
     }
 

@@ -23,7 +23,9 @@ impl Host {
         for (uuid, network) in intent.networks() {
             let name = network.current().map(|n| n.name.to_string()).unwrap_or_default();
             let desired = desired::network(intent, uuid);
-            if desired.bridge.is_some() {
+            // One that others made stays behind.
+            let claimed = kernel.link_marked(MarkKind::Bridge, uuid).is_some_and(Link::is_claimed);
+            if desired.bridge.is_some() || claimed {
                 expected.insert((MarkKind::Bridge, uuid));
             }
             let mut plan = crate::plan::Plan::default();

@@ -4,6 +4,8 @@
 //! meddled with as by a third party. [`Host::check`] says whether what is there is what was asked for.
 
 #[cfg(test)]
+mod adopt;
+#[cfg(test)]
 mod associations;
 #[cfg(test)]
 mod bandwidth;

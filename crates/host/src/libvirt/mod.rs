@@ -111,14 +111,6 @@ impl Libvirt {
         if let Some(directory) = existing(&self.root.libvirt_networks().join("autostart"))? {
             directory.delete(&format!("{name}.xml"), Durability::Power)?;
         }
-        self.forget_active(name)
-    }
-
-    /// The same about running alone.
-    ///
-    /// # Errors
-    /// [`Error::File`].
-    pub fn forget_active(&self, name: &str) -> Result<()> {
         let Some(run) = existing(&self.root.libvirt_run_networks())? else { return Ok(()) };
         run.delete(&format!("{name}.xml"), Durability::Crash)?;
         run.delete(&format!("{name}.pid"), Durability::Crash)?;
