@@ -112,6 +112,8 @@ impl Jobs {
                 let _ = ends.send(End::Job(id, JobOutcome::Done));
             }
             Job::EndLibvirtService { network, name, bridge } => {
+                // The leases are written before our dnsmasq is there.
+                self.leases.add(self.dnsmasq.lease_path(network), network);
                 let (libvirt, spawner) = (self.libvirt.clone(), self.spawner.clone());
                 spawn(ends, id, move || {
                     libvirt.take_service(&spawner, network, &name, &bridge).map_err(|e| phrase(&e))?;

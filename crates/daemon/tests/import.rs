@@ -192,8 +192,11 @@ fn networks_change_hands_and_back_without_a_lost_packet() {
 
         // The lease is known, and renewed at the same address, by our dnsmasq.
         assert_eq!(host.dnsmasqs().len(), 2);
-        let known = host.call(&ListLeases { network: "default".into() }).leases;
-        assert_eq!((known[0].ip.clone(), known[0].hostname.as_deref()), (lease.address.to_string(), Some("web")));
+        wait_until("the lease", SOON, || {
+            let known = host.call(&ListLeases { network: "default".into() }).leases;
+            let same = known.iter().any(|l| l.ip == lease.address.to_string() && l.hostname.as_deref() == Some("web"));
+            if same { Ok(()) } else { Err(format!("{known:?}")) }
+        });
 
         // libvirt's daemon, where it runs for its guests' sake, leaves alone what it does not run, and can't start it.
         let state = host.state();

@@ -1,5 +1,6 @@
 //! Requests about networks: define, create, start, stop, undefine, autostart, and reading.
 
+use super::adopt::Transfer;
 use super::effect::{Answer, Body, Effect, Event, Job, JobId, NetworkEvent, RecordKey};
 use super::input::RequestId;
 use super::work::{Goal, Operation};
@@ -223,7 +224,7 @@ impl Engine {
                     }
                 }
                 // One that was handed back has its leases where others look.
-                if event == NetworkEvent::Stopped || operation.transfer.is_some() {
+                if event == NetworkEvent::Stopped || matches!(operation.transfer, Some(Transfer::Gone(_))) {
                     self.observed.leases.remove(&uuid);
                     self.forget_leases(uuid);
                 }
