@@ -73,3 +73,27 @@ fn what_is_left_is_named_with_its_cause() {
     assert!(ended.status == 1 && ended.stdout.contains("nothing of the NICs that are attached to it, of web"));
     assert!(held.ok(&["network", "list"]).contains("active"), "it is there still");
 }
+
+/// Commands of ours that a page of the documents shows, without comments.
+fn shown(page: &str) -> Vec<String> {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(page);
+    let text = fs::read_to_string(path).unwrap();
+    let blocks = text.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap_or_default());
+    let lines = blocks.flat_map(str::lines).filter_map(|line| line.strip_prefix("patchcord "));
+    lines.map(|line| line.split('#').next().unwrap_or_default().trim().to_owned()).collect()
+}
+
+#[test]
+fn what_the_documents_show_takes_networks_over_and_hands_them_back() {
+    for page in ["import-modular.md", "import-monolithic.md"] {
+        let env = with_libvirts_files();
+        let commands = shown(page);
+        assert!(commands.len() == 4, "{page}: {commands:?}");
+        let mut seen = Vec::new();
+        for command in commands {
+            env.ok(&command.split_whitespace().collect::<Vec<_>>());
+            seen.push(env.json(&["network", "list"]).as_array().unwrap().len());
+        }
+        assert_eq!(seen, [0, 1, 1, 0], "{page}: networks after each command");
+    }
+}

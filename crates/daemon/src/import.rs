@@ -162,7 +162,7 @@ impl Importer {
     async fn take_leases(&self, network: Uuid, bridge: String) -> Result<(), Error> {
         self.blocking(
             move |libvirt| {
-                if libvirt.has_leases(network)? { Ok(()) } else { libvirt.take_leases(network, &bridge) }
+                if libvirt.has_leases(network) { Ok(()) } else { libvirt.take_leases(network, &bridge) }
             },
         )
         .await

@@ -8,6 +8,7 @@
 //! | `handle` | what connections hold of the loop |
 //! | `native`, `access`, `convert` | the native door, who may use it for what, and its types |
 //! | `libvirt` | libvirt's door |
+//! | `import` | networks that come from libvirt's own daemon, and go back |
 //! | `hooks` | which hooks there are, and their calls |
 //! | `config` | the configuration file |
 //! | `confine` | what is given up before anybody is served |

@@ -252,3 +252,39 @@ fn networks_change_hands_and_back_without_a_lost_packet() {
         assert_eq!(guest.dhcp(SOON).unwrap().address, lease.address);
     });
 }
+
+#[test]
+fn rules_that_let_guests_through_a_firewall_stay_until_it_lets_them_through_itself() {
+    in_namespace(|ns| {
+        let Some(mut libvirtd) = Libvirtd::beside(ns) else { return };
+        let theirs = libvirtd.sockets()[0].clone();
+        let _outside = outside(ns);
+        ns.run("iptables -P FORWARD DROP");
+        define(&libvirtd, &["default"]);
+        let mut guest = guest(ns, &theirs);
+        guest.dhcp(SOON).unwrap();
+        Host::reaches(&mut guest, "203.0.113.2");
+        let guest = guest.run_in_background();
+        guest.ping_every(ip("203.0.113.2"), Duration::from_millis(5), SOON).unwrap();
+        libvirtd.stop();
+        fs::remove_file(&theirs).ok();
+
+        let mut host = host_beside_libvirt(ns);
+        host.start();
+        let imported = import(&host, false, false);
+        let warnings = &named(&imported, "default").warnings;
+        assert!(warnings.len() == 1 && warnings[0].contains("ip filter FORWARD"), "{warnings:?}");
+        assert!(libvirts_rules(ns).len() > 10);
+        let (mut guest, seen) = guest.finish();
+        assert!(seen.lost() == 0 && seen.sent > 10, "{seen:?}");
+
+        ns.run("iptables -P FORWARD ACCEPT");
+        host.kill();
+        host.start();
+        wait_until("the end of libvirt's rules", SOON, || match libvirts_rules(ns) {
+            left if left.is_empty() => Ok(()),
+            left => Err(left.join("\n")),
+        });
+        Host::reaches(&mut guest, "203.0.113.2");
+    });
+}
