@@ -4,11 +4,10 @@
 
 mod common;
 
-use common::libvirtd::Libvirtd;
 use common::{Host, SOON, differences, ip};
 use patchcord_api::ImportedNetwork;
 use patchcord_api::methods::{ImportLibvirt, Imported, ListLeases};
-use patchcord_testkit::{Guest, Namespace, in_namespace, wait_until};
+use patchcord_testkit::{Guest, Libvirtd, Namespace, in_namespace, wait_until};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -8,8 +8,7 @@
 mod common;
 
 use common::Host;
-use common::libvirtd::Libvirtd;
-use patchcord_testkit::{Namespace, in_namespace, skip, test_name};
+use patchcord_testkit::{Libvirtd, Namespace, in_namespace, skip, test_name};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

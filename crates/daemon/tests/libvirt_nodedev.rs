@@ -4,13 +4,12 @@
 
 mod common;
 
-use common::libvirtd::Libvirtd;
 use common::python::{PYTHON, binding};
 use common::remote::{Client, call};
 use common::{Host, SOON, tap};
 use patchcord_libvirt_wire::xdr::Writer;
 use patchcord_libvirt_wire::{Procedure, Status};
-use patchcord_testkit::{Namespace, Process, Sysfs, has_dummy, has_vlan, in_namespace, wait_until};
+use patchcord_testkit::{Libvirtd, Namespace, Process, Sysfs, has_dummy, has_vlan, in_namespace, wait_until};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -4,10 +4,9 @@
 
 mod common;
 
-use common::libvirtd::Libvirtd;
 use common::python::{PYTHON, binding};
 use common::{Host, SOON};
-use patchcord_testkit::in_namespace;
+use patchcord_testkit::{Libvirtd, in_namespace};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

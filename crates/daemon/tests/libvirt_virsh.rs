@@ -5,9 +5,8 @@
 mod common;
 
 use common::Host;
-use common::libvirtd::Libvirtd;
 use common::remote::socket;
-use patchcord_testkit::in_namespace;
+use patchcord_testkit::{Libvirtd, in_namespace};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

@@ -19,6 +19,7 @@
 
 mod ebpf;
 mod guest;
+mod libvirtd;
 mod namespace;
 mod netdevsim;
 mod openvswitch;
@@ -37,6 +38,7 @@ pub use guest::{
     Background, Continuity, Guest, GuestError, Lease, Prefix, RouterAdvertisement, create_tap, keep_tap, open_node,
     open_tap,
 };
+pub use libvirtd::Libvirtd;
 pub use namespace::{Namespace, in_namespace};
 pub use netdevsim::NetdevSim;
 pub use openvswitch::OpenVSwitch;

@@ -10,11 +10,11 @@ use crate::{skip, test_name};
 #[must_use = "return from the test when there is none"]
 pub fn unpacked(name: &str) -> Option<PathBuf> {
     let program = std::env::current_exe().ok();
-    // PROGRAM is in TARGET/PROFILE/deps.
-    let target = program.as_deref().and_then(|program| program.ancestors().nth(3)).unwrap_or(Path::new("target"));
-    let directory = target.join("packages").join(name);
-    if directory.is_dir() {
-        return Some(directory);
+    // A program is in TARGET/PROFILE, and that of a test in TARGET/PROFILE/deps.
+    let above = program.as_deref().into_iter().flat_map(Path::ancestors).skip(2).take(2);
+    let found = above.map(|target| target.join("packages").join(name)).find(|directory| directory.is_dir());
+    if found.is_some() {
+        return found;
     }
     skip(&test_name(), &format!("host has no {name} unpacked"));
     None

@@ -3,7 +3,6 @@
 #![allow(dead_code)]
 
 pub(crate) mod console;
-pub(crate) mod libvirtd;
 pub(crate) mod lldpad;
 pub(crate) mod python;
 pub(crate) mod rates;

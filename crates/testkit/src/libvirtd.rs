@@ -1,17 +1,24 @@
 //! libvirt's own daemon, of an unpacked package, to see what it does.
 
-use patchcord_testkit::{Namespace, Process, skip, test_name, unpacked, wait_until};
-use rustix::process::{Pid, Signal, kill_process};
+#![allow(clippy::unwrap_used)] // a helper that fails is the test failing
+
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{Namespace, Process, skip, test_name, unpacked, wait_until};
+
+const SOON: Duration = Duration::from_secs(60);
 
 /// `libvirtd` with one driver alone.
-pub(crate) struct Libvirtd {
+pub struct Libvirtd {
     /// Where its bridges are.
-    pub(crate) ns: Namespace,
+    pub ns: Namespace,
     process: Option<Process>,
     log: PathBuf,
     scratch: tempfile::TempDir,
@@ -21,14 +28,20 @@ pub(crate) struct Libvirtd {
 
 impl Libvirtd {
     /// Starts it with its network driver, in namespaces of its own for links and for processes, so that its dnsmasqs end
-    /// with it; or skips the test.
-    pub(crate) fn start(ns: &Namespace) -> Option<Self> {
+    /// with it; or skips the test. `/run`, `/var` and `/etc/libvirt` are empty and its own from then on.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start(ns: &Namespace) -> Option<Self> {
         let scratch = installed("network", ns)?;
         Some(Self::new(ns.peer("libvirtd"), scratch, false).apart())
     }
 
     /// Starts it with its driver for node devices, where it sees the test's links; or skips the test.
-    pub(crate) fn with_devices(ns: &Namespace) -> Option<Self> {
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn with_devices(ns: &Namespace) -> Option<Self> {
         Some(Self::new(ns.clone(), installed("nodedev", ns)?, false).apart())
     }
 
@@ -41,25 +54,35 @@ impl Libvirtd {
         self
     }
 
-    /// The same in the test's own namespaces, where it can be stopped, and what it made goes on; or skips the test.
-    pub(crate) fn beside(ns: &Namespace) -> Option<Self> {
+    /// With its network driver in the test's own namespaces, where it can be stopped, and what it made goes on; or skips the
+    /// test.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn beside(ns: &Namespace) -> Option<Self> {
         let mut libvirtd = Self::new(ns.clone(), installed("network", ns)?, true);
         libvirtd.again();
         Some(libvirtd)
     }
 
     /// Starts it once more.
-    pub(crate) fn again(&mut self) {
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn again(&mut self) {
         let mut command = self.ns.command("libvirtd -p /run/libvirt/pid -f");
         command.arg(self.configuration());
         self.launch(command);
     }
 
     /// Ends it the way a service manager does.
-    pub(crate) fn stop(&mut self) {
+    ///
+    /// # Panics
+    /// When it does not run, or does not end.
+    pub fn stop(&mut self) {
         let mut process = self.process.take().expect("libvirtd");
         kill_process(Pid::from_raw(i32::try_from(process.id()).unwrap()).unwrap(), Signal::TERM).unwrap();
-        wait_until("libvirtd's end", super::SOON, || process.ended().ok_or("it runs"));
+        wait_until("libvirtd's end", SOON, || process.ended().ok_or("it runs"));
     }
 
     fn new(ns: Namespace, scratch: tempfile::TempDir, beside: bool) -> Self {
@@ -82,7 +105,7 @@ impl Libvirtd {
         let output = File::options().create(true).append(true).open(&self.log).unwrap();
         command.stdout(output.try_clone().unwrap()).stderr(output);
         let mut process = Process::start(command);
-        wait_until("libvirtd", super::SOON, || {
+        wait_until("libvirtd", SOON, || {
             if let Some(status) = process.ended() {
                 panic!("libvirtd ended: {status}\n{}", self.log());
             }
@@ -92,12 +115,12 @@ impl Libvirtd {
     }
 
     /// Where it serves, and where only those who read.
-    pub(crate) fn sockets(&self) -> [PathBuf; 2] {
+    pub fn sockets(&self) -> [PathBuf; 2] {
         ["libvirt-sock", "libvirt-sock-ro"].map(|name| PathBuf::from("/run/libvirt").join(name))
     }
 
     /// What it has said.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
