@@ -13,6 +13,10 @@ pub enum ErrorKind {
     NoNic,
     /// No host link of that name.
     NoDevice,
+    /// No interface of the host of that name or address.
+    NoInterface,
+    /// Several interfaces of the host have that address.
+    SeveralInterfaces,
     /// The network has no portgroup of that name.
     NoPortgroup,
     /// The network is not active.
@@ -66,6 +70,7 @@ impl ErrorKind {
     /// The one table from kinds to codes.
     pub const fn codes(self) -> Codes {
         const NETWORK: u32 = 19;
+        const INTERFACE: u32 = 26;
         const HOOK: u32 = 34;
         const fn row(
             libvirt_code: u32,
@@ -81,6 +86,8 @@ impl ErrorKind {
             Self::NoPort => row(107, NETWORK, "network port not found", "NotFound", 3),
             Self::NoNic => row(38, NETWORK, "", "NotFound", 3),
             Self::NoDevice => row(38, NETWORK, "", "NotFound", 3),
+            Self::NoInterface => row(57, INTERFACE, "Interface not found", "NotFound", 3),
+            Self::SeveralInterfaces => row(59, INTERFACE, "multiple matching interfaces found", "InvalidArgument", 2),
             Self::NoPortgroup => row(38, NETWORK, "", "NotFound", 3),
             Self::NotActive => row(55, NETWORK, "Requested operation is not valid", "InvalidState", 4),
             Self::InvalidState => row(55, NETWORK, "Requested operation is not valid", "InvalidState", 4),

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use ipnet::IpNet;
+use patchcord_core::model::interface::{ArpValidate, BondCarrier, BondMode, BondMonitor, OperState};
 use patchcord_core::model::{DirectMode, MacAddr};
 use patchcord_core::plan::{
-    BridgeState, Change, GROUP_DOOMED, Index, Link, LinkKind, Mark, MarkKind, Observed, PortFlags, Route, Sysctl,
-    VlanState,
+    BondState, BridgeState, Change, GROUP_DOOMED, Index, Link, LinkKind, Mark, MarkKind, Observed, PortFlags, Route,
+    Sysctl, VlanState,
 };
-use patchcord_netlink::{AddressFilter, FdbEntry, MacvlanMode, RouteFilter, Socket, TABLE_MAIN, nft};
+use patchcord_netlink::{AddressFilter, BondOptions, FdbEntry, MacvlanMode, RouteFilter, Socket, TABLE_MAIN, nft};
 use rustix::io::Errno;
 
 use crate::{Result, resolv, shaping, sysctl, vlan};
@@ -109,10 +110,10 @@ pub fn link(told: &patchcord_netlink::Link) -> Link {
     let mark: Option<Mark> = told.alias.as_deref().and_then(|alias| alias.parse().ok());
     // It may be left up till it is deleted, by the kernel's means of the day, and counts as gone either way.
     let doomed = told.group == GROUP_DOOMED;
-    let bridge = told.bridge.as_ref().map(|options| BridgeState {
-        stp: options.stp.unwrap_or(false),
-        delay: options.forward_delay.unwrap_or(0) / 100,
-    });
+    let bridge = told
+        .bridge
+        .as_ref()
+        .map(|options| BridgeState { stp: options.stp.unwrap_or(false), delay: options.forward_delay.unwrap_or(0) });
     let port = told.port.as_ref().map(|port| PortFlags {
         isolated: port.isolated.unwrap_or(PortFlags::NEW.isolated),
         learning: port.learning.unwrap_or(PortFlags::NEW.learning),
@@ -126,19 +127,66 @@ pub fn link(told: &patchcord_netlink::Link) -> Link {
         mtu: told.mtu,
         up: told.up && !doomed,
         controller: told.controller.map(Index),
-        lower: told.lower.map(Index).filter(|_| told.macvlan.is_some()),
+        lower: told.lower.map(Index).filter(|_| told.macvlan.is_some() || told.vlan.is_some()),
         mode: told.macvlan.filter(|_| !doomed).and_then(mode),
         all_multicast: told.all_multicast,
         carrier: told.carrier || mark.is_some(),
+        state: if doomed || is_nics(mark) { OperState::Unknown } else { state(told.operstate) },
         mark,
         group: told.group,
         bridge,
+        bond: told.bond.as_deref().map(|options| Box::new(bond(options))),
+        tag: told.vlan,
         port,
         vlan: told.bridge.as_ref().map_or_else(VlanState::default, |options| VlanState {
             filtering: options.vlan_filtering.unwrap_or(VlanState::default().filtering),
             default_pvid: options.vlan_default_pvid.unwrap_or(VlanState::default().default_pvid),
         }),
     }
+}
+
+/// Whether a link is one of those that NICs of ours are made of. What they do from moment to moment is no news.
+fn is_nics(mark: Option<Mark>) -> bool {
+    mark.is_some_and(|mark| mark.kind != MarkKind::Bridge)
+}
+
+const fn state(told: patchcord_netlink::OperState) -> OperState {
+    use patchcord_netlink::OperState as Told;
+    match told {
+        Told::Unknown => OperState::Unknown,
+        Told::NotPresent => OperState::NotPresent,
+        Told::Down => OperState::Down,
+        Told::LowerLayerDown => OperState::LowerLayerDown,
+        Told::Testing => OperState::Testing,
+        Told::Dormant => OperState::Dormant,
+        Told::Up => OperState::Up,
+    }
+}
+
+/// A bond's settings in libvirt's words, of which it has none for more than one address to ask for.
+fn bond(told: &BondOptions) -> BondState {
+    let set = |value: Option<u32>| value.filter(|value| *value != 0);
+    let target = told.arp_targets.first().copied();
+    let monitor = match (set(told.arp_interval).zip(target), set(told.mii_interval)) {
+        (Some((interval, target)), _) => {
+            let validate = word(ArpValidate::WORDS, told.arp_validate.filter(|validate| *validate != 0));
+            Some(BondMonitor::Arp { interval, target, validate })
+        }
+        (None, Some(interval)) => Some(BondMonitor::Mii {
+            interval,
+            down_delay: set(told.down_delay),
+            up_delay: set(told.up_delay),
+            carrier: told.use_carrier.map(|driver| if driver { BondCarrier::Netif } else { BondCarrier::Ioctl }),
+        }),
+        (None, None) => None,
+    };
+    let mode = word(BondMode::WORDS, told.mode.map(u32::from));
+    BondState { mode, monitor, primary: told.primary.map(Index) }
+}
+
+/// What the kernel has that number for.
+fn word<T: Copy>(words: &[(&str, T)], number: Option<u32>) -> Option<T> {
+    words.get(usize::try_from(number?).ok()?).map(|(_, value)| *value)
 }
 
 /// A macvlan's mode in libvirt's words; it has none for the kernel's `source`.

@@ -335,11 +335,7 @@ pub(crate) fn gone_is_done(result: Result<(), netlink::Error>) -> Result<(), Cau
 }
 
 fn bridge_options(settings: BridgeState) -> BridgeOptions {
-    BridgeOptions {
-        stp: Some(settings.stp),
-        forward_delay: Some(settings.delay.saturating_mul(100)),
-        ..BridgeOptions::default()
-    }
+    BridgeOptions { stp: Some(settings.stp), forward_delay: Some(settings.delay), ..BridgeOptions::default() }
 }
 
 /// The broadcast address that `ip address add ADDRESS broadcast +` gives; none where a prefix has room for two

@@ -36,8 +36,8 @@ pub use addr::{Address, AddressFilter, NewAddress};
 pub use error::{Error, KernelError};
 pub use generic::GenericSocket;
 pub use link::{
-    BridgeOptions, BridgePort, BridgeSpec, BridgeVlans, IfbSpec, Link, LinkChange, MacvlanMode, MacvlanSpec, OperState,
-    TunInfo, VethSpec, VlansOf,
+    BondOptions, BridgeOptions, BridgePort, BridgeSpec, BridgeVlans, IfbSpec, Link, LinkChange, MacvlanMode,
+    MacvlanSpec, OperState, TunInfo, VethSpec, VlansOf,
 };
 pub use monitor::{Hint, LINK_GROUPS, Monitor, MonitorGroups};
 pub use neigh::{FdbChange, FdbEntry};

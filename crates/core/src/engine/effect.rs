@@ -3,9 +3,10 @@
 use super::devices::DeviceView;
 use super::hook_call::HookCall;
 use super::input::{Now, RequestId};
+use super::interfaces::InterfaceView;
 use super::view::{LeaseView, NetworkView, NicView};
 use crate::intent::Owner;
-use crate::model::{LinkName, PciAddress};
+use crate::model::{Interface, LinkName, PciAddress};
 use crate::plan::{Association, FunctionBefore, FunctionSetup, OvsPort, Plan, dnsmasq};
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -162,6 +163,12 @@ pub enum Body {
     Leases(Vec<LeaseView>),
     /// Devices.
     Devices(Vec<DeviceView>),
+    /// Interfaces of the host.
+    Interfaces(Vec<InterfaceView>),
+    /// One.
+    Interface(InterfaceView),
+    /// What one is.
+    Description(Box<Interface>),
     /// A document.
     Xml(String),
 }

@@ -3,7 +3,7 @@
 use super::effect::{JobId, PlanId};
 use crate::intent::Owner;
 use crate::merge::Precedence;
-use crate::model::{Name, Network, Nic, UpdateCommand, UpdateSection};
+use crate::model::{MacAddr, Name, Network, Nic, UpdateCommand, UpdateSection};
 use crate::plan::{Change, FunctionBefore, Handover, Observed, Outcome, Service};
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -166,6 +166,14 @@ pub enum Command {
     ListDevices,
     /// A port's document.
     PortXml(Uuid),
+    /// All interfaces of the host, without those that are parts of others or guests'.
+    ListInterfaces,
+    /// One, whatever it is.
+    ShowInterface(String),
+    /// What it is.
+    DescribeInterface(String),
+    /// The one with that address.
+    InterfaceWith(MacAddr),
 }
 
 /// A network of libvirt's daemon.

@@ -21,7 +21,7 @@
 //! | `promise` | guaranteed rates: who may be promised what, and the classes for that |
 //! | `observe` | which objects a change concerns |
 //! | `startup` | the first look after a start |
-//! | `view`, `devices` | what users see |
+//! | `view`, `devices`, `interfaces` | what users see |
 
 mod admit;
 mod admit_macvtap;
@@ -35,6 +35,7 @@ mod functions;
 mod hook_call;
 mod hooks;
 mod input;
+mod interfaces;
 mod jobs;
 mod journal;
 mod live;
@@ -57,6 +58,7 @@ pub use effect::{
 };
 pub use hook_call::{HookCall, HookOperation};
 pub use input::{Adoption, Attach, Command, Input, JobOutcome, Now, PortAttach, RequestId, Startup};
+pub use interfaces::InterfaceView;
 pub use reserve::LONGEST_RESERVATION;
 pub use view::{LeaseView, NetworkView, NicState, NicView};
 

@@ -13,6 +13,11 @@ use uuid::Uuid;
 impl Engine {
     /// Takes on what was read, and looks at the objects that it concerns.
     pub(super) fn observe(&mut self, change: Change) {
+        if let Change::Link(index, Some(link)) = &change
+            && self.observed.link(*index).is_some_and(|before| before.is_but_for_state(link))
+        {
+            return self.observed.take(change);
+        }
         let mut concerned = BTreeSet::new();
         match &change {
             Change::Link(index, link) => self.concerned_by_link(*index, link.as_ref(), &mut concerned),

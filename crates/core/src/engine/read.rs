@@ -2,7 +2,7 @@
 
 use super::effect::{Answer, Body};
 use super::input::Command;
-use super::{Engine, Object, view};
+use super::{Engine, Object, interfaces, view};
 use crate::intent::{Allocation, NicIntent};
 use crate::model::Network;
 use crate::plan::plug;
@@ -57,6 +57,12 @@ impl Engine {
                 };
                 Body::Nics(nics)
             }
+            Command::ListInterfaces => Body::Interfaces(interfaces::all(&self.observed)),
+            Command::ShowInterface(name) => Body::Interface(interfaces::named(&self.observed, &name)?),
+            Command::DescribeInterface(name) => {
+                Body::Description(Box::new(interfaces::described(&self.observed, &name)?))
+            }
+            Command::InterfaceWith(mac) => Body::Interface(interfaces::with(&self.observed, mac)?),
             Command::ListDevices => Body::Devices(self.devices()),
             Command::ShowNic(id) => Body::Nic(Box::new(self.nic_view(self.find_nic(id)?))),
             Command::PortXml(id) => Body::Xml(self.port_xml(id)?),

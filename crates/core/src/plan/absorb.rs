@@ -7,6 +7,7 @@ use super::observed::{Change, Index, Link, LinkKind, Observed, PortFlags, Route}
 use super::ovs::{OvsKnown, OvsState};
 use super::step::{LinkChange, LinkRef, MacvlanSpec, Op, Outcome, Plan};
 use super::vlan::VlanState;
+use crate::model::interface::OperState;
 use uuid::Uuid;
 
 /// The index that a reference stands for, given what each step made.
@@ -240,9 +241,12 @@ fn made_link(index: Index, name: String, kind: LinkKind, mtu: u32, mark: Mark) -
         mode: None,
         all_multicast: false,
         carrier: true,
+        state: OperState::Unknown,
         mark: Some(mark),
         group: GROUP_LIVE,
         bridge: None,
+        bond: None,
+        tag: None,
         port: None,
         vlan: VlanState::default(),
     }

@@ -234,7 +234,8 @@ fn bridge(intent: &Intent, uuid: Uuid, network: &Network, name: &LinkName, mac: 
 fn settings(network: &Network) -> BridgeState {
     let stp = network.bridge.stp.unwrap_or(true);
     let delay = network.bridge.delay.unwrap_or(0);
-    BridgeState { stp, delay: if stp { delay.clamp(2, 30) } else { delay } }
+    let seconds = if stp { delay.clamp(2, 30) } else { delay };
+    BridgeState { stp, delay: seconds.saturating_mul(100) }
 }
 
 /// The route in the kernel's terms. libvirt's default metric is 1.

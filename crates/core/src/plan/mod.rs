@@ -42,7 +42,9 @@ pub use desired::{Plug, Unplugged};
 pub use function::{Cable, FunctionBefore, FunctionSetup, FunctionVlan, Functions, VirtualFunction, function};
 pub use macvtap::DesiredMacvtap;
 pub use mark::{ADDRESS_PROTOCOL, GROUP_DOOMED, GROUP_LIVE, GROUP_NONE, Mark, MarkKind, ROUTE_PROTOCOL};
-pub use observed::{BridgeState, Change, Index, Link, LinkKind, Observed, PortFlags, Route, Service, Sysctl, Zone};
+pub use observed::{
+    BondState, BridgeState, Change, Index, Link, LinkKind, Observed, PortFlags, Route, Service, Sysctl, Zone,
+};
 pub use ovs::{OvsKnown, OvsPort, OvsState};
 pub use step::{
     BridgeSpec, Handover, LinkChange, LinkRef, MacvlanSpec, MacvtapSpec, Op, Outcome, Plan, RouteSpec, Step,

@@ -7,6 +7,7 @@ use super::nft::{ObservedTable, foreign::Firewalls};
 use super::ovs::{OvsKnown, OvsState};
 use super::rates::{Shape, ShapingSupport};
 use super::vlan::{PortVlans, VlanState};
+use crate::model::interface::{BondMode, BondMonitor, OperState};
 use crate::model::{DirectMode, MacAddr};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -37,8 +38,19 @@ pub enum LinkKind {
 pub struct BridgeState {
     /// Spanning tree.
     pub stp: bool,
-    /// Forwarding delay in seconds.
+    /// Forwarding delay in hundredths of a second.
     pub delay: u32,
+}
+
+/// A bond's own settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BondState {
+    /// How it spreads frames.
+    pub mode: Option<BondMode>,
+    /// How it looks after its ports.
+    pub monitor: Option<BondMonitor>,
+    /// The port that it prefers.
+    pub primary: Option<Index>,
 }
 
 /// A bridge port's flags, with the kernel's words (`IFLA_BRPORT_*`).
@@ -74,7 +86,7 @@ pub struct Link {
     pub up: bool,
     /// The bridge or bond it is in.
     pub controller: Option<Index>,
-    /// The link below, which a macvlan or macvtap sits on.
+    /// The link below, which a macvlan, macvtap or VLAN sits on.
     pub lower: Option<Index>,
     /// A macvlan's or macvtap's mode, until it is about to be deleted.
     pub mode: Option<DirectMode>,
@@ -82,12 +94,18 @@ pub struct Link {
     pub all_multicast: bool,
     /// Whether it has a carrier, so that frames can leave by it. Ours always have, to us.
     pub carrier: bool,
+    /// What the kernel says that it does; of NICs' links of ours, and of what is about to be deleted, nothing is noted. Nothing that is planned depends on it.
+    pub state: OperState,
     /// Our mark, if it carries one.
     pub mark: Option<Mark>,
     /// Its link group.
     pub group: u32,
     /// A bridge's settings.
     pub bridge: Option<BridgeState>,
+    /// A bond's settings.
+    pub bond: Option<Box<BondState>>,
+    /// As a VLAN of the link below: its number, 0 to 4094.
+    pub tag: Option<u16>,
     /// Its flags as a bridge port.
     pub port: Option<PortFlags>,
     /// As a bridge: how it treats VLANs.
@@ -103,6 +121,11 @@ impl Link {
     /// Whether it is a network's bridge that others made, see [`adopt`](super::adopt).
     pub const fn is_claimed(&self) -> bool {
         matches!(self.kind, LinkKind::Bridge) && self.mark.is_some() && self.group != GROUP_LIVE && !self.is_doomed()
+    }
+
+    /// Whether there is no difference to another but in what the link does by itself.
+    pub fn is_but_for_state(&self, other: &Self) -> bool {
+        self.state != other.state && Self { state: other.state, ..self.clone() } == *other
     }
 
     /// Whether it sits on another link as a macvlan does.

@@ -276,7 +276,7 @@ impl fmt::Display for Op {
                 b.mac,
                 b.mtu,
                 u8::from(b.settings.stp),
-                b.settings.delay * 100
+                b.settings.delay
             )
             .and_then(|()| if b.vlan_filtering { write!(f, " vlan_filtering 1") } else { Ok(()) }),
             Self::MakeTap(t) => {
@@ -356,12 +356,7 @@ impl fmt::Display for Op {
                 }
             }
             Self::SetBridge(link, b) => {
-                write!(
-                    f,
-                    "ip link set {link} type bridge stp_state {} forward_delay {}",
-                    u8::from(b.stp),
-                    b.delay * 100
-                )
+                write!(f, "ip link set {link} type bridge stp_state {} forward_delay {}", u8::from(b.stp), b.delay)
             }
             Self::SetPort(link, p) => write!(
                 f,

@@ -3,6 +3,7 @@
 use super::{Host, rules};
 use crate::engine::Input;
 use crate::model::DirectMode;
+use crate::model::interface::OperState;
 use crate::plan::nft;
 use crate::plan::{Change, Index, Link, LinkKind, LinkRef, MacvlanSpec, Op, Outcome, Plan, StepFailure, VlanState};
 
@@ -123,9 +124,12 @@ impl Host {
             mode: None,
             all_multicast: false,
             carrier: true,
+            state: OperState::Up,
             mark: None,
             group: 0,
             bridge: None,
+            bond: None,
+            tag: None,
             port: None,
             vlan: VlanState::default(),
         };

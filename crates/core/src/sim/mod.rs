@@ -21,6 +21,8 @@ mod hook_tests;
 mod hooks;
 #[cfg(test)]
 mod hostdev;
+#[cfg(test)]
+mod interfaces;
 mod kernel;
 #[cfg(test)]
 mod macvtaps;

@@ -6,6 +6,7 @@
 
 pub(crate) mod dns;
 mod forward;
+mod interface;
 pub(crate) mod ip;
 mod libvirt;
 mod metadata;
@@ -18,6 +19,7 @@ pub(crate) mod reader;
 mod runstate;
 mod writer;
 
+pub use interface::write_interface;
 pub use libvirt::{read_libvirt_state, write_libvirt_state};
 pub use network::{Connections, TagForm, WriteOptions, read_network, write_network, write_network_with};
 pub use networkport::{read_networkport, write_networkport};

@@ -1,11 +1,13 @@
 //! Links: reading, making, changing, deleting.
 
+mod bond;
 mod bridge;
 mod make;
 mod read;
 mod set;
 mod vlan;
 
+pub use bond::BondOptions;
 pub use bridge::{BridgeOptions, BridgePort};
 pub use make::{BridgeSpec, IfbSpec, MacvlanSpec, VethSpec};
 pub(crate) use read::read;
@@ -62,6 +64,10 @@ pub struct Link {
     pub port: Option<BridgePort>,
     /// As a bridge: its settings.
     pub bridge: Option<BridgeOptions>,
+    /// As a bond: its settings.
+    pub bond: Option<Box<BondOptions>>,
+    /// As a VLAN link: the VLAN's number, 0 to 4094.
+    pub vlan: Option<u16>,
     /// As a macvlan or macvtap: its mode.
     pub macvlan: Option<MacvlanMode>,
     /// As a tun or tap device: its settings.

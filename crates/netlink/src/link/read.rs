@@ -4,7 +4,7 @@
 //! UTF-8, a number of another width); the tests hold such messages. A reader of our own for the few attributes that
 //! matter loses at most that attribute.
 
-use super::{BridgeOptions, BridgePort, HEADER, Link, MacvlanMode, OperState, TunInfo};
+use super::{BondOptions, BridgeOptions, BridgePort, HEADER, Link, MacvlanMode, OperState, TunInfo};
 use crate::attr::{Attr, Attrs};
 
 const IFF_UP: u32 = 1;
@@ -35,6 +35,7 @@ const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const ADDR_GEN_NONE: u8 = 1;
 
 const IFLA_MACVLAN_MODE: u16 = 1;
+const IFLA_VLAN_ID: u16 = 1;
 
 const IFLA_TUN_OWNER: u16 = 1;
 const IFLA_TUN_TYPE: u16 = 3;
@@ -121,6 +122,15 @@ fn read_info(info: &Attr<'_>, link: &mut Link) -> bool {
                 let (options, read) = BridgeOptions::read(attr.nested());
                 link.bridge = Some(options);
                 whole &= read;
+            }
+            (IFLA_INFO_DATA, Some("bond"), _) => {
+                let (options, read) = BondOptions::read(attr.nested());
+                link.bond = Some(Box::new(options));
+                whole &= read;
+            }
+            (IFLA_INFO_DATA, Some("vlan"), _) => {
+                link.vlan = Attrs::find(attr.value, IFLA_VLAN_ID).and_then(|id| id.u16());
+                whole &= link.vlan.is_some();
             }
             (IFLA_INFO_DATA, Some("macvlan" | "macvtap"), _) => {
                 let mode = Attrs::find(attr.value, IFLA_MACVLAN_MODE).and_then(|mode| mode.u32());
