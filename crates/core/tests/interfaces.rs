@@ -136,6 +136,17 @@ fn skip(name: &str, reason: &str) {
 }
 
 #[test]
+fn what_comes_by_itself_is_no_configuration() {
+    let report = Some(LinkReport { speed: Some(1000), state: Some(OperState::Up) });
+    let mut found = Interface { report, ..ethernet("eth0") };
+    found.addresses.add("fe80::1".parse().expect("an address"), 64);
+    assert_eq!(found.clone().as_configured(), ethernet("eth0"));
+    found.addresses.add("2001:db8::1".parse().expect("an address"), 64);
+    let configured = found.as_configured();
+    assert_eq!(configured.addresses.ipv6.expect("IPv6").addresses.len(), 1);
+}
+
+#[test]
 fn a_bond_in_a_bridge_that_asks_for_somebody_and_addresses_that_are_taken() {
     let monitor =
         BondMonitor::Arp { interval: 250, target: [192, 0, 2, 1].into(), validate: Some(ArpValidate::Active) };

@@ -36,6 +36,7 @@ pub mod resolv;
 pub mod root;
 mod shaping;
 pub mod spawner;
+pub mod speed;
 pub mod sriov;
 pub mod store;
 mod sys;

@@ -1,7 +1,9 @@
 //! What clients ask: a procedure's arguments, decoded and within their limits.
 
+mod interface;
 mod nodedev;
 
+pub use interface::InterfaceCall;
 pub use nodedev::NodeDeviceCall;
 
 use crate::RawUuid;
@@ -118,6 +120,9 @@ pub enum Call {
     ConnectNetworkEventDeregisterAny {
         callback: i32,
     },
+
+    /// About interfaces of the host.
+    Interface(InterfaceCall),
 
     NetworkListAllPorts {
         net: NetworkRef,
@@ -243,6 +248,7 @@ fn decode(procedure: Procedure, r: &mut Reader<'_>) -> Result<Call, Malformed> {
             params: r.parameters(PORT_PARAMETERS, "the port's parameters")?,
             flags: flags(r)?,
         },
+        _ if procedure.driver() == Some(Driver::Interface) => Call::Interface(interface::decode(procedure, r)?),
         _ if procedure.driver() == Some(Driver::NodeDevice) => Call::NodeDevice(nodedev::decode(procedure, r)?),
         _ => return Err(not_decoded(procedure)),
     })

@@ -19,7 +19,7 @@ pub mod procedure;
 pub mod reply;
 pub mod xdr;
 
-pub use call::{Call, NodeDeviceCall};
+pub use call::{Call, InterfaceCall, NodeDeviceCall};
 pub use driver::Driver;
 pub use frame::{Decoder, Frame, Header, Kind, Status};
 pub use procedure::Procedure;
@@ -36,6 +36,15 @@ pub struct NetworkRef {
     pub name: String,
     /// Its UUID.
     pub uuid: RawUuid,
+}
+
+/// An interface of the host as clients know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterfaceRef {
+    /// Its name.
+    pub name: String,
+    /// Its address, empty where it has none.
+    pub mac: String,
 }
 
 /// A network port as clients know it.

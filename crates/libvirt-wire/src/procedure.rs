@@ -126,6 +126,25 @@ procedures! {
         410 NetworkPortDelete "virNetworkPortDelete" Write;
     }
 
+    Interface {
+        126 ConnectNumOfInterfaces "virConnectNumOfInterfaces" Read;
+        127 ConnectListInterfaces "virConnectListInterfaces" Read;
+        128 InterfaceLookupByName "virInterfaceLookupByName" Read;
+        129 InterfaceLookupByMacString "virInterfaceLookupByMACString" Read;
+        130 InterfaceGetXmlDesc "virInterfaceGetXMLDesc" Read;
+        131 InterfaceDefineXml "virInterfaceDefineXML" Write;
+        132 InterfaceUndefine "virInterfaceUndefine" Write;
+        133 InterfaceCreate "virInterfaceCreate" Write;
+        134 InterfaceDestroy "virInterfaceDestroy" Write;
+        137 ConnectNumOfDefinedInterfaces "virConnectNumOfDefinedInterfaces" Read;
+        138 ConnectListDefinedInterfaces "virConnectListDefinedInterfaces" Read;
+        156 InterfaceIsActive "virInterfaceIsActive" Read;
+        220 InterfaceChangeBegin "virInterfaceChangeBegin" Write;
+        221 InterfaceChangeCommit "virInterfaceChangeCommit" Write;
+        222 InterfaceChangeRollback "virInterfaceChangeRollback" Write;
+        284 ConnectListAllInterfaces "virConnectListAllInterfaces" Read;
+    }
+
     NodeDevice {
         111 NodeNumOfDevices "virNodeNumOfDevices" Read;
         112 NodeListDevices "virNodeListDevices" Read;

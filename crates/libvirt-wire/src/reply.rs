@@ -3,9 +3,9 @@
 use crate::frame::{Frame, Header, Kind, REMOTE, Status, VERSION};
 use crate::procedure::{NETWORK_EVENT_LIFECYCLE, NODE_DEVICE_EVENT_LIFECYCLE, NODE_DEVICE_EVENT_UPDATE};
 use crate::xdr::{Parameter, Writer};
-use crate::{NetworkRef, PortRef};
+use crate::{InterfaceRef, NetworkRef, PortRef};
 
-/// Networks, ports and names in one answer at most.
+/// Networks, ports, interfaces and names in one answer at most.
 pub const MAX_LIST: usize = 16_384;
 /// Leases in one answer at most.
 pub const MAX_LEASES: usize = 65_536;
@@ -37,6 +37,10 @@ pub enum Reply {
     Port(PortRef),
     /// Ports, and how many there are.
     Ports(Vec<PortRef>, usize),
+    /// An interface of the host.
+    Interface(InterfaceRef),
+    /// Interfaces, and how many there are.
+    Interfaces(Vec<InterfaceRef>, usize),
     /// Leases, and how many there are.
     Leases(Vec<Lease>, usize),
     /// Parameters, and how many there are.
@@ -106,6 +110,11 @@ impl Reply {
                 list(&mut w, ports, MAX_LIST, put_port);
                 w.count(*count);
             }
+            Self::Interface(interface) => put_interface(&mut w, interface),
+            Self::Interfaces(interfaces, count) => {
+                list(&mut w, interfaces, MAX_LIST, put_interface);
+                w.count(*count);
+            }
             Self::Leases(leases, count) => {
                 list(&mut w, leases, MAX_LEASES, put_lease);
                 w.count(*count);
@@ -142,6 +151,10 @@ fn put_network(w: &mut Writer, network: &NetworkRef) {
 fn put_port(w: &mut Writer, port: &PortRef) {
     put_network(w, &port.network);
     w.uuid(port.uuid);
+}
+
+fn put_interface(w: &mut Writer, interface: &InterfaceRef) {
+    w.string(&interface.name).string(&interface.mac);
 }
 
 fn put_lease(w: &mut Writer, lease: &Lease) {

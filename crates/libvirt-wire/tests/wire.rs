@@ -6,7 +6,9 @@ use patchcord_libvirt_wire::reply::{
     DeviceLifecycle, Lease, Lifecycle, RemoteError, device_lifecycle, device_update, lifecycle,
 };
 use patchcord_libvirt_wire::xdr::{Malformed, Parameter, Reader, Value, Writer};
-use patchcord_libvirt_wire::{Call, Decoder, Frame, Header, Kind, NetworkRef, Procedure, Reply, Status};
+use patchcord_libvirt_wire::{
+    Call, Decoder, Frame, Header, InterfaceCall, InterfaceRef, Kind, NetworkRef, Procedure, Reply, Status,
+};
 use proptest::prelude::*;
 
 fn header(procedure: Procedure) -> Header {
@@ -28,6 +30,49 @@ fn lab() -> NetworkRef {
 }
 
 const LAB: &str = "00000003 6c616200 0102030405060708090a0b0c0d0e0f10";
+
+fn eth0() -> InterfaceRef {
+    InterfaceRef { name: "eth0".into(), mac: "aa:bb".into() }
+}
+
+const ETH0: &str = "00000004 65746830 00000005 61613a6262000000";
+
+#[test]
+fn calls_about_interfaces_have_the_arguments_that_clients_write() {
+    let with_flags = format!("{ETH0} 00000001");
+    let interface = eth0;
+    for (procedure, payload, expected) in [
+        (Procedure::ConnectNumOfInterfaces, "", InterfaceCall::NumOf),
+        (Procedure::ConnectNumOfDefinedInterfaces, "", InterfaceCall::NumOfDefined),
+        (Procedure::ConnectListInterfaces, "00000009", InterfaceCall::List { max: 9 }),
+        (Procedure::ConnectListDefinedInterfaces, "00000009", InterfaceCall::ListDefined { max: 9 }),
+        (
+            Procedure::ConnectListAllInterfaces,
+            "00000001 00000003",
+            InterfaceCall::ListAll { need_results: true, flags: 3 },
+        ),
+        (Procedure::InterfaceLookupByName, "00000004 65746830", InterfaceCall::LookupByName { name: "eth0".into() }),
+        (Procedure::InterfaceLookupByMacString, "00000001 61000000", InterfaceCall::LookupByMac { mac: "a".into() }),
+        (Procedure::InterfaceGetXmlDesc, &with_flags, InterfaceCall::GetXmlDesc { interface: interface(), flags: 1 }),
+        (Procedure::InterfaceIsActive, ETH0, InterfaceCall::IsActive { interface: interface() }),
+        (
+            Procedure::InterfaceDefineXml,
+            "00000001 78000000 00000001",
+            InterfaceCall::DefineXml { xml: "x".into(), flags: 1 },
+        ),
+        (Procedure::InterfaceUndefine, ETH0, InterfaceCall::Undefine { interface: interface() }),
+        (Procedure::InterfaceCreate, &with_flags, InterfaceCall::Create { interface: interface(), flags: 1 }),
+        (Procedure::InterfaceDestroy, &with_flags, InterfaceCall::Destroy { interface: interface(), flags: 1 }),
+        (Procedure::InterfaceChangeBegin, "00000000", InterfaceCall::ChangeBegin { flags: 0 }),
+        (Procedure::InterfaceChangeCommit, "00000000", InterfaceCall::ChangeCommit { flags: 0 }),
+        (Procedure::InterfaceChangeRollback, "00000000", InterfaceCall::ChangeRollback { flags: 0 }),
+    ] {
+        assert_eq!(Call::decode(procedure, &bytes(payload)), Ok(Call::Interface(expected)), "{procedure:?}");
+        if !payload.is_empty() {
+            assert!(Call::decode(procedure, &bytes(payload)[4..]).is_err(), "{procedure:?} with less");
+        }
+    }
+}
 
 #[test]
 fn a_connection_begins_as_virsh_begins_it() {
@@ -75,6 +120,8 @@ fn answers_have_the_layout_that_clients_read() {
         (Reply::Texts(vec!["a".into()]), "000000010000000161000000".into()),
         (Reply::OptionalText(None), "00000000".into()),
         (Reply::OptionalText(Some("a".into())), "000000010000000161000000".into()),
+        (Reply::Interface(eth0()), ETH0.into()),
+        (Reply::Interfaces(vec![eth0()], 7), format!("00000001{ETH0}00000007")),
         (Reply::NodeDevice("abc".into()), "0000000361626300".into()),
         (Reply::NodeDeviceNames(vec!["abc".into()]), "000000010000000361626300".into()),
         (Reply::NodeDevices(vec!["abc".into()], 7), "00000001000000036162630000000007".into()),

@@ -45,6 +45,11 @@ impl Libvirtd {
         Some(Self::new(ns.clone(), installed("nodedev", ns)?, false).apart())
     }
 
+    /// Starts it with its driver for interfaces, where it sees the test's links; or skips the test.
+    pub(crate) fn with_interfaces(ns: &Namespace) -> Option<Self> {
+        Some(Self::new(ns.clone(), installed("interface", ns)?, false).apart())
+    }
+
     /// Starts it in a namespace of its own for processes.
     fn apart(mut self) -> Self {
         // As a child of the shell: who is the first process has to wait for dnsmasqs that ended, which libvirtd doesn't.

@@ -24,6 +24,21 @@ pub struct Interface {
 }
 
 impl Interface {
+    /// The same as somebody would configure it: without what links do, and without the addresses that the kernel gives
+    /// each by itself.
+    #[must_use]
+    pub fn as_configured(mut self) -> Self {
+        self.each_report(|_, report| *report = None);
+        if let Some(ipv6) = &mut self.addresses.ipv6 {
+            ipv6.addresses.retain(|(ip, _)| !ip.is_unicast_link_local());
+        }
+        let nothing = Some(Protocol::default());
+        if self.addresses.ipv6 == nothing {
+            self.addresses.ipv6 = None;
+        }
+        self
+    }
+
     /// Goes through what is told of its links: its own, and those of its ports.
     pub fn each_report(&mut self, mut with: impl FnMut(&LinkName, &mut Option<LinkReport>)) {
         let of_bond = |bond: &mut Bond, with: &mut dyn FnMut(&LinkName, &mut Option<LinkReport>)| {

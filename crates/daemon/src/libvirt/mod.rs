@@ -8,6 +8,7 @@
 //! | `networks` | calls about networks |
 //! | `names` | files for libvirt's modules of the name service switch |
 //! | `ports` | calls about network ports |
+//! | `interfaces` | calls about interfaces of the host |
 //! | `nodedevs` | calls about node devices |
 //! | `devices` | which devices there are |
 //! | `events` | what clients are told |
@@ -17,6 +18,7 @@ mod connection;
 mod devices;
 mod errors;
 mod events;
+mod interfaces;
 mod names;
 mod networks;
 mod nodedevs;
@@ -66,12 +68,17 @@ pub async fn serve(doors: Vec<Door>, root: Root, handle: Handle, heard: broadcas
     }
     for door in doors {
         let devices = devices.clone().filter(|_| door.driver == Driver::NodeDevice);
-        served.spawn_local(serve_one(door, handle.clone(), devices));
+        served.spawn_local(serve_one(door, root.clone(), handle.clone(), devices));
     }
     while served.join_next().await.is_some() {}
 }
 
-async fn serve_one(Door { driver, listener, read_only }: Door, handle: Handle, devices: Option<Rc<Devices>>) {
+async fn serve_one(
+    Door { driver, listener, read_only }: Door,
+    root: Root,
+    handle: Handle,
+    devices: Option<Rc<Devices>>,
+) {
     let mut connections = JoinSet::new();
     let mut users: HashMap<Id, u32> = HashMap::new();
     // Who was told of in the log to have too many, so that it is said once, and not of each.
@@ -101,7 +108,7 @@ async fn serve_one(Door { driver, listener, read_only }: Door, handle: Handle, d
             }
             continue;
         }
-        let session = Session::new(handle.clone(), driver, devices.clone(), read_only, uid);
+        let session = Session::new(handle.clone(), root.clone(), driver, devices.clone(), read_only, uid);
         let task = connections.spawn_local(async move {
             if let Err(error) = connection::converse(stream, session).await {
                 debug!(uid, %error, "a connection of a libvirt client ended");

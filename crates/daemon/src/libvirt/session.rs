@@ -6,6 +6,7 @@ use super::events::{DeviceCallbacks, NetworkCallbacks};
 use super::{connection, errors};
 use crate::handle::Handle;
 use patchcord_core::engine::{Answer, Command};
+use patchcord_host::root::Root;
 use patchcord_libvirt_wire::procedure::{Access, LAST};
 use patchcord_libvirt_wire::reply::RemoteError;
 use patchcord_libvirt_wire::{Call, Driver, Frame, NodeDeviceCall, Procedure, Reply};
@@ -29,6 +30,8 @@ mod feature {
 /// A client, and its way to the engine.
 pub(super) struct Session {
     pub(super) handle: Handle,
+    /// Where the host's files are.
+    pub(super) root: Root,
     /// Whose socket it came by.
     driver: Driver,
     /// The host's devices, where that is the one for them.
@@ -40,8 +43,15 @@ pub(super) struct Session {
 
 impl Session {
     /// A session of that user, on a socket of that driver's.
-    pub(super) fn new(handle: Handle, driver: Driver, devices: Option<Rc<Devices>>, read_only: bool, uid: u32) -> Self {
-        Self { handle, driver, devices, read_only, uid }
+    pub(super) fn new(
+        handle: Handle,
+        root: Root,
+        driver: Driver,
+        devices: Option<Rc<Devices>>,
+        read_only: bool,
+        uid: u32,
+    ) -> Self {
+        Self { handle, root, driver, devices, read_only, uid }
     }
 
     /// Whose socket it came by.
@@ -148,6 +158,7 @@ impl Open {
             Call::ConnectSetIdentity { .. } => self.set_identity(),
             Call::ConnectNetworkEventRegisterAny { event, net } => self.register(event, net),
             Call::ConnectNetworkEventDeregisterAny { callback } => self.deregister(callback),
+            Call::Interface(call) => self.session.carry_out_interface(procedure, call).await,
             Call::NodeDevice(NodeDeviceCall::EventRegisterAny { event, device }) => {
                 self.register_device(event, device).await
             }

@@ -9,6 +9,7 @@ use patchcord_core::nodedev::Net;
 use patchcord_netlink::GenericSocket;
 
 use super::{target_name, text};
+use crate::speed;
 use crate::sriov::names;
 
 /// libvirt's word for a feature, and those of the kernel's that each make it so (kernel: `netdev_features_strings`). As
@@ -66,12 +67,12 @@ pub(super) fn read(sys: &Path, link: &Path, index: u32) -> Option<Net> {
     let uevent = Uevent::read(link).filter(|uevent| uevent.index == index)?;
     let state = text(link, "operstate");
     let has_speed = state.as_deref() == Some("up");
-    let speed = has_speed.then(|| text(link, "speed")?.parse().ok()).flatten();
+    let speed = has_speed.then(|| speed::of(link)).flatten();
     Some(Net {
         interface: link.file_name()?.to_string_lossy().into_owned(),
         address: text(link, "address"),
         state,
-        speed: speed.filter(|speed| *speed != 0),
+        speed,
         features: features(sys, link, index),
         wireless: uevent.is_wireless(),
     })
