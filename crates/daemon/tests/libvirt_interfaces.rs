@@ -5,13 +5,12 @@
 
 mod common;
 
-use common::libvirtd::Libvirtd;
 use common::python::{PYTHON, binding};
 use common::remote::{Client, call};
 use common::{Host, SOON};
 use patchcord_libvirt_wire::xdr::Writer;
 use patchcord_libvirt_wire::{Procedure, Status};
-use patchcord_testkit::{Namespace, has_dummy, in_namespace, needs, wait_until};
+use patchcord_testkit::{Libvirtd, Namespace, has_dummy, in_namespace, needs, wait_until};
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::symlink;

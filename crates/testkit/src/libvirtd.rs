@@ -46,7 +46,10 @@ impl Libvirtd {
     }
 
     /// Starts it with its driver for interfaces, where it sees the test's links; or skips the test.
-    pub(crate) fn with_interfaces(ns: &Namespace) -> Option<Self> {
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn with_interfaces(ns: &Namespace) -> Option<Self> {
         Some(Self::new(ns.clone(), installed("interface", ns)?, false).apart())
     }
 
