@@ -25,7 +25,7 @@ demo-vm:
 	@cargo xtask demo --vm
 
 bench:
-	@scripts/setup.sh demo
+	@scripts/setup.sh test
 	@cargo build --release --workspace
 	@cargo xtask bench
 

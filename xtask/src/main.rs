@@ -28,7 +28,8 @@ guest-image            the small Linux that QEMU boots as a guest, into target/g
 man                    man pages and shell completions, into target/man and target/completions
 bench [--quick] [SECTION]...
                        what the daemon costs beside the kernel's own cost, in private namespaces
-                       (root); sections: networks nics restart scale libvirt
+                       (root); sections: networks attach nics devices replug frames restart scale ports
+                       libvirt
 demo [--vm]            the main job, shown in private namespaces (root or sudo); --vm with QEMU's guests
 vm [-p PACKAGE]... [-- FILTER...]
                        tests in a QEMU machine with Debian's kernel; a FILTER is a part of a test's
