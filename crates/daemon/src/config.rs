@@ -63,11 +63,24 @@ pub struct Libvirt {
     /// `nodedev`: on those of virtnodedevd. Other devices than the host's network devices are not known here, so clients
     /// that come for them would find none: it has to be asked for.
     pub nodedev: Switch,
+    /// `shaping`: who sees to the rates of guests' taps that libvirt's QEMU driver makes.
+    pub shaping: Shaping,
+}
+
+/// Who sees to the rates of guests' taps that libvirt's QEMU driver makes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shaping {
+    /// That driver.
+    #[default]
+    Libvirt,
+    /// We.
+    Patchcord,
 }
 
 impl Default for Libvirt {
     fn default() -> Self {
-        Self { network: Switch::Auto, interface: Switch::Auto, nodedev: Switch::IfPassed }
+        Self { network: Switch::Auto, interface: Switch::Auto, nodedev: Switch::IfPassed, shaping: Shaping::default() }
     }
 }
 
@@ -249,6 +262,9 @@ mod tests {
         let config = Config::parse("[devices]\nplug = 'macvtap'").unwrap();
         assert_eq!(config.devices, Devices { plug: DevicePlug::Macvtap, ..Devices::default() });
         let libvirt = Config::parse("[libvirt]\nnetwork = 'off'\nnodedev = 'on'").unwrap().libvirt;
+        assert_eq!(libvirt.shaping, Shaping::Libvirt);
+        let shaping = |text| Config::parse(text).unwrap().libvirt.shaping;
+        assert_eq!(shaping("[libvirt]\nshaping = 'patchcord'"), Shaping::Patchcord);
         assert_eq!(Driver::ALL.map(|driver| libvirt.of(driver)), [Switch::Off, Switch::Auto, Switch::On]);
     }
 
@@ -266,6 +282,7 @@ mod tests {
             ("[hooks]\ntimeout = 301", 2, "not between 1 and 300"),
             ("[devices]\nplug = 'wire'", 2, "expected 'cord' or 'macvtap'"),
             ("[libvirt]\ninterface = 'ifpassed'", 2, "expected one of `auto`, `on`, `off`"),
+            ("[libvirt]\nshaping = 'both'", 2, "expected `libvirt` or `patchcord`"),
             ("\n[[access]]\nnetworks = ['*']\nallow = ['show']", 2, "needs users or groups"),
             ("[[access]]\nusers = ['a']\nallow = ['show']", 1, "missing field `networks`"),
             ("[[access]]\nusers = ['a']\nnetworks = ['*']\nallow = ['all']", 4, "unknown variant `all`"),

@@ -209,7 +209,7 @@ impl Importer {
         let active = if view.active { Some(xml(false).await?) } else { None };
         let mut ports = Vec::new();
         for nic in &nics {
-            ports.push(document(handle, Command::PortXml(nic.id)).await?);
+            ports.push(document(handle, Command::PortXml { id: nic.id, for_driver: false }).await?);
         }
         let back = import::hand_back(definition.as_deref(), active.as_deref(), &ports)?;
         // Before the network goes, so that nothing is lost where this is cut short, and that those who keep files for

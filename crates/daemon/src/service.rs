@@ -1,7 +1,7 @@
 //! The daemon put together: claims its root and namespace, finds out what is there, and runs the loop.
 
 use crate::associations::Associator;
-use crate::config::Config as Settings;
+use crate::config::{Config as Settings, Shaping};
 use crate::engine_loop::{EngineLoop, Parts, Sources};
 use crate::handle::Handle;
 use crate::hooks::{HookCaller, HookDirectory};
@@ -192,6 +192,7 @@ impl Service {
             needs_carrier: config.devices.carrier,
             binds_drivers: config.devices.bind_drivers,
             plug: config.devices.plug,
+            shapes_ports: config.libvirt.shaping == Shaping::Patchcord,
             nodes: root.nodes().to_string_lossy().into_owned(),
             dnsmasq: dnsmasq::Settings {
                 dir: root.dnsmasq().to_string_lossy().into_owned(),

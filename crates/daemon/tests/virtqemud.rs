@@ -227,6 +227,84 @@ fn a_guest_starts_is_given_rates_and_ends() {
     });
 }
 
+/// The rate of our class at the tap's root in `tc`'s words, if there is one, and whether something is done at its ingress.
+fn limits(ns: &Namespace) -> (Option<String>, bool) {
+    let classes = ns.run("tc class show dev vnet0");
+    let ours = classes.lines().find_map(|line| line.strip_prefix("class htb 7063:1 ")?.split(" rate ").nth(1));
+    let rate = ours.and_then(|rest| rest.split(' ').next()).map(str::to_owned);
+    (rate, ns.run("tc filter show dev vnet0 ingress").contains("action order"))
+}
+
+fn are_limits(ns: &Namespace, wanted: (Option<&str>, bool)) {
+    wait_until("the tap's limits", SOON, || match limits(ns) {
+        (rate, incoming) if (rate.as_deref(), incoming) == wanted => Ok(()),
+        other => Err(format!("{other:?}, not {wanted:?}")),
+    });
+}
+
+#[test]
+fn a_tap_of_the_drivers_is_limited_by_us_where_that_is_configured() {
+    in_namespace(|ns| {
+        let mut host = Host::without_daemon(ns);
+        std::fs::create_dir_all(host.root.join("etc/patchcord")).unwrap();
+        let config = host.root.join("etc/patchcord/patchcord.toml");
+        std::fs::write(&config, "[libvirt]\nshaping = 'patchcord'\n").unwrap();
+        host.start();
+        let staff = "<portgroup name='staff'><bandwidth><inbound average='1000'/><outbound average='500'/></bandwidth></portgroup>";
+        host.network(&network("red", 1, staff));
+        let mut first = Operation::of(&host, &For::User(0));
+        let made = first.create("red", &port(FIRST, "<group>staff</group>"), 0).unwrap();
+        assert!(!made.contains("bandwidth"), "{made}");
+        let mut guest = plug_in(ns, &bridge(&made));
+        is_plugged(&host, "red");
+        let (limited, faster) = ((Some("8192Kbit"), true), (Some("16384Kbit"), true));
+        are_limits(ns, limited);
+        guest.dhcp(SOON).unwrap();
+
+        // The network and the daemon come and go.
+        host.stop_network("red");
+        host.start_network("red");
+        are_limits(ns, limited);
+        host.kill();
+        host.start();
+        are_limits(ns, limited);
+
+        // Changed by the parameters, which still tell them.
+        let mut tune = Operation::of(&host, &For::User(0));
+        let named = tune.port("red", FIRST).unwrap();
+        let rate = |field: &str, n| Parameter { field: field.into(), value: Value::Uint(n) };
+        let rates = [rate("inbound.average", 2000), rate("outbound.average", 500)];
+        tune.ok(P::NetworkPortSetParameters, named.clone().parameters(&rates).u32(0));
+        are_limits(ns, faster);
+
+        // As the driver does it: what is there goes, and its own comes. Nothing is put in its way, or back.
+        ns.run("tc qdisc del dev vnet0 root");
+        ns.run("tc qdisc del dev vnet0 ingress");
+        ns.run("tc qdisc add dev vnet0 root handle 1: htb default 1");
+        wait_until("word of that", SOON, || {
+            host.log().contains("somebody else limits its tap vnet0").then_some(()).ok_or_else(|| host.log())
+        });
+        are_limits(ns, (None, false));
+        assert!(ns.run("tc qdisc show dev vnet0").contains("htb 1: root"));
+        ns.run("tc qdisc del dev vnet0 root");
+        are_limits(ns, faster);
+
+        // With the other setting there are none, and the driver hears of the rates.
+        host.kill();
+        std::fs::write(&config, "").unwrap();
+        host.start();
+        are_limits(ns, (None, false));
+        host.kill();
+        std::fs::write(&config, "[libvirt]\nshaping = 'patchcord'\n").unwrap();
+        host.start();
+        are_limits(ns, faster);
+        let mut stop = Operation::of(&host, &For::User(0));
+        stop.delete("red", FIRST);
+        are_limits(ns, (None, false));
+        assert!(controller(ns).is_some(), "the tap is the driver's");
+    });
+}
+
 #[test]
 fn a_nic_that_could_not_be_plugged_in_leaves_nothing() {
     in_namespace(|ns| {

@@ -90,7 +90,7 @@ impl Kernel {
     /// Whether what comes in at a link of ours is handed to one that is down or gone. What is handed to nobody the host
     /// itself would hear.
     fn leads_nowhere(&mut self, link: &Link) -> Result<bool> {
-        Ok(match shaping::read_incoming(&mut self.route, link)?.redirect {
+        Ok(match shaping::read_incoming(&mut self.route, link, self.instance)?.redirect {
             Some(Some(to)) => self.route.link_by_index(to.0)?.is_none_or(|to| !to.up),
             Some(None) => true,
             None => false,

@@ -368,7 +368,7 @@ impl Worker {
             }
             Hint::Traffic(index) => {
                 let link = self.kernel.observed().link(Index(index));
-                if let Some(link) = link.filter(|link| observe::is_ours(link)).cloned() {
+                if let Some(link) = link.filter(|link| shaping::may_be_limited(link)).cloned() {
                     self.look_at_traffic(&link)?;
                 }
             }
@@ -467,7 +467,7 @@ impl Worker {
 
     /// Only a link that we gave classes has any of ours.
     fn look_at_traffic(&mut self, link: &Link) -> Result<()> {
-        let incoming = shaping::read_incoming(&mut self.kernel.route, link)?;
+        let incoming = shaping::read_incoming(&mut self.kernel.route, link, self.kernel.instance)?;
         if self.kernel.observed().redirects.get(&link.index) != incoming.redirect.as_ref() {
             self.changed(Change::Redirect(link.index, incoming.redirect));
         }
@@ -476,7 +476,8 @@ impl Worker {
             none if none.is_empty() => Classes::new(),
             _ => shaping::read_classes(&mut self.kernel.route, link.index)?,
         };
-        let now = Shape { classes, police: incoming.police };
+        let others = shaping::is_others_tap(link) && (incoming.others || self.kernel.has_others_root(link.index)?);
+        let now = Shape { classes, police: incoming.police, others };
         if now != believed {
             self.changed(Change::Shape(link.index, now));
         }

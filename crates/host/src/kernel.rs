@@ -207,7 +207,7 @@ impl Kernel {
     /// # Errors
     /// See [`observe::snapshot`].
     pub fn snapshot(&mut self) -> Result<Snapshot> {
-        let mut snapshot = observe::snapshot(&mut self.route, self.nft.as_mut(), &self.resolv_conf)?;
+        let mut snapshot = observe::snapshot(&mut self.route, self.nft.as_mut(), &self.resolv_conf, self.instance)?;
         self.delete_half_made(&mut snapshot.observed);
         snapshot.observed.shaping = self.observed.shaping;
         snapshot.observed.functions = self.sriov.all()?;

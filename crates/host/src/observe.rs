@@ -14,6 +14,7 @@ use patchcord_core::plan::{
 };
 use patchcord_netlink::{AddressFilter, BondOptions, FdbEntry, MacvlanMode, RouteFilter, Socket, TABLE_MAIN, nft};
 use rustix::io::Errno;
+use uuid::Uuid;
 
 use crate::{Result, resolv, shaping, sysctl, vlan};
 
@@ -31,11 +32,17 @@ pub struct Snapshot {
     pub consistent: bool,
 }
 
-/// Reads everything. Without an nftables socket there are no rules.
+/// Reads everything. Without an nftables socket there are no rules. What limits taps of others is ours if it is the
+/// `instance`'s.
 ///
 /// # Errors
 /// The sockets'. Settings and a resolv.conf that can't be read are left out.
-pub fn snapshot(route: &mut Socket, rules: Option<&mut nft::Socket>, resolv_conf: &Path) -> Result<Snapshot> {
+pub fn snapshot(
+    route: &mut Socket,
+    rules: Option<&mut nft::Socket>,
+    resolv_conf: &Path,
+    instance: Uuid,
+) -> Result<Snapshot> {
     let mut observed = Observed::default();
     let links = route.links()?;
     let addresses = route.addresses(AddressFilter::default())?;
@@ -66,14 +73,17 @@ pub fn snapshot(route: &mut Socket, rules: Option<&mut nft::Socket>, resolv_conf
     consistent &= qdiscs.consistent;
     for qdisc in &qdiscs.entries {
         let index = Index(qdisc.link);
-        let Some(link) = observed.link(index).filter(|link| is_ours(link)).cloned() else { continue };
+        let Some(link) = observed.link(index).filter(|link| shaping::may_be_limited(link)).cloned() else { continue };
         let mut shape = observed.shapes.get(&index).cloned().unwrap_or_default();
         if matches!(qdisc.kind.as_str(), "ingress" | "clsact") {
-            let incoming = shaping::read_incoming(route, &link)?;
+            let incoming = shaping::read_incoming(route, &link, instance)?;
             observed.redirects.extend(incoming.redirect.map(|to| (index, to)));
             shape.police = incoming.police;
+            shape.others |= incoming.others && shaping::is_others_tap(&link);
         } else if shaping::is_our_htb(qdisc) {
             shape.classes = shaping::read_classes(route, index)?;
+        } else if shaping::is_others_tap(&link) && shaping::is_others_root(qdisc) {
+            shape.others = true;
         } else {
             continue;
         }
@@ -295,7 +305,7 @@ mod tests {
     fn name_servers_that_cannot_be_read_hide_nothing_else() {
         in_namespace(|_| {
             let a_directory = Path::new("/");
-            let snapshot = snapshot(&mut Socket::open().unwrap(), None, a_directory).unwrap();
+            let snapshot = snapshot(&mut Socket::open().unwrap(), None, a_directory, Uuid::nil()).unwrap();
             assert!(snapshot.observed.link_named("lo").is_some());
             assert!(snapshot.observed.resolvers.is_empty());
         });

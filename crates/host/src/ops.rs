@@ -313,7 +313,7 @@ impl Kernel {
         let end = match bridge {
             Some(bridge) => Some(bridge),
             None => match self.observed.link(index).cloned() {
-                Some(link) => crate::shaping::read_incoming(&mut self.route, &link)?.redirect.flatten(),
+                Some(link) => crate::shaping::read_incoming(&mut self.route, &link, self.instance)?.redirect.flatten(),
                 None => None,
             },
         };

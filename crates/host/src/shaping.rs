@@ -4,9 +4,11 @@ use std::num::NonZeroU64;
 
 use patchcord_core::model::MacAddr;
 use patchcord_core::plan::rates::{self, Class, Classes, IfbSpec, Limit, Police, ShapingSupport};
-use patchcord_core::plan::{GROUP_DOOMED, GROUP_LIVE, Index, Link, Mark, MarkKind, Sysctl};
+use patchcord_core::plan::{GROUP_DOOMED, GROUP_LIVE, Index, Link, LinkKind, Mark, MarkKind, Sysctl};
 use patchcord_netlink as netlink;
-use patchcord_netlink::tc::{self, ActionKind, ClassFilter, ClassNumber, Handle, Htb, HtbClass, Leaf, Qdisc};
+use patchcord_netlink::tc::{
+    self, Action, ActionKind, ClassFilter, ClassNumber, Filter, Handle, Htb, HtbClass, Leaf, Qdisc,
+};
 use patchcord_netlink::{Error, Request, Socket};
 use rustix::io::Errno;
 use uuid::Uuid;
@@ -15,6 +17,7 @@ use crate::Result;
 use crate::cause::Cause;
 use crate::cord::PRIORITY;
 use crate::kernel::Kernel;
+use crate::observe::is_ours;
 use crate::ops::{gone_is_done, set_sysctl};
 
 /// The major number of our token buckets, by which they are known as ours. It spells `pc`.
@@ -48,15 +51,43 @@ pub(crate) struct Incoming {
     pub(crate) redirect: Option<Option<Index>>,
     /// How it is limited.
     pub(crate) police: Option<Police>,
+    /// Whether others limit it.
+    pub(crate) others: bool,
 }
 
-/// Reads what of ours is done to what comes in at a link of ours.
-pub(crate) fn read_incoming(route: &mut Socket, link: &Link) -> Result<Incoming> {
-    let cookie = link.mark.map(|mark| mark.instance.into_bytes());
+/// Whether a link's rates may be ours: it is ours, or a tap that others made for a port.
+pub(crate) fn may_be_limited(link: &Link) -> bool {
+    is_ours(link) || is_others_tap(link)
+}
+
+/// Whether it is a tap that others made.
+pub(crate) fn is_others_tap(link: &Link) -> bool {
+    link.kind == LinkKind::Tap && link.mark.is_none() && !link.is_doomed()
+}
+
+/// Whether a qdisc at a link's root was put there by others: the kernel's own choice has no handle.
+pub(crate) fn is_others_root(qdisc: &Qdisc) -> bool {
+    qdisc.parent == Handle::ROOT && qdisc.handle != Handle::default() && !is_our_htb(qdisc)
+}
+
+/// Whether a filter may be somebody's limit on what comes in. A u32 filter may have its limit beside its actions, where it
+/// is not read, and of other kinds no actions are read; `matchall` and u32 are what limits are made of.
+fn may_limit(filter: &Filter) -> bool {
+    let limits = |action: &Action| matches!(action.kind, ActionKind::Police { .. });
+    let unread = filter.actions.is_empty() && matches!(filter.kind.as_str(), "u32" | "matchall");
+    unread || filter.actions.iter().any(limits)
+}
+
+/// Reads what of ours is done to what comes in at a link, and whether others limit it. What is ours is known by the
+/// instance, since taps of others carry no mark.
+pub(crate) fn read_incoming(route: &mut Socket, link: &Link, instance: Uuid) -> Result<Incoming> {
+    let cookie = link.mark.map_or(instance, |mark| mark.instance).into_bytes();
     let filters = route.ingress_filters(link.index.0)?.entries;
-    let mut incoming = Incoming::default();
+    let ours = |action: &Action| action.cookie.as_deref() == Some(&cookie[..]);
+    let others = filters.iter().any(|filter| may_limit(filter) && !filter.actions.iter().any(ours));
+    let mut incoming = Incoming { others, ..Incoming::default() };
     for action in filters.iter().flat_map(|filter| &filter.actions) {
-        if action.cookie.as_deref() != cookie.as_ref().map(|cookie| &cookie[..]) {
+        if !ours(action) {
             continue;
         }
         match action.kind {
@@ -129,6 +160,9 @@ impl Kernel {
                 let there = self.route.qdiscs(Some(link.0))?.entries;
                 let root = there.iter().find(|qdisc| qdisc.parent == Handle::ROOT);
                 if let Some(other) = root.filter(|root| !is_our_htb(root)) {
+                    if self.observed.link(link).is_some_and(is_others_tap) {
+                        return Err(Cause::ours("somebody else limits it"));
+                    }
                     self.route.delete_root(link.0, other.handle.major)?;
                     self.route.add_htb(&htb)?;
                 }
@@ -144,6 +178,11 @@ impl Kernel {
             self.set_filter(&filter)?;
         }
         Ok(())
+    }
+
+    /// Whether others put something at a link's root.
+    pub(crate) fn has_others_root(&mut self, link: Index) -> Result<bool> {
+        Ok(self.route.qdiscs(Some(link.0))?.entries.iter().any(is_others_root))
     }
 
     /// Takes our token bucket away. Another one at the root stays.

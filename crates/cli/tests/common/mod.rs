@@ -134,6 +134,7 @@ async fn run_engine(mut questions: mpsc::Receiver<Ask>, events: broadcast::Sende
         needs_carrier: false,
         binds_drivers: false,
         plug: Default::default(),
+        shapes_ports: false,
         nodes: "/run/patchcord/nodes".into(),
         dnsmasq,
     });

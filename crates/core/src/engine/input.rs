@@ -165,7 +165,12 @@ pub enum Command {
     /// All devices that networks list or NICs hold.
     ListDevices,
     /// A port's document.
-    PortXml(Uuid),
+    PortXml {
+        /// Which one.
+        id: Uuid,
+        /// As whoever makes the guest's link is to read it: without rates that are ours to see to.
+        for_driver: bool,
+    },
     /// All interfaces of the host, without those that are parts of others or guests'.
     ListInterfaces,
     /// One, whatever it is.

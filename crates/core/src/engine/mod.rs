@@ -17,7 +17,7 @@
 //! | `associations` | when switches are asked for profiles |
 //! | `functions` | virtual functions: which of them networks have, and what is done about those that NICs have |
 //! | `hooks`, `hook_call` | when hooks are called, and with what |
-//! | `ports` | ports of libvirt's |
+//! | `ports`, `port_rates` | ports of libvirt's, and the rates at their taps |
 //! | `promise` | guaranteed rates: who may be promised what, and the classes for that |
 //! | `observe` | which objects a change concerns |
 //! | `startup` | the first look after a start |
@@ -43,6 +43,7 @@ mod networks;
 mod nics;
 mod observe;
 mod ovs;
+mod port_rates;
 mod ports;
 mod promise;
 mod read;
@@ -85,6 +86,8 @@ pub struct Config {
     pub binds_drivers: bool,
     /// How NICs are plugged into devices that don't say so themselves.
     pub plug: DevicePlug,
+    /// Whether the rates of ports' taps are ours to see to, and not of those who make them.
+    pub shapes_ports: bool,
     /// The directory with the device nodes of macvtaps that are opened by name, each called like its link.
     pub nodes: String,
     /// Where dnsmasq keeps its files, and as whom it runs; the name servers are observed.
@@ -148,6 +151,10 @@ pub struct Engine {
     lost: BTreeMap<Uuid, Now>,
     /// Ports whose guests' taps are in no bridge, and from when on they may be put back.
     loose: BTreeMap<Uuid, Now>,
+    /// Ports whose taps have lost limits of ours, and until when their driver may set its own.
+    lifted: BTreeMap<Uuid, Now>,
+    /// Ports whose taps others limit, so that we don't.
+    limited_by_others: BTreeSet<Uuid>,
     /// What others did to ports of Open vSwitch bridges, by NIC.
     meddlings: HashMap<Uuid, ovs::Meddling>,
     /// Whether watchers were told last that a port is plugged in.
@@ -191,6 +198,8 @@ impl Engine {
             functions: BTreeMap::new(),
             lost: BTreeMap::new(),
             loose: BTreeMap::new(),
+            lifted: BTreeMap::new(),
+            limited_by_others: BTreeSet::new(),
             meddlings: HashMap::new(),
             told_plugged: BTreeMap::new(),
             takeovers: BTreeMap::new(),

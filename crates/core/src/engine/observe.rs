@@ -19,6 +19,7 @@ impl Engine {
             return self.observed.take(change);
         }
         let mut concerned = BTreeSet::new();
+        self.concerned_by_limits(&change, &mut concerned);
         match &change {
             Change::Link(index, link) => self.concerned_by_link(*index, link.as_ref(), &mut concerned),
             Change::Addresses(index, _)

@@ -106,6 +106,7 @@ impl Engine {
         let Some(port) = self.intent.nic(id).filter(|nic| nic.confirmed) else {
             self.lost.remove(&id);
             self.loose.remove(&id);
+            self.lifted.remove(&id);
             return;
         };
         match (port.port, self.lost.get(&id)) {
@@ -161,6 +162,7 @@ impl Engine {
     pub(super) fn plan_port(&self, plan: &mut Plan, port: &NicIntent) {
         let take_back = self.loose.get(&port.id).is_some_and(|at| *at <= self.now);
         claim::steps(plan, &self.intent, &self.observed, port, take_back);
+        self.plan_port_rates(plan, port);
     }
 
     /// Tells watchers that a port was plugged in or out, whoever did it.
@@ -173,10 +175,13 @@ impl Engine {
         }
     }
 
-    /// A port's document.
-    pub(super) fn port_xml(&self, id: Uuid) -> Result<String, Error> {
+    /// A port's document. Its driver does what it reads there, and so does not hear of rates that we see to.
+    pub(super) fn port_xml(&self, id: Uuid, for_driver: bool) -> Result<String, Error> {
         let nic = self.find_nic(id)?;
-        let port = self.networkport(nic).filter(|_| nic.is_port());
+        let mut port = self.networkport(nic).filter(|_| nic.is_port());
+        if let Some(port) = port.as_mut().filter(|_| for_driver && self.shapes_port(nic)) {
+            port.bandwidth = None;
+        }
         port.map(|port| xml::write_networkport(&port))
             .ok_or_else(|| Error::new(ErrorKind::NoPort, format!("NIC {id}"), "it is no port of libvirt's"))
     }

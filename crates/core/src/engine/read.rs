@@ -65,7 +65,7 @@ impl Engine {
             Command::InterfaceWith(mac) => Body::Interface(interfaces::with(&self.observed, mac)?),
             Command::ListDevices => Body::Devices(self.devices()),
             Command::ShowNic(id) => Body::Nic(Box::new(self.nic_view(self.find_nic(id)?))),
-            Command::PortXml(id) => Body::Xml(self.port_xml(id)?),
+            Command::PortXml { id, for_driver } => Body::Xml(self.port_xml(id, for_driver)?),
             Command::NicXml { id, inactive } => Body::Xml(self.nic_xml(id, inactive)?),
             other => {
                 let what = format!("{other:?} reached the reader");

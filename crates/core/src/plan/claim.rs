@@ -2,12 +2,15 @@
 //! names, and tells nobody. It is known by its address, which is the guest's with the first byte 0xfe; a macvtap has the
 //! guest's own, and sits on the port's device.
 //!
-//! Such a tap may be given a bridge that it has lost, and what goes with that; it is never renamed or deleted.
+//! Such a tap may be given a bridge that it has lost, and what goes with that, and limits where they are ours to see to; it
+//! is never renamed or deleted.
 
 use super::desired::{self, Plug, Resolved};
+use super::mark::MarkKind;
 use super::observed::{Index, Link, LinkKind, Observed};
+use super::rates::{self, Rates};
 use super::step::{LinkChange, LinkRef, Op, Plan};
-use super::{plug, vlan};
+use super::{plug, shape, vlan};
 use crate::intent::{Claim, Intent, NicIntent};
 
 /// The tap or macvtap of a port's guest, if there is one and it can be no other's: one in the port's bridge before one
@@ -109,6 +112,38 @@ pub fn steps(plan: &mut Plan, intent: &Intent, observed: &Observed, port: &NicIn
     if let Some(vlans) = &vlans {
         vlans.port(plan, here, Some(tap).filter(|_| !lost), observed, *forwarding);
     }
+}
+
+/// The limits at a port's tap, where they are `ours` to see to: none while somebody else limits it.
+pub fn limits(plan: &mut Plan, intent: &Intent, observed: &Observed, port: &NicIntent, ours: bool) {
+    let tap = claimed(intent, observed, port).filter(|link| link.kind == LinkKind::Tap);
+    let limited = ours && rates::at_ports_tap(intent, port) && !is_limited_by_others(intent, observed, port);
+    let wanted = if limited { rates::of_nic(intent, observed, port) } else { Rates::default() };
+    let at = tap.map(|tap| ((LinkRef::Index(tap.index), Some(tap.index)), &wanted));
+    let why = ("the rate towards the guest", "the rate from the guest");
+    shape::limits(plan, (intent.instance, MarkKind::Ifb, port.id), at, observed, why);
+}
+
+/// Whether somebody else limits a port's tap.
+pub fn is_limited_by_others(intent: &Intent, observed: &Observed, port: &NicIntent) -> bool {
+    let shape = claimed(intent, observed, port).and_then(|link| observed.shapes.get(&link.index));
+    shape.is_some_and(|shape| shape.others)
+}
+
+/// Takes our limits off taps of others that are no port's any more.
+pub fn lift_limits(plan: &mut Plan, intent: &Intent, observed: &Observed) {
+    let limited = observed.shapes.keys().chain(observed.redirects.keys().filter(|i| !observed.shapes.contains_key(i)));
+    for link in limited.filter_map(|index| observed.link(*index)).filter(|link| link.mark.is_none()) {
+        if !of_tap(intent, link).any(|port| claimed(intent, observed, port).is_some_and(|l| l.index == link.index)) {
+            shape::lift(plan, link.index, observed);
+        }
+    }
+}
+
+/// The ports whose guest's tap a link may be.
+pub fn of_tap<'a>(intent: &'a Intent, link: &Link) -> impl Iterator<Item = &'a NicIntent> {
+    let tap = link.mac.filter(|_| link.kind == LinkKind::Tap && link.mark.is_none());
+    tap.into_iter().flat_map(|mac| intent.ports_with_tap(mac)).filter_map(|id| intent.nic(id))
 }
 
 /// The bridge that a port's tap should be in, and how.

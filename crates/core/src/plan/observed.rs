@@ -216,9 +216,9 @@ pub struct Observed {
     vlans: BTreeMap<Index, PortVlans>,
     /// Static entries that we wrote into bridges' forwarding tables: the port and the address behind it.
     pub forwarding: BTreeSet<(Index, MacAddr)>,
-    /// Links of ours that hand what comes in at them to another link, and that one; none when it is gone.
+    /// Links that hand what comes in at them to another link for us, and that one; none when it is gone.
     pub redirects: BTreeMap<Index, Option<Index>>,
-    /// What of ours limits links of ours; none is empty.
+    /// What of ours limits links, and whether others limit taps of theirs; none is empty.
     pub shapes: BTreeMap<Index, Shape>,
     /// What the kernel can do about rates, once it was tried.
     pub shaping: Option<ShapingSupport>,
@@ -368,8 +368,8 @@ impl Observed {
             if let Some(lower) = old.lower.filter(|_| old.is_macvlan()) {
                 self.uppers.remove(&(lower, index));
             }
-            if let (None, Some(mark)) = (&link, old.mark) {
-                self.forget_redirects(index, mark);
+            if link.is_none() {
+                self.forget_redirects(index, old.mark);
             }
         }
         let Some(link) = link else {
@@ -397,9 +397,14 @@ impl Observed {
     }
 
     /// What a link hands on goes with the link, and what is handed to it leads nowhere: both ends belong to one NIC or
-    /// network.
-    fn forget_redirects(&mut self, index: Index, mark: Mark) {
+    /// network. A port's tap carries no mark that says so.
+    fn forget_redirects(&mut self, index: Index, mark: Option<Mark>) {
         self.redirects.remove(&index);
+        let Some(mark) = mark else { return };
+        if mark.kind == MarkKind::Ifb {
+            self.redirects.values_mut().filter(|to| **to == Some(index)).for_each(|to| *to = None);
+            return;
+        }
         for kind in [MarkKind::Tap, MarkKind::Macvlan, MarkKind::Bridge] {
             let ends: Vec<Index> = self.links_marked(kind, mark.id).map(|l| l.index).collect();
             for end in ends {

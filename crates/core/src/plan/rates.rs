@@ -10,6 +10,8 @@
 //! | a NIC that is a macvtap | police at the macvtap, else htb at an ifb | htb at the macvtap |
 //! | a network's own bridge | htb at the bridge | police at the bridge, else htb at an ifb |
 //!
+//! A port's tap, which libvirt's driver makes, has them as a NIC in a bridge, where they are ours to see to.
+//!
 //! libvirt's documents say what the numbers mean: `average` in the long run; `burst` may go at once, at `peak` at most.
 
 use super::mark::{Mark, MarkKind};
@@ -135,6 +137,8 @@ pub struct Shape {
     pub classes: Classes,
     /// What comes in at it.
     pub police: Option<Police>,
+    /// Whether somebody else limits it. That is read of links that others made, where it is theirs to do so.
+    pub others: bool,
 }
 
 /// What this kernel can do about rates, found out by trying.
@@ -233,6 +237,12 @@ fn merged(intent: &Intent, nic: &NicIntent) -> Option<Bandwidth> {
 pub fn of_nic(intent: &Intent, observed: &Observed, nic: &NicIntent) -> Rates {
     let Some(bandwidth) = merged(intent, nic) else { return Rates::default() };
     AtLink::of_nic(nic, bandwidth).limits(observed.shaping.unwrap_or_default())
+}
+
+/// Whether the rates of a port may be ours to see to: its guest's link is a tap in a bridge of the kernel's.
+pub fn at_ports_tap(intent: &Intent, port: &NicIntent) -> bool {
+    let kind = || super::desired::merged(intent, port).ok()?.virtualport?.kind;
+    port.is_port() && port.allocation.is_none() && kind() != Some(VirtualPortType::OpenVSwitch)
 }
 
 /// What a NIC is promised, in KiB a second, by an active network's own bridge.

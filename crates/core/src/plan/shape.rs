@@ -128,6 +128,14 @@ pub(super) fn limits(
     no_other_ifb(plan, (kind, id), kept, observed);
 }
 
+/// All limits of ours at a link go. An ifb goes with the NIC that it is of.
+pub(super) fn lift(plan: &mut Plan, index: Index, observed: &Observed) {
+    let at = (LinkRef::Index(index), Some(index));
+    outgoing(plan, at, &Classes::new(), observed, "");
+    police(plan, at, None, observed, "");
+    plug::end_redirect(plan, at, observed, "what comes in no longer waits");
+}
+
 impl Observed {
     /// What limits a link was read.
     pub(super) fn set_shape(&mut self, index: Index, shape: Shape) {

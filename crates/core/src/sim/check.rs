@@ -2,8 +2,10 @@
 
 use super::Host;
 use crate::engine::RecordKey;
-use crate::intent::Claim;
+use crate::intent::{Claim, NicIntent};
+use crate::model::Rate;
 use crate::plan::desired::DesiredNic;
+use crate::plan::rates::Shape;
 use crate::plan::{
     DesiredMacvtap, Link, LinkKind, MacvlanSpec, MarkKind, OvsState, Plug, Sysctl, claim, desired, diff, dnsmasq, nft,
     plug, rates, shape,
@@ -57,7 +59,12 @@ impl Host {
             expected.insert((MarkKind::Tap, nic.id));
             let desired = desired::nic(intent, kernel, nic.id);
             let mut plan = crate::plan::Plan::default();
-            plug::nic(&mut plan, nic.id, desired.as_ref(), kernel);
+            if nic.is_port() {
+                claim::limits(&mut plan, intent, kernel, nic, self.config.shapes_ports);
+                expected.extend(self.check_ports_rates(nic, &mut wrong));
+            } else {
+                plug::nic(&mut plan, nic.id, desired.as_ref(), kernel);
+            }
             wrong.extend(plan.steps.iter().map(|s| format!("NIC {}: {}", nic.id, s.op)));
             let tap = kernel.link_marked(MarkKind::Tap, nic.id);
             let ifb = |plug: &Plug| match plug {
@@ -116,6 +123,7 @@ impl Host {
             }
         }
         wrong.extend(self.check_pool());
+        wrong.extend(self.check_taps_of_nobody());
         for key in self.records.keys() {
             let known = match key {
                 RecordKey::Nic(id) => intent.nic(*id).is_some(),
@@ -159,6 +167,39 @@ impl Host {
             }
         }
         wrong
+    }
+
+    /// Whether a port's tap has its rates, where they are ours to see to; gives the ifb that this takes.
+    fn check_ports_rates(&self, port: &NicIntent, wrong: &mut Vec<String>) -> Option<(MarkKind, Uuid)> {
+        let (intent, kernel) = (self.engine.intent(), &self.kernel);
+        let tap = claim::claimed(intent, kernel, port).filter(|link| link.kind == LinkKind::Tap)?.index;
+        let shape = kernel.shapes.get(&tap).cloned().unwrap_or_default();
+        let ours = self.config.shapes_ports && rates::at_ports_tap(intent, port) && !shape.others;
+        let bandwidth = desired::merged(intent, port).ok().and_then(|m| m.bandwidth).filter(|_| ours);
+        let bytes = |rate: Option<Rate>| rate?.average.map(|kib| kib * 1024);
+        let wanted = (bytes(bandwidth.as_ref().and_then(|b| b.inbound)), bytes(bandwidth.and_then(|b| b.outbound)));
+        let ifb = kernel.redirects.get(&tap).map(|to| to.and_then(|to| kernel.shapes.get(&to)));
+        let rate = |shape: &Shape| shape.classes.get(&rates::FIRST).map(|class| class.limit.rate);
+        let from =
+            shape.police.map(|police| police.rate).or_else(|| ifb??.classes.get(&rates::FIRST).map(|c| c.limit.rate));
+        if (rate(&shape), from) != wanted {
+            wrong.push(format!("the tap of port {} has {:?}, not {wanted:?}", port.id, (rate(&shape), from)));
+        }
+        ifb.map(|_| (MarkKind::Ifb, port.id))
+    }
+
+    /// Whether taps of others that are no port's have limits of ours.
+    fn check_taps_of_nobody(&self) -> Vec<String> {
+        let (intent, kernel) = (self.engine.intent(), &self.kernel);
+        let ours = |shape: &Shape| !shape.classes.is_empty() || shape.police.is_some();
+        let limited = kernel.shapes.iter().filter(|(_, shape)| ours(shape)).map(|(index, _)| index);
+        let links = limited.chain(kernel.redirects.keys()).filter_map(|index| kernel.link(*index));
+        let claimed = |link: &Link| {
+            let mut ports = intent.nics().filter(|nic| nic.is_port());
+            ports.any(|port| claim::claimed(intent, kernel, port).is_some_and(|tap| tap.index == link.index))
+        };
+        let nobodys = links.filter(|link| link.mark.is_none() && !(self.config.shapes_ports && claimed(link)));
+        nobodys.map(|link| format!("{} has limits of ours", link.name)).collect()
     }
 
     /// Whether each device is held by those NICs that have it, and by no others.

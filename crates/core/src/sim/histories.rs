@@ -10,6 +10,7 @@ use super::{Full, Host};
 use crate::engine::{Command, Input};
 use crate::intent::Owner;
 use crate::model::{DevicePlug, LinkState, Network, Nic, NicSource, UpdateCommand, UpdateSection, Vlan, VlanTag};
+use crate::plan::rates::Shape;
 use crate::plan::{Change, Handover, Link, LinkKind, MarkKind, PortVlans, Sysctl, VlanState};
 use crate::xml;
 use proptest::prelude::*;
@@ -69,6 +70,7 @@ enum Happening {
         id: u8,
         network: u8,
         reclaim: bool,
+        rates: u8,
     },
     /// It gives one back.
     PortDeleted(u8),
@@ -76,6 +78,10 @@ enum Happening {
     PortLink(u8),
     /// Somebody takes the link of a port's guest out of its bridge.
     PortLinkOut(u8),
+    /// Somebody limits the link of a port's guest, taking our limits away or beside them, or does so no longer.
+    PortLinkLimited(u8, bool),
+    /// The daemon starts with the other setting for the rates at ports' links.
+    OtherShaping,
     /// Open vSwitch takes no ports, or takes them again.
     SwitchRefuses(bool),
     /// A hook is installed, or removed.
@@ -125,11 +131,13 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => any::<[bool; 2]>().prop_map(|[definitions, run_state]| DiskFull(Full { definitions, run_state })),
         2 => nic.prop_map(PortMeddled),
         1 => Just(DatabaseEmptied),
-        4 => (0u8..PORTS, network_of_port, any::<bool>())
-            .prop_map(|(id, network, reclaim)| Port { id, network, reclaim }),
+        4 => (0u8..PORTS, network_of_port, any::<bool>(), 0u8..6)
+            .prop_map(|(id, network, reclaim, rates)| Port { id, network, reclaim, rates }),
         1 => (0u8..PORTS).prop_map(PortDeleted),
         4 => (0u8..PORTS).prop_map(PortLink),
         2 => (0u8..PORTS).prop_map(PortLinkOut),
+        2 => (0u8..PORTS, any::<bool>()).prop_map(|(id, beside)| PortLinkLimited(id, beside)),
+        1 => Just(OtherShaping),
         1 => any::<bool>().prop_map(SwitchRefuses),
         1 => any::<bool>().prop_map(Hook),
         1 => any::<u8>().prop_map(HookFails),
@@ -363,7 +371,9 @@ fn happen(host: &mut Host, what: &Happening) {
         }
         Happening::DatabaseEmptied => host.empty_ports(),
         Happening::SwitchRefuses(yes) => host.ovs.refuses = yes.then(|| "no room".to_owned()),
-        Happening::Port { id, network, reclaim } => host.ask_for_port(*id, &name(*network), *reclaim),
+        Happening::Port { id, network, reclaim, rates } => {
+            host.ask_for_port(*id, nic_of(*network, false, *rates), *reclaim);
+        }
         Happening::PortDeleted(id) => request(host, Command::Detach(port_id(*id))),
         Happening::PortLink(id) => {
             host.make_or_end_link(*id);
@@ -373,6 +383,15 @@ fn happen(host: &mut Host, what: &Happening) {
             if host.take_link_out(*id) {
                 host.see_everything();
             }
+        }
+        Happening::PortLinkLimited(id, beside) => {
+            if host.limit_link(*id, *beside) {
+                host.see_everything();
+            }
+        }
+        Happening::OtherShaping => {
+            host.config.shapes_ports = !host.config.shapes_ports;
+            host.crash();
         }
         Happening::Hook(installed) => host.install_hook(*installed),
         Happening::HookFails(bits) => {
@@ -396,8 +415,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_history_converges(running in any::<u8>(), hooked in any::<bool>(), police in any::<bool>(), history in proptest::collection::vec(happening(), 1..40)) {
+    fn every_history_converges(running in any::<u8>(), [hooked, police, shapes] in any::<[bool; 3]>(), history in proptest::collection::vec(happening(), 1..40)) {
         let mut host = in_use(running, police);
+        host.config.shapes_ports = shapes;
+        host.crash();
         with_guests_of_libvirts(&mut host);
         host.install_hook(hooked);
         converges(host, &history)?;
@@ -426,7 +447,7 @@ fn in_use(running: u8, police: bool) -> Host {
 /// Guests of libvirt's come, of which two and two have one address: on two bridges, and on a bridge and devices.
 fn with_guests_of_libvirts(host: &mut Host) {
     for (id, n) in (0..PORTS).zip([0, 1, 2, 4]) {
-        host.ask_for_port(id, &name(n), false);
+        host.ask_for_port(id, nic_of(n, false, 2), false);
     }
     host.settle();
     for id in 0..PORTS {
@@ -481,7 +502,10 @@ fn converges(mut host: Host, history: &[Happening]) -> Result<(), TestCaseError>
     prop_assert!(left.is_empty(), "{:?}", left);
     prop_assert!(host.kernel.redirects.is_empty());
     prop_assert!(host.kernel.ovs.is_empty());
-    prop_assert!(host.kernel.shapes.is_empty());
+    // What others set is others', too.
+    let others = Shape { others: true, ..Shape::default() };
+    let left: Vec<_> = host.kernel.shapes.values().filter(|shape| **shape != others).collect();
+    prop_assert!(left.is_empty(), "{:?}", left);
     prop_assert!(host.switch.given.is_empty());
     prop_assert_eq!(host.check_functions(), Vec::<String>::new());
     prop_assert_eq!(host.engine.intent().pool().usage().count(), 0);
@@ -522,7 +546,7 @@ fn no_nic_outlives_its_owner_on_its_way() {
         let (hooked, police, libvirts) = (n & 1 != 0, n & 2 != 0, n & 4 != 0);
         let history = [
             attach(3, None, 2),
-            Port { id: 0, network: 5, reclaim: false },
+            Port { id: 0, network: 5, reclaim: false, rates: 5 },
             Detach(0),
             Rest,
             attach(1, Some(0), 0),

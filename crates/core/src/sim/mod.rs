@@ -27,6 +27,8 @@ mod kernel;
 #[cfg(test)]
 mod macvtaps;
 #[cfg(test)]
+mod port_rates;
+#[cfg(test)]
 mod ports;
 mod rules;
 mod switch;

@@ -7,13 +7,14 @@ use crate::engine::{Attach, Body, Command, Event, Input, NicEvent, NicState, Nic
 use crate::merge::Precedence;
 use crate::model::{DirectMode, LinkName, MacAddr, Name, Nic, Plug};
 use crate::plan::desired::{self, Resolved};
+use crate::plan::rates::Shape;
 use crate::plan::{Change, Handover, Index, Link, LinkKind};
 use crate::{ErrorKind, Result};
 use uuid::Uuid;
 
 const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 1, 2, 3]);
 
-fn port(id: u128, guest: u128, network: &str, plug: Option<Plug>) -> Command {
+pub(super) fn port(id: u128, guest: u128, network: &str, plug: Option<Plug>) -> Command {
     let nic = Nic { mac: Some(MAC), ..nic_on(network) };
     Command::Attach(Box::new(Attach {
         guest: Name::new(format!("guest{guest}")).unwrap(),
@@ -29,23 +30,23 @@ fn port(id: u128, guest: u128, network: &str, plug: Option<Plug>) -> Command {
     }))
 }
 
-fn made(host: &mut Host, command: Command) -> NicView {
+pub(super) fn made(host: &mut Host, command: Command) -> NicView {
     nic(host.ask(command).unwrap().body)
 }
 
-fn show(host: &mut Host, id: u128) -> NicView {
+pub(super) fn show(host: &mut Host, id: u128) -> NicView {
     nic(host.ask(Command::ShowNic(Uuid::from_u128(id))).unwrap().body)
 }
 
-fn document(host: &mut Host, id: u128) -> Result<String> {
-    match host.ask(Command::PortXml(Uuid::from_u128(id)))?.body {
+pub(super) fn document(host: &mut Host, id: u128) -> Result<String> {
+    match host.ask(Command::PortXml { id: Uuid::from_u128(id), for_driver: true })?.body {
         Body::Xml(text) => Ok(text),
         other => panic!("{other:?} is no document"),
     }
 }
 
 /// libvirt's driver makes a tap, and puts it into a bridge.
-fn tap(host: &mut Host, bridge: Option<&str>) -> Index {
+pub(super) fn tap(host: &mut Host, bridge: Option<&str>) -> Index {
     tap_named(host, "vnet0", bridge)
 }
 
@@ -60,7 +61,7 @@ fn tap_named(host: &mut Host, name: &str, bridge: Option<&str>) -> Index {
 }
 
 /// Somebody puts a tap into another bridge, or into none.
-fn put(host: &mut Host, name: &str, bridge: Option<&str>) {
+pub(super) fn put(host: &mut Host, name: &str, bridge: Option<&str>) {
     let controller = bridge.map(|name| host.kernel.link_named(name).unwrap().index);
     let link = Link { controller, ..host.kernel.link_named(name).unwrap().clone() };
     host.kernel.set_link(link.index, Some(link.clone()));
@@ -89,9 +90,9 @@ fn address_of(number: u8) -> MacAddr {
 
 impl Host {
     /// libvirt's driver asks for a port, or says what it had.
-    pub(super) fn ask_for_port(&mut self, number: u8, network: &str, reclaim: bool) {
-        let Command::Attach(mut wanted) = port(0, u128::from(number % 3), network, None) else { unreachable!() };
-        wanted.nic.mac = Some(address_of(number));
+    pub(super) fn ask_for_port(&mut self, number: u8, nic: Nic, reclaim: bool) {
+        let Command::Attach(mut wanted) = port(0, u128::from(number % 3), "any", None) else { unreachable!() };
+        wanted.nic = Nic { mac: Some(address_of(number)), ..nic };
         let plug = self.kernel.link_named(&format!("vnet{number}")).filter(|_| reclaim).map(|link| {
             let on = link.controller.or(link.lower).and_then(|index| self.kernel.link(index));
             let on = LinkName::new(on.map_or("gone", |l| &l.name)).unwrap();
@@ -126,6 +127,23 @@ impl Host {
         self.kernel.set_link(index, Some(Link { mac: Some(mac), controller, lower, mode, ..made }));
     }
 
+    /// Somebody limits a port's guest's tap, in place of our limits there or `beside` one of them, or does so no longer.
+    pub(super) fn limit_link(&mut self, number: u8, beside: bool) -> bool {
+        let tap = self.kernel.link_named(&format!("vnet{number}")).filter(|link| link.kind == LinkKind::Tap);
+        let Some(index) = tap.map(|tap| tap.index) else { return false };
+        let was = self.kernel.shapes.get(&index).cloned().unwrap_or_default();
+        let now = match (was.others, beside) {
+            (true, _) => Shape { others: false, ..was },
+            (false, true) => Shape { others: true, classes: Default::default(), ..was },
+            (false, false) => {
+                self.kernel.redirects.remove(&index);
+                Shape { others: true, ..Shape::default() }
+            }
+        };
+        self.kernel.take(Change::Shape(index, now));
+        true
+    }
+
     /// Somebody takes a port's guest's tap out of its bridge.
     pub(super) fn take_link_out(&mut self, number: u8) -> bool {
         let Some(link) = self.kernel.link_named(&format!("vnet{number}")).cloned() else { return false };
@@ -152,7 +170,7 @@ fn a_port_says_where_its_guest_belongs_and_makes_nothing() {
     assert_eq!(document(&mut host, 1).unwrap(), text);
     // One that is none of libvirt's has no such document.
     let own = made(&mut host, super::tests::attach("web", nic_on("lab"))).id;
-    assert_eq!(host.ask(Command::PortXml(own)).unwrap_err().kind, ErrorKind::NoPort);
+    assert_eq!(host.ask(Command::PortXml { id: own, for_driver: true }).unwrap_err().kind, ErrorKind::NoPort);
     host.ask(Command::Detach(Uuid::from_u128(1))).unwrap();
     assert_eq!(document(&mut host, 1).unwrap_err().kind, ErrorKind::NoNic);
     at_rest(&mut host);

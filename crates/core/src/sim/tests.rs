@@ -16,6 +16,7 @@ pub(super) fn host() -> Host {
         needs_carrier: false,
         binds_drivers: true,
         plug: Default::default(),
+        shapes_ports: false,
         nodes: "/run/patchcord/nodes".into(),
         dnsmasq: dnsmasq::Settings {
             dir: "/var/lib/patchcord/dnsmasq".into(),

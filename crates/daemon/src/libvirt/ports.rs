@@ -35,7 +35,7 @@ impl Session {
             Call::NetworkPortCreateXml { net, xml, flags } => self.create_port(net, &xml, flags).await,
             Call::NetworkPortGetXmlDesc { port, .. } => {
                 let id = self.port(&port).await?.id;
-                match self.command(Command::PortXml(id)).await?.body {
+                match self.command(Command::PortXml { id, for_driver: true }).await?.body {
                     Body::Xml(text) => Ok(Reply::Text(text)),
                     _ => Err(unexpected()),
                 }
@@ -88,7 +88,8 @@ impl Session {
 
     async fn document(&self, port: &PortRef) -> Result<NetworkPort, RemoteError> {
         let id = self.port(port).await?.id;
-        let Body::Xml(text) = self.command(Command::PortXml(id)).await?.body else { return Err(unexpected()) };
+        let all = Command::PortXml { id, for_driver: false };
+        let Body::Xml(text) = self.command(all).await?.body else { return Err(unexpected()) };
         xml::read_networkport(&text, Mode::Lenient).map_err(|error| errors::remote(&error))
     }
 

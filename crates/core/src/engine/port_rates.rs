@@ -1,0 +1,76 @@
+//! Rates at ports' taps: where the configuration says so they are ours to see to, and not the driver's that makes the tap.
+//!
+//! Never both: while others limit a tap we don't, and what they take away of ours they may be about to replace.
+
+use super::input::Now;
+use super::{Engine, Object};
+use crate::intent::NicIntent;
+use crate::plan::rates::Shape;
+use crate::plan::{Change, Index, Plan, claim, rates};
+use std::collections::BTreeSet;
+use uuid::Uuid;
+
+/// How long whoever took our limits away has to set its own, in milliseconds.
+const MOMENT: Now = 1000;
+
+impl Engine {
+    /// The steps for the rates at a port's tap.
+    pub(super) fn plan_port_rates(&self, plan: &mut Plan, port: &NicIntent) {
+        let waits = self.lifted.get(&port.id).is_some_and(|until| *until > self.now);
+        if !waits || claim::is_limited_by_others(&self.intent, &self.observed, port) {
+            claim::limits(plan, &self.intent, &self.observed, port, self.config.shapes_ports);
+        }
+    }
+
+    /// Whether a port's rates are for its tap, and ours to see to, so that its driver is not to hear of them.
+    pub(super) fn shapes_port(&self, port: &NicIntent) -> bool {
+        self.config.shapes_ports && rates::at_ports_tap(&self.intent, port)
+    }
+
+    /// The objects that traffic control at somebody else's link concerns. A driver takes away what is there before it sets
+    /// its own limits: what we put back at once would be in its way.
+    pub(super) fn concerned_by_limits(&mut self, change: &Change, concerned: &mut BTreeSet<Object>) {
+        let (index, lost) = match change {
+            Change::Shape(index, now) => (*index, self.has_lost(*index, now)),
+            Change::Redirect(index, now) => (*index, now.is_none() && self.observed.redirects.contains_key(index)),
+            _ => return,
+        };
+        let Some(link) = self.observed.link(index).filter(|link| link.mark.is_none()) else { return };
+        let ports: Vec<Uuid> = claim::of_tap(&self.intent, link).map(|port| port.id).collect();
+        if ports.is_empty() {
+            concerned.insert(Object::Host);
+        }
+        for id in ports {
+            if lost {
+                let until = self.now + MOMENT;
+                self.lifted.insert(id, until);
+                self.wake(until, Object::Nic(id));
+            }
+            concerned.insert(Object::Nic(id));
+        }
+    }
+
+    fn has_lost(&self, index: Index, now: &Shape) -> bool {
+        let Some(was) = self.observed.shapes.get(&index) else { return false };
+        (!was.classes.is_empty() && now.classes.is_empty()) || (was.police.is_some() && now.police.is_none())
+    }
+
+    /// Tells watchers of a port whose tap others limit, so that our limits are withdrawn.
+    pub(super) fn look_for_others_limits(&mut self, object: Object) {
+        let Object::Nic(id) = object else { return };
+        if self.lifted.get(&id).is_some_and(|until| *until <= self.now) {
+            self.lifted.remove(&id);
+        }
+        let port = self.intent.nic(id).filter(|port| self.shapes_port(port));
+        let limited = port.filter(|port| claim::is_limited_by_others(&self.intent, &self.observed, port));
+        let tap = limited.and_then(|port| claim::claimed(&self.intent, &self.observed, port));
+        let Some(tap) = tap.map(|tap| tap.name.clone()) else {
+            self.limited_by_others.remove(&id);
+            return;
+        };
+        if self.limited_by_others.insert(id) {
+            let what = format!("somebody else limits its tap {tap}, so that we don't as long as that is so");
+            self.drift(object, what, false);
+        }
+    }
+}
