@@ -123,6 +123,7 @@ if [ "$task" = test ]; then
     unpack sys-virt libsys-virt-perl
     unpack virtinst virtinst
     unpack libvirtd libvirt-daemon iptables
+    unpack polkit polkitd dbus-daemon libvirt-daemon-system
 fi
 
 # The tools run for seconds and are built once: compile them quickly rather than well.

@@ -65,6 +65,11 @@ pub struct Libvirt {
     pub nodedev: Switch,
     /// `shaping`: who sees to the rates of guests' taps that libvirt's QEMU driver makes.
     pub shaping: Shaping,
+    /// `authentication`: who says which users other than root may come to the sockets at all, `none` (their modes alone)
+    /// or `polkit`.
+    pub authentication: Policy,
+    /// `access_check`: who says what those may do with which object, `none` (all that their socket lets them) or `polkit`.
+    pub access_check: Policy,
 }
 
 /// Who sees to the rates of guests' taps that libvirt's QEMU driver makes.
@@ -78,9 +83,27 @@ pub enum Shaping {
     Patchcord,
 }
 
+/// Who says what clients of libvirt's may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// Nobody.
+    #[default]
+    None,
+    /// polkit, by libvirt's actions.
+    Polkit,
+}
+
 impl Default for Libvirt {
     fn default() -> Self {
-        Self { network: Switch::Auto, interface: Switch::Auto, nodedev: Switch::IfPassed, shaping: Shaping::default() }
+        Self {
+            network: Switch::Auto,
+            interface: Switch::Auto,
+            nodedev: Switch::IfPassed,
+            shaping: Shaping::default(),
+            authentication: Policy::None,
+            access_check: Policy::None,
+        }
     }
 }
 
@@ -266,6 +289,9 @@ mod tests {
         let shaping = |text| Config::parse(text).unwrap().libvirt.shaping;
         assert_eq!(shaping("[libvirt]\nshaping = 'patchcord'"), Shaping::Patchcord);
         assert_eq!(Driver::ALL.map(|driver| libvirt.of(driver)), [Switch::Off, Switch::Auto, Switch::On]);
+        assert_eq!((libvirt.authentication, libvirt.access_check), (Policy::None, Policy::None));
+        let libvirt = Config::parse("[libvirt]\nauthentication = 'polkit'").unwrap().libvirt;
+        assert_eq!((libvirt.authentication, libvirt.access_check), (Policy::Polkit, Policy::None));
     }
 
     #[test]
@@ -283,6 +309,7 @@ mod tests {
             ("[devices]\nplug = 'wire'", 2, "expected 'cord' or 'macvtap'"),
             ("[libvirt]\ninterface = 'ifpassed'", 2, "expected one of `auto`, `on`, `off`"),
             ("[libvirt]\nshaping = 'both'", 2, "expected `libvirt` or `patchcord`"),
+            ("[libvirt]\naccess_check = 'sasl'", 2, "expected `none` or `polkit`"),
             ("\n[[access]]\nnetworks = ['*']\nallow = ['show']", 2, "needs users or groups"),
             ("[[access]]\nusers = ['a']\nallow = ['show']", 1, "missing field `networks`"),
             ("[[access]]\nusers = ['a']\nnetworks = ['*']\nallow = ['all']", 4, "unknown variant `all`"),

@@ -9,6 +9,7 @@
 //! | `native`, `access`, `convert` | the native door, who may use it for what, and its types |
 //! | `libvirt` | libvirt's door |
 //! | `import` | networks that come from libvirt's own daemon, and go back |
+//! | `polkit` | asking the host's policy who may do what |
 //! | `hooks` | which hooks there are, and their calls |
 //! | `config` | the configuration file |
 //! | `confine` | what is given up before anybody is served |
@@ -28,6 +29,7 @@ pub mod jobs;
 pub mod leases;
 pub mod libvirt;
 pub mod native;
+pub mod polkit;
 pub mod pollable;
 pub mod records;
 pub mod service;

@@ -82,7 +82,13 @@ fn run(args: &Args) -> Result<(), String> {
         let doors = libvirt::open(&root, config.libvirt).map_err(|e| e.to_string())?;
         let access = Arc::new(Access::new(config.access));
         let importer = Arc::new(Importer::new(root.base()));
-        let clients = tokio::task::spawn_local(libvirt::serve(doors, root.clone(), service.handle(), service.heard()));
+        let clients = tokio::task::spawn_local(libvirt::serve(
+            doors,
+            root.clone(),
+            config.libvirt,
+            service.handle(),
+            service.heard(),
+        ));
         let door = tokio::task::spawn_local(native::serve(listener, service.handle(), access, importer));
         systemd::ready();
         let terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;

@@ -75,6 +75,10 @@ impl Root {
         libvirt_networks = "etc/libvirt/qemu/networks";
         /// A monolithic libvirtd's socket.
         libvirtd_socket = "run/libvirt/libvirt-sock";
+        /// What libvirt's daemons on this host know each other by.
+        libvirt_token = "run/libvirt/common/system.token";
+        /// The socket of the system's D-Bus.
+        system_bus = "run/dbus/system_bus_socket";
         /// What outlives a reboot.
         lib = "var/lib/patchcord";
         /// This installation's id.

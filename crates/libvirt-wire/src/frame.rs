@@ -135,6 +135,11 @@ impl Decoder {
         Self { buffer: Vec::new(), taken: 0, longest: longest.min(MAX_FRAME) }
     }
 
+    /// Takes longer packets from now on, or only shorter ones.
+    pub fn limit(&mut self, longest: usize) {
+        self.longest = longest.min(MAX_FRAME);
+    }
+
     /// More bytes came.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.drain(..std::mem::take(&mut self.taken));

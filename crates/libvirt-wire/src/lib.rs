@@ -15,6 +15,7 @@
 pub mod call;
 pub mod driver;
 pub mod frame;
+pub mod permission;
 pub mod procedure;
 pub mod reply;
 pub mod xdr;

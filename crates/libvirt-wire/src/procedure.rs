@@ -7,7 +7,9 @@ use crate::Driver;
 /// Who may call a procedure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Anybody, before a connection is opened as well.
+    /// Anybody, before it is proved who that is as well.
+    Anybody,
+    /// Whoever may come at all, before a connection is opened as well.
     Always,
     /// Whoever may read.
     Read,
@@ -82,7 +84,8 @@ procedures! {
         4 ConnectGetVersion "virConnectGetVersion" Read;
         59 ConnectGetHostname "virConnectGetHostname" Read;
         60 ConnectSupportsFeature "virConnectSupportsFeature" Always;
-        66 AuthList "virConnectAuthList" Always;
+        66 AuthList "virConnectAuthList" Anybody;
+        70 AuthPolkit "virConnectAuthPolkit" Anybody;
         110 ConnectGetUri "virConnectGetURI" Read;
         149 ConnectIsSecure "virConnectIsSecure" Read;
         157 ConnectGetLibVersion "virConnectGetLibVersion" Read;

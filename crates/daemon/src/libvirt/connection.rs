@@ -2,7 +2,7 @@
 //! signs of life are answered meanwhile, up to the first call that has to wait for others.
 
 use super::session::{Open, Session};
-use patchcord_libvirt_wire::frame::{BadLength, KEEPALIVE, PING, PONG, REMOTE, VERSION};
+use patchcord_libvirt_wire::frame::{BadLength, KEEPALIVE, MAX_FRAME, PING, PONG, REMOTE, VERSION};
 use patchcord_libvirt_wire::reply::RemoteError;
 use patchcord_libvirt_wire::{Decoder, Frame, Header, Kind, Reply, Status};
 use std::io;
@@ -23,8 +23,8 @@ const IN_FLIGHT: usize = 5;
 const OUTGOING: usize = 64;
 /// Bytes that are read at once.
 const READ: usize = 16 * 1024;
-/// Bytes of a packet at most, where anybody may come: nothing that is asked for there is long.
-const LONGEST_TO_READ_ONLY: usize = 64 * 1024;
+/// Bytes of a packet at most of who may not write, or has not proved that it may: nothing that is asked for is long.
+const LONGEST_OF_STRANGERS: usize = 64 * 1024;
 
 /// Why a connection ended before its client closed it.
 #[derive(Debug, thiserror::Error)]
@@ -47,10 +47,8 @@ pub(super) enum Broken {
 pub(super) async fn converse(stream: UnixStream, session: Session) -> Result<(), Broken> {
     let (mut input, output) = stream.into_split();
     let (outgoing, frames) = mpsc::channel(OUTGOING);
-    let mut decoder = match session.is_read_only() {
-        true => Decoder::within(LONGEST_TO_READ_ONLY),
-        false => Decoder::default(),
-    };
+    let read_only = session.is_read_only();
+    let mut decoder = Decoder::within(LONGEST_OF_STRANGERS);
     let open = Rc::new(Open::new(session, outgoing.clone()));
     let mut parts = JoinSet::new();
     parts.spawn_local(send(output, frames));
@@ -66,6 +64,9 @@ pub(super) async fn converse(stream: UnixStream, session: Session) -> Result<(),
     // The call that waits for others to end.
     let mut held = None;
     loop {
+        if !read_only && open.session.guard.is_authenticated() {
+            decoder.limit(MAX_FRAME);
+        }
         while let Some(frame) = match held.take() {
             Some(frame) if calls.len() < IN_FLIGHT => Some(frame),
             Some(frame) => {
@@ -101,6 +102,10 @@ pub(super) async fn converse(stream: UnixStream, session: Session) -> Result<(),
         if open.is_closed() {
             break;
         }
+    }
+    // Nobody is asked for a password for who is gone.
+    if !open.session.guard.is_authenticated() {
+        calls.abort_all();
     }
     // What was asked for is answered before the connection ends.
     while calls.join_next().await.is_some() {}

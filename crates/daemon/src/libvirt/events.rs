@@ -160,6 +160,9 @@ impl Open {
         };
         let network = NetworkRef { name: name.clone(), uuid: uuid.into_bytes() };
         let callbacks = self.callbacks.borrow().concerned(|of| of.is_none_or(|of| of == *uuid));
+        if callbacks.is_empty() || !self.session.sees_network(name, *uuid).await {
+            return;
+        }
         for callback in callbacks {
             let _ = self.outgoing.send(lifecycle(callback, &network, what)).await;
         }
@@ -169,6 +172,9 @@ impl Open {
         let event = if matches!(news, News::Updated(_)) { UPDATE } else { LIFECYCLE };
         let concerns = |of: &Option<String>| of.as_deref().is_none_or(|of| of == news.device());
         let callbacks = self.device_callbacks.borrow().concerned(|wish| wish.event == event && concerns(&wish.device));
+        if callbacks.is_empty() || !self.session.sees_node_device(news.device()).await {
+            return;
+        }
         for callback in callbacks {
             let packet = match news {
                 News::Created(name) => device_lifecycle(callback, name, DeviceLifecycle::Created),

@@ -44,10 +44,10 @@ impl Session {
             InterfaceCall::LookupByName { name } => {
                 self.interface(Command::ShowInterface(name)).await.map(|found| Reply::Interface(reference(&found)))
             }
-            InterfaceCall::LookupByMac { mac } => {
-                let mac: MacAddr = mac.parse().map_err(|cause: String| errors::remote(&no_address(&mac, cause)))?;
-                self.interface(Command::InterfaceWith(mac)).await.map(|found| Reply::Interface(reference(&found)))
-            }
+            InterfaceCall::LookupByMac { mac } => self
+                .interface(Command::InterfaceWith(address(&mac)?))
+                .await
+                .map(|found| Reply::Interface(reference(&found))),
             InterfaceCall::IsActive { interface } => {
                 let found = self.interface(Command::ShowInterface(interface.name)).await?;
                 Ok(Reply::Int(i32::from(found.active)))
@@ -65,7 +65,7 @@ impl Session {
 
     async fn interfaces(&self, wanted: impl Fn(bool) -> bool) -> Result<Vec<InterfaceView>, RemoteError> {
         let Body::Interfaces(all) = self.command(Command::ListInterfaces).await?.body else { return Err(unexpected()) };
-        Ok(all.into_iter().filter(|interface| wanted(interface.active)).collect())
+        self.visible_interfaces(all.into_iter().filter(|interface| wanted(interface.active)).collect()).await
     }
 
     async fn interface_names(&self, max: i32, active: bool) -> Result<Reply, RemoteError> {
@@ -79,7 +79,7 @@ impl Session {
         Ok(Reply::Int(i32::try_from(count).unwrap_or(i32::MAX)))
     }
 
-    async fn interface(&self, command: Command) -> Result<InterfaceView, RemoteError> {
+    pub(super) async fn interface(&self, command: Command) -> Result<InterfaceView, RemoteError> {
         match self.command(command).await?.body {
             Body::Interface(view) => Ok(view),
             _ => Err(unexpected()),
@@ -121,9 +121,10 @@ fn reference(view: &InterfaceView) -> InterfaceRef {
     InterfaceRef { name: view.name.to_string(), mac: view.mac.map(|mac| mac.to_string()).unwrap_or_default() }
 }
 
-/// That no interface has an address that is none: clients take that for what it is.
-fn no_address(mac: &str, cause: String) -> Error {
-    Error::new(ErrorKind::NoInterface, format!("MAC address '{mac}'"), cause)
+/// An address that clients mean. No interface has one that is none: clients take that for what it is.
+pub(super) fn address(mac: &str) -> Result<MacAddr, RemoteError> {
+    let no_address = |cause: String| Error::new(ErrorKind::NoInterface, format!("MAC address '{mac}'"), cause);
+    mac.parse().map_err(|cause| errors::remote(&no_address(cause)))
 }
 
 /// That nothing changes interfaces here yet.

@@ -12,24 +12,30 @@
 //! | `nodedevs` | calls about node devices |
 //! | `devices` | which devices there are |
 //! | `events` | what clients are told |
+//! | `guard` | who a client is |
+//! | `permissions` | what it may do with which object |
 //! | `errors` | our errors as libvirt's |
 
 mod connection;
 mod devices;
 mod errors;
 mod events;
+mod guard;
 mod interfaces;
 mod names;
 mod networks;
 mod nodedevs;
+mod permissions;
 mod ports;
 mod session;
 mod sockets;
 
 pub use sockets::{Switch, open};
 
+use crate::config::Libvirt;
 use crate::handle::Handle;
 use devices::Devices;
+use guard::{Gate, Guard};
 use names::NameFiles;
 use patchcord_host::executor::Heard;
 use patchcord_host::root::Root;
@@ -47,13 +53,12 @@ use tracing::{debug, warn};
 
 /// Connections to one socket at once, as many as libvirt's own daemon has.
 const MAX_CONNECTIONS: usize = 5000;
-/// Connections of one user to the socket for reading at once, save of root's: anybody may come there, and each takes a
-/// descriptor.
-const MAX_PER_READER: usize = 64;
+/// Connections of one user at once to a socket that anybody may come to, save of root's: each takes a descriptor.
+const MAX_PER_STRANGER: usize = 64;
 
 /// Serves clients of libvirt on the sockets that were opened, for as long as it is polled; when it is dropped, all
 /// connections end. `heard` is what is heard of the host's devices.
-pub async fn serve(doors: Vec<Door>, root: Root, handle: Handle, heard: broadcast::Receiver<Heard>) {
+pub async fn serve(doors: Vec<Door>, root: Root, libvirt: Libvirt, handle: Handle, heard: broadcast::Receiver<Heard>) {
     let mut served = JoinSet::new();
     if doors.iter().any(|door| door.driver == Driver::Network) {
         match NameFiles::open(&root, handle.clone()) {
@@ -66,9 +71,10 @@ pub async fn serve(doors: Vec<Door>, root: Root, handle: Handle, heard: broadcas
         Some(devices) => drop(served.spawn_local(Rc::clone(devices).keep(heard))),
         None => drop(heard),
     }
+    let gate = Rc::new(Gate::new(&root, libvirt));
     for door in doors {
         let devices = devices.clone().filter(|_| door.driver == Driver::NodeDevice);
-        served.spawn_local(serve_one(door, root.clone(), handle.clone(), devices));
+        served.spawn_local(serve_one(door, root.clone(), Rc::clone(&gate), handle.clone(), devices));
     }
     while served.join_next().await.is_some() {}
 }
@@ -76,6 +82,7 @@ pub async fn serve(doors: Vec<Door>, root: Root, handle: Handle, heard: broadcas
 async fn serve_one(
     Door { driver, listener, read_only }: Door,
     root: Root,
+    gate: Rc<Gate>,
     handle: Handle,
     devices: Option<Rc<Devices>>,
 ) {
@@ -96,8 +103,8 @@ async fn serve_one(
         };
         let Ok(peer) = stream.peer_cred() else { continue };
         let uid = peer.uid();
-        let limited = read_only && uid != 0;
-        let too_many = || users.values().filter(|user| **user == uid).count() >= MAX_PER_READER;
+        let limited = (read_only || gate.is_open()) && uid != 0;
+        let too_many = || users.values().filter(|user| **user == uid).count() >= MAX_PER_STRANGER;
         if users.len() >= MAX_CONNECTIONS || (limited && too_many()) {
             if refused.insert(uid) {
                 warn!(
@@ -108,7 +115,8 @@ async fn serve_one(
             }
             continue;
         }
-        let session = Session::new(handle.clone(), root.clone(), driver, devices.clone(), read_only, uid);
+        let guard = Guard::new(Rc::clone(&gate), peer);
+        let session = Session::new(handle.clone(), root.clone(), driver, devices.clone(), read_only, guard);
         let task = connections.spawn_local(async move {
             if let Err(error) = connection::converse(stream, session).await {
                 debug!(uid, %error, "a connection of a libvirt client ended");

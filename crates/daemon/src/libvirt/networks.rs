@@ -45,11 +45,7 @@ impl Session {
             Call::ConnectNumOfNetworks => self.count(true).await,
             Call::ConnectNumOfDefinedNetworks => self.count(false).await,
             Call::NetworkLookupByName { name } => {
-                let found = self.show(&name).await?;
-                // A UUID names a network elsewhere.
-                if found.name != name {
-                    return Err(errors::remote(&no_network(&name)));
-                }
+                let found = self.named(&name).await?;
                 Ok(Reply::Network(reference(&found)))
             }
             Call::NetworkLookupByUuid { uuid } => {
@@ -103,7 +99,7 @@ impl Session {
 
     async fn networks(&self, wanted: impl Fn(&NetworkView) -> bool) -> Result<Vec<NetworkView>, RemoteError> {
         let Body::Networks(all) = self.command(Command::ListNetworks).await?.body else { return Err(unexpected()) };
-        Ok(all.into_iter().filter(wanted).collect())
+        self.visible_networks(all.into_iter().filter(wanted).collect()).await
     }
 
     async fn names(&self, max: i32, active: bool) -> Result<Reply, RemoteError> {
@@ -122,6 +118,13 @@ impl Session {
             Body::Network(view) => Ok(*view),
             _ => Err(unexpected()),
         }
+    }
+
+    /// The network of that name.
+    pub(super) async fn named(&self, name: &str) -> Result<NetworkView, RemoteError> {
+        let found = self.show(name).await?;
+        // A UUID names a network elsewhere.
+        if found.name == name { Ok(found) } else { Err(errors::remote(&no_network(name))) }
     }
 
     /// The network that a client means: the UUID says which, and its name is for people.
@@ -187,7 +190,8 @@ fn fits(flags: u32, network: &NetworkView) -> bool {
         && group(list::AUTOSTART, list::NO_AUTOSTART, network.autostart)
 }
 
-fn document(text: &str, flags: u32) -> Result<patchcord_core::model::Network, RemoteError> {
+/// The network that a document describes.
+pub(super) fn document(text: &str, flags: u32) -> Result<patchcord_core::model::Network, RemoteError> {
     known_flags(flags, VALIDATE)?;
     let mode = if flags & VALIDATE != 0 { Mode::Strict } else { Mode::Lenient };
     xml::read_network(text, mode).map_err(|error| errors::remote(&error))

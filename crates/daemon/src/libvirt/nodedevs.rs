@@ -39,18 +39,20 @@ impl Session {
         match call {
             Call::NumOfDevices { capability, flags } => {
                 known_flags(flags, 0)?;
-                let count = names(devices, |kind| has(kind, capability.as_deref())).len();
+                let names = names(devices, |kind| has(kind, capability.as_deref()));
+                let count = self.visible_node_devices(names).await?.len();
                 Ok(Reply::Int(i32::try_from(count).unwrap_or(i32::MAX)))
             }
             Call::ListDevices { capability, max, flags } => {
                 known_flags(flags, 0)?;
-                let mut names = names(devices, |kind| has(kind, capability.as_deref()));
+                let names = names(devices, |kind| has(kind, capability.as_deref()));
+                let mut names = self.visible_node_devices(names).await?;
                 names.truncate(maximum(max)?);
                 Ok(Reply::NodeDeviceNames(names))
             }
             Call::ListAll { need_results, flags } => {
                 known_flags(flags, list::CAPABILITIES | list::ACTIVE | list::INACTIVE)?;
-                let names = names(devices, |kind| fits(flags, kind));
+                let names = self.visible_node_devices(names(devices, |kind| fits(flags, kind))).await?;
                 let count = names.len();
                 Ok(Reply::NodeDevices(if need_results { names } else { Vec::new() }, count))
             }
@@ -141,7 +143,7 @@ fn fits(flags: u32, kind: DeviceKind) -> bool {
 }
 
 /// What the device of that name is.
-fn kind(devices: &Devices, name: &str) -> Result<DeviceKind, RemoteError> {
+pub(super) fn kind(devices: &Devices, name: &str) -> Result<DeviceKind, RemoteError> {
     let registry = devices.registry();
     registry.get(name).map(|(id, _)| id.kind()).ok_or_else(|| missing(name))
 }

@@ -62,13 +62,13 @@ impl Session {
     /// The ports of a network.
     async fn ports(&self, network: &NetworkRef) -> Result<Vec<NicView>, RemoteError> {
         match self.command(Command::ListNics(Some(id(network)))).await?.body {
-            Body::Nics(nics) => Ok(nics.into_iter().filter(|nic| nic.port).collect()),
+            Body::Nics(nics) => self.visible_ports(nics.into_iter().filter(|nic| nic.port).collect()).await,
             _ => Err(unexpected()),
         }
     }
 
     /// A port that a client means. Its network may be gone, and is known by its UUID.
-    async fn port(&self, port: &PortRef) -> Result<NicView, RemoteError> {
+    pub(super) async fn port(&self, port: &PortRef) -> Result<NicView, RemoteError> {
         let uuid = Uuid::from_bytes(port.uuid);
         match self.handle.call(Command::ShowNic(uuid)).await {
             Ok(answer) => match answer.body {

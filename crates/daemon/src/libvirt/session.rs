@@ -3,6 +3,7 @@
 use super::devices::Devices;
 use super::errors::{invalid, no_support, read_only};
 use super::events::{DeviceCallbacks, NetworkCallbacks};
+use super::guard::Guard;
 use super::{connection, errors};
 use crate::handle::Handle;
 use patchcord_core::engine::{Answer, Command};
@@ -38,20 +39,21 @@ pub(super) struct Session {
     pub(super) devices: Option<Rc<Devices>>,
     /// Whether its socket is the one for reading.
     read_only: bool,
-    uid: u32,
+    /// Who it is, and what it may.
+    pub(super) guard: Guard,
 }
 
 impl Session {
-    /// A session of that user, on a socket of that driver's.
+    /// A session of that client, on a socket of that driver's.
     pub(super) fn new(
         handle: Handle,
         root: Root,
         driver: Driver,
         devices: Option<Rc<Devices>>,
         read_only: bool,
-        uid: u32,
+        guard: Guard,
     ) -> Self {
-        Self { handle, root, driver, devices, read_only, uid }
+        Self { handle, root, driver, devices, read_only, guard }
     }
 
     /// Whose socket it came by.
@@ -66,7 +68,7 @@ impl Session {
 
     /// Whose it is.
     pub(super) const fn uid(&self) -> u32 {
-        self.uid
+        self.guard.uid()
     }
 
     /// Carries out a command.
@@ -125,6 +127,8 @@ impl Open {
             number => RemoteError::rpc(format!("unknown procedure: {number}")),
         })?;
         match procedure.access() {
+            Access::Anybody => {}
+            _ if !self.session.guard.is_authenticated() => return Err(RemoteError::rpc("authentication required")),
             Access::Always => {}
             _ if !self.opened.get() => return Err(RemoteError::rpc("the connection is not open")),
             Access::Write if self.reads_only.get() => return Err(read_only(self.session.driver, procedure.api())),
@@ -135,7 +139,11 @@ impl Open {
         }
         let malformed = |error| RemoteError::rpc(format!("the arguments of {}: {error}", procedure.api()));
         let call = Call::decode(procedure, &payload).map_err(malformed)?;
-        self.carry_out(procedure, call).await.map_err(|error| errors::of(self.session.driver, error))
+        let done = async {
+            self.session.permit(procedure, &call).await?;
+            self.carry_out(procedure, call).await
+        };
+        done.await.map_err(|error| errors::of(self.session.driver, error))
     }
 
     async fn carry_out(&self, procedure: Procedure, call: Call) -> Result<Reply, RemoteError> {
@@ -151,11 +159,13 @@ impl Open {
             Call::ConnectGetHostname => Ok(Reply::Text(hostname())),
             Call::ConnectIsSecure => Ok(Reply::Int(1)),
             Call::ConnectSupportsFeature { feature } => Ok(Reply::Int(i32::from(supports(feature)))),
-            // One way to prove who one is: none but the socket's.
-            Call::AuthList => Ok(Reply::Ints(vec![0])),
+            Call::AuthList => Ok(Reply::Ints(vec![self.session.guard.method()])),
+            Call::AuthPolkit => self.session.guard.authenticate(self.session.read_only).await.map(|()| Reply::Int(1)),
             // Nothing closes a connection but what its client notices anyway.
             Call::ConnectRegisterCloseCallback | Call::ConnectUnregisterCloseCallback => Ok(Reply::Nothing),
-            Call::ConnectSetIdentity { .. } => self.set_identity(),
+            Call::ConnectSetIdentity { params, .. } => {
+                self.session.guard.set_identity(&params).map(|()| Reply::Nothing)
+            }
             Call::ConnectNetworkEventRegisterAny { event, net } => self.register(event, net),
             Call::ConnectNetworkEventDeregisterAny { callback } => self.deregister(callback),
             Call::Interface(call) => self.session.carry_out_interface(procedure, call).await,
@@ -179,14 +189,6 @@ impl Open {
         }
         self.opened.set(true);
         Ok(Reply::Nothing)
-    }
-
-    /// Somebody asks for others. Who may write may do everything here, and so needs no more looking at.
-    fn set_identity(&self) -> Result<Reply, RemoteError> {
-        match self.session.uid {
-            0 => Ok(Reply::Nothing),
-            uid => Err(invalid("the identity", format!("user {uid} may not ask for others"))),
-        }
     }
 }
 

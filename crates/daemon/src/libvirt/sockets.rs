@@ -1,6 +1,6 @@
 //! Where clients look for each of libvirt's daemons, and whether we are it.
 
-use crate::config::Libvirt;
+use crate::config::{Libvirt, Policy};
 use crate::systemd;
 use patchcord_host::root::Root;
 use patchcord_libvirt_wire::Driver;
@@ -41,15 +41,16 @@ pub struct Door {
 ///
 /// # Errors
 /// When one can't be opened there; the error names the path.
-pub fn open(root: &Root, switches: Libvirt) -> io::Result<Vec<Door>> {
+pub fn open(root: &Root, libvirt: Libvirt) -> io::Result<Vec<Door>> {
     let mut doors = Vec::new();
     for driver in Driver::ALL {
-        doors.extend(open_driver(root, driver, switches.of(driver))?.into_iter().flatten());
+        doors.extend(open_driver(root, driver, libvirt)?.into_iter().flatten());
     }
     Ok(doors)
 }
 
-fn open_driver(root: &Root, driver: Driver, switch: Switch) -> io::Result<Option<[Door; 2]>> {
+fn open_driver(root: &Root, driver: Driver, libvirt: Libvirt) -> io::Result<Option<[Door; 2]>> {
+    let switch = libvirt.of(driver);
     if switch == Switch::Off {
         return Ok(None);
     }
@@ -66,8 +67,10 @@ fn open_driver(root: &Root, driver: Driver, switch: Switch) -> io::Result<Option
         }
         _ => {}
     }
-    // Who may write may do everything: without systemd, which can give the socket to a group, that is root.
-    let listener = passed.map_or_else(|| listen(&path, 0o600), Ok)?;
+    // Who comes there may do everything: without systemd, which can give the socket to a group, that is root; where
+    // polkit says who may, anybody can ask.
+    let mode = if libvirt.authentication == Policy::Polkit { 0o666 } else { 0o600 };
+    let listener = passed.map_or_else(|| listen(&path, mode), Ok)?;
     let read_only = passed_read_only.map_or_else(|| listen(&read_only_path, 0o666), Ok)?;
     Ok(Some([(listener, false), (read_only, true)].map(|(listener, read_only)| Door { driver, listener, read_only })))
 }
