@@ -33,15 +33,17 @@ const BUS: &str = "<busconfig><type>system</type><listen>unix:path=SOCKET</liste
      <allow receive_type='error'/></policy></busconfig>";
 
 /// Alice may manage, carol may not even monitor, and nothing is said of bob. Alice may do everything with the network 'lab',
-/// and nobody may know of 'hidden', its ports, and the computer.
+/// and nobody may know of 'hidden', the bridge 'brhidden' and the computer.
 const RULES: &str = r#"polkit.addRule(function(action, subject) {
     var network = action.lookup("network_name"), device = action.lookup("node_device_name");
+    var interface = action.lookup("interface_name");
     polkit.log("asked for " + action.id + " of " + subject.user + " by " + action.lookup("connect_driver") + ": "
         + network + " " + action.lookup("network_uuid") + " " + action.lookup("port_uuid") + " " + device);
     if (action.id == "org.libvirt.unix.manage" && subject.user == "alice") return polkit.Result.YES;
     if (action.id.indexOf("org.libvirt.unix.") == 0 && subject.user == "carol") return polkit.Result.NO;
     if (action.id == "org.libvirt.api.network.getattr" && network == "hidden") return polkit.Result.NO;
     if (action.id == "org.libvirt.api.node-device.getattr" && device == "computer") return polkit.Result.NO;
+    if (action.id == "org.libvirt.api.interface.getattr" && interface == "brhidden") return polkit.Result.NO;
     if (action.id.indexOf("org.libvirt.api.") == 0 && subject.user == "alice" && network == "lab")
         return polkit.Result.YES;
 });
@@ -152,6 +154,15 @@ fn define(host: &Host<'_>, name: &str) {
     says(host, &["net-define", file.to_str().unwrap()]);
 }
 
+/// Whether root is shown an interface: the daemon hears of links a moment after they are made.
+fn knows_interface(host: &Host<'_>, name: &str) -> Result<(), String> {
+    let socket = host.root.join("run/libvirt/virtinterfaced-sock-ro");
+    let uri = format!("interface+unix:///system?socket={}", socket.display());
+    let list = Command::new("virsh").args(["-r", "-c", &uri, "iface-list"]).stdin(Stdio::null()).output().unwrap();
+    let list = String::from_utf8(list.stdout).unwrap();
+    if list.contains(name) { Ok(()) } else { Err(list) }
+}
+
 #[test]
 fn who_comes_is_judged() {
     with_polkit(POLKIT, |host, mut polkitd| {
@@ -252,6 +263,14 @@ fn what_a_user_may_do_is_judged_for_each_object() {
         said.read_line(&mut line).unwrap();
         assert_eq!(line, "heard [\"other\", \"lab\"]\n");
         assert!(listens.wait().unwrap().success());
+
+        for bridge in ["brseen", "brhidden"] {
+            host.ns.run(&format!("ip link add {bridge} up type bridge"));
+            wait_until(bridge, SOON, || knows_interface(host, bridge));
+        }
+        let found = polkitd.finds(host, BOB, "interfaces");
+        assert!(found[1].contains("brseen") && !found[1].contains("brhidden"), "{found:?}");
+        assert_eq!(found[2..], ["seen 1".into(), denied("hidden"), "none 57 26".into()]);
 
         let found = polkitd.finds(host, BOB, "devices");
         assert!(found[1].contains("net_lo_") && !found[1].contains("computer"), "{found:?}");

@@ -136,6 +136,13 @@ if section == "events":
         libvirt.virEventRunDefaultImpl()
     print("heard", json.dumps(heard))
 
+if section == "interfaces":
+    connection = opened("open to read", True, "interface", "virtinterfaced")
+    attempt("list", lambda: sorted(interface.name() for interface in connection.listAllInterfaces()))
+    attempt("seen", lambda: connection.interfaceLookupByName("brseen").isActive())
+    attempt("hidden", lambda: connection.interfaceLookupByName("brhidden"))
+    attempt("none", lambda: connection.interfaceLookupByName("none"))
+
 if section == "devices":
     connection = opened("open to read", True, "nodedev", "virtnodedevd")
     attempt("list", lambda: sorted(device.name() for device in connection.listAllDevices()))
