@@ -19,6 +19,8 @@ pub enum ErrorKind {
     SeveralInterfaces,
     /// The network has no portgroup of that name.
     NoPortgroup,
+    /// Nothing of that kind is kept with the network.
+    NoMetadata,
     /// The network is not active.
     NotActive,
     /// The operation does not fit the object's state: active already, in use, or the like.
@@ -89,6 +91,7 @@ impl ErrorKind {
             Self::NoInterface => row(57, INTERFACE, "Interface not found", "NotFound", 3),
             Self::SeveralInterfaces => row(59, INTERFACE, "multiple matching interfaces found", "InvalidArgument", 2),
             Self::NoPortgroup => row(38, NETWORK, "", "NotFound", 3),
+            Self::NoMetadata => row(111, NETWORK, "metadata not found", "NotFound", 3),
             Self::NotActive => row(55, NETWORK, "Requested operation is not valid", "InvalidState", 4),
             Self::InvalidState => row(55, NETWORK, "Requested operation is not valid", "InvalidState", 4),
             Self::NetworkExists => row(9, NETWORK, "operation failed", "Exists", 4),

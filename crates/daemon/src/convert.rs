@@ -152,7 +152,7 @@ pub fn event(event: &CoreEvent) -> Event {
                 NetworkEvent::Undefined => "undefined",
                 NetworkEvent::Started => "started",
                 NetworkEvent::Stopped => "stopped",
-                NetworkEvent::Updated => "updated",
+                NetworkEvent::Updated | NetworkEvent::Annotated(_) => "updated",
             }
             .into(),
             network: Some(name.clone()),

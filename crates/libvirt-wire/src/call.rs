@@ -114,6 +114,20 @@ pub enum Call {
         need_results: bool,
         flags: u32,
     },
+    NetworkSetMetadata {
+        net: NetworkRef,
+        kind: i32,
+        metadata: Option<String>,
+        key: Option<String>,
+        uri: Option<String>,
+        flags: u32,
+    },
+    NetworkGetMetadata {
+        net: NetworkRef,
+        kind: i32,
+        uri: Option<String>,
+        flags: u32,
+    },
     ConnectNetworkEventRegisterAny {
         event: i32,
         net: Option<NetworkRef>,
@@ -177,7 +191,7 @@ impl Call {
 fn decode(procedure: Procedure, r: &mut Reader<'_>) -> Result<Call, Malformed> {
     use Procedure as P;
     Ok(match procedure {
-        P::ConnectOpen => Call::ConnectOpen { name: r.option("the URI", |r| r.string("the URI"))?, flags: flags(r)? },
+        P::ConnectOpen => Call::ConnectOpen { name: text(r, "the URI")?, flags: flags(r)? },
         P::ConnectClose => Call::ConnectClose,
         P::ConnectGetType => Call::ConnectGetType,
         P::ConnectGetVersion => Call::ConnectGetVersion,
@@ -225,8 +239,22 @@ fn decode(procedure: Procedure, r: &mut Reader<'_>) -> Result<Call, Malformed> {
         },
         P::NetworkGetDhcpLeases => Call::NetworkGetDhcpLeases {
             net: network(r)?,
-            mac: r.option("the MAC", |r| r.string("the MAC"))?,
+            mac: text(r, "the MAC")?,
             need_results: switch(r, "need_results")?,
+            flags: flags(r)?,
+        },
+        P::NetworkSetMetadata => Call::NetworkSetMetadata {
+            net: network(r)?,
+            kind: r.i32("the kind of metadata")?,
+            metadata: text(r, "the metadata")?,
+            key: text(r, "the key")?,
+            uri: text(r, "the namespace")?,
+            flags: flags(r)?,
+        },
+        P::NetworkGetMetadata => Call::NetworkGetMetadata {
+            net: network(r)?,
+            kind: r.i32("the kind of metadata")?,
+            uri: text(r, "the namespace")?,
             flags: flags(r)?,
         },
         P::ConnectNetworkEventRegisterAny => {
@@ -267,6 +295,10 @@ fn network(r: &mut Reader<'_>) -> Result<NetworkRef, Malformed> {
 
 fn port(r: &mut Reader<'_>) -> Result<PortRef, Malformed> {
     Ok(PortRef { network: network(r)?, uuid: r.uuid("the port's UUID")? })
+}
+
+fn text(r: &mut Reader<'_>, what: &'static str) -> Result<Option<String>, Malformed> {
+    r.option(what, |r| r.string(what))
 }
 
 fn xml(r: &mut Reader<'_>) -> Result<String, Malformed> {

@@ -119,6 +119,8 @@ procedures! {
         341 NetworkGetDhcpLeases "virNetworkGetDHCPLeases" Read;
         432 NetworkDefineXmlFlags "virNetworkDefineXMLFlags" Write;
         437 NetworkCreateXmlFlags "virNetworkCreateXMLFlags" Write;
+        444 NetworkSetMetadata "virNetworkSetMetadata" Write;
+        445 NetworkGetMetadata "virNetworkGetMetadata" Read;
 
         404 NetworkListAllPorts "virNetworkListAllPorts" Read;
         405 NetworkPortLookupByUuid "virNetworkPortLookupByUUID" Read;
@@ -186,3 +188,5 @@ pub const NETWORK_EVENT_LIFECYCLE: i32 = 315;
 pub const NODE_DEVICE_EVENT_LIFECYCLE: i32 = 376;
 /// That of the message that a node device is described otherwise now (`NODE_DEVICE_EVENT_UPDATE`).
 pub const NODE_DEVICE_EVENT_UPDATE: i32 = 377;
+/// That of the message that tells of a change of a network's metadata (`NETWORK_EVENT_CALLBACK_METADATA_CHANGE`).
+pub const NETWORK_EVENT_METADATA_CHANGE: i32 = 446;

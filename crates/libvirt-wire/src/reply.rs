@@ -1,7 +1,9 @@
 //! What clients are answered and told.
 
 use crate::frame::{Frame, Header, Kind, REMOTE, Status, VERSION};
-use crate::procedure::{NETWORK_EVENT_LIFECYCLE, NODE_DEVICE_EVENT_LIFECYCLE, NODE_DEVICE_EVENT_UPDATE};
+use crate::procedure::{
+    NETWORK_EVENT_LIFECYCLE, NETWORK_EVENT_METADATA_CHANGE, NODE_DEVICE_EVENT_LIFECYCLE, NODE_DEVICE_EVENT_UPDATE,
+};
 use crate::xdr::{Parameter, Writer};
 use crate::{InterfaceRef, NetworkRef, PortRef};
 
@@ -246,6 +248,15 @@ pub fn device_update(callback: i32, device: &str) -> Frame {
     let mut w = Writer::default();
     w.i32(callback).string(device);
     message(NODE_DEVICE_EVENT_UPDATE, w)
+}
+
+/// The packet that tells a client that metadata of that kind changed; of an element, with its namespace.
+pub fn metadata_change(callback: i32, network: &NetworkRef, kind: i32, uri: Option<&str>) -> Frame {
+    let mut w = Writer::default();
+    w.i32(callback);
+    put_network(&mut w, network);
+    w.i32(kind).text(uri);
+    message(NETWORK_EVENT_METADATA_CHANGE, w)
 }
 
 fn message(procedure: i32, payload: Writer) -> Frame {

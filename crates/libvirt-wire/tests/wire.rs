@@ -3,7 +3,7 @@
 
 use patchcord_libvirt_wire::frame::{BadLength, HEADER, MAX_FRAME, REMOTE, VERSION};
 use patchcord_libvirt_wire::reply::{
-    DeviceLifecycle, Lease, Lifecycle, RemoteError, device_lifecycle, device_update, lifecycle,
+    DeviceLifecycle, Lease, Lifecycle, RemoteError, device_lifecycle, device_update, lifecycle, metadata_change,
 };
 use patchcord_libvirt_wire::xdr::{Malformed, Parameter, Reader, Value, Writer};
 use patchcord_libvirt_wire::{
@@ -163,6 +163,33 @@ fn answers_have_the_layout_that_clients_read() {
     assert_eq!(hex(&told[28..]), "000000030000000361626300 00000001 00000000".replace(' ', ""));
     let told = device_update(3, "abc").encode();
     assert_eq!((hex(&told[12..16]).as_str(), hex(&told[28..]).as_str()), ("00000179", "000000030000000361626300"));
+    let told = metadata_change(3, &lab(), 2, Some("urn:a")).encode();
+    let expected = format!(
+        "0000004c 20008086 00000001 000001be 00000002 00000001 00000000 00000003{LAB}00000002 00000001 00000005 75726e3a61000000"
+    );
+    assert_eq!(hex(&told), expected.replace(' ', ""));
+}
+
+#[test]
+fn metadata_is_asked_for_as_newer_clients_ask() {
+    // virNetworkSetMetadata(lab, ELEMENT, "<a/>", "k", "urn:a", CONFIG), and the title taken away.
+    let element = bytes(&format!(
+        "{LAB} 00000002 00000001 00000004 3c612f3e 00000001 00000001 6b000000 \
+        00000001 00000005 75726e3a61000000 00000002"
+    ));
+    let set = |kind, metadata: Option<&str>, key: Option<&str>, uri: Option<&str>, flags| {
+        let [metadata, key, uri] = [metadata, key, uri].map(|text| text.map(str::to_owned));
+        Call::NetworkSetMetadata { net: lab(), kind, metadata, key, uri, flags }
+    };
+    let expected = set(2, Some("<a/>"), Some("k"), Some("urn:a"), 2);
+    assert_eq!(Call::decode(Procedure::NetworkSetMetadata, &element), Ok(expected));
+    let title = bytes(&format!("{LAB} 00000001 00000000 00000000 00000000 00000001"));
+    assert_eq!(Call::decode(Procedure::NetworkSetMetadata, &title), Ok(set(1, None, None, None, 1)));
+    let get = bytes(&format!("{LAB} 00000002 00000001 00000005 75726e3a61000000 00000000"));
+    let expected = Call::NetworkGetMetadata { net: lab(), kind: 2, uri: Some("urn:a".into()), flags: 0 };
+    assert_eq!(Call::decode(Procedure::NetworkGetMetadata, &get), Ok(expected));
+    let numbers = [Procedure::NetworkSetMetadata, Procedure::NetworkGetMetadata].map(Procedure::number);
+    assert_eq!(numbers, [444, 445]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::input::{Now, RequestId};
 use super::interfaces::InterfaceView;
 use super::view::{LeaseView, NetworkView, NicView};
 use crate::intent::Owner;
-use crate::model::{Interface, LinkName, PciAddress};
+use crate::model::{Interface, LinkName, MetadataPart, PciAddress};
 use crate::plan::{Association, FunctionBefore, FunctionSetup, OvsPort, Plan, dnsmasq};
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -232,7 +232,7 @@ pub enum Event {
 }
 
 /// What happened to a network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetworkEvent {
     /// A definition was stored.
     Defined,
@@ -244,6 +244,8 @@ pub enum NetworkEvent {
     Stopped,
     /// It was changed while it ran, or its definition was.
     Updated,
+    /// That of what is kept with it was changed.
+    Annotated(MetadataPart),
 }
 
 /// What happened to a NIC.

@@ -3,7 +3,7 @@
 use super::effect::{JobId, PlanId};
 use crate::intent::Owner;
 use crate::merge::Precedence;
-use crate::model::{MacAddr, Name, Network, Nic, UpdateCommand, UpdateSection};
+use crate::model::{MacAddr, MetadataPart, Name, Network, Nic, UpdateCommand, UpdateSection};
 use crate::plan::{Change, FunctionBefore, Handover, Observed, Outcome, Service};
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -124,6 +124,32 @@ pub enum Command {
         /// Change the active instance.
         live: bool,
         /// Change the definition.
+        config: bool,
+    },
+    /// Change a part of what is kept with a network.
+    Annotate {
+        /// Which network.
+        network: String,
+        /// Which part.
+        part: MetadataPart,
+        /// The prefix of an element's namespace.
+        key: Option<String>,
+        /// The part; none removes it.
+        value: Option<String>,
+        /// Change the active instance.
+        live: bool,
+        /// Change the definition.
+        config: bool,
+    },
+    /// A part of what is kept with a network.
+    Annotation {
+        /// Which network.
+        network: String,
+        /// Which part.
+        part: MetadataPart,
+        /// That of the active instance.
+        live: bool,
+        /// That of the definition.
         config: bool,
     },
     /// All networks.

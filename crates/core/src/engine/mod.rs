@@ -320,6 +320,10 @@ impl Engine {
             Command::Update { network, command, section, parent, xml, live, config } => {
                 self.update(id, &network, live::Part { command, section, parent, xml: &xml }, live, config)
             }
+            Command::Annotate { network, part, key, value, live, config } => {
+                let value = live::Annotation { part, key, value };
+                self.annotate(id, &network, value, (live, config))
+            }
             Command::Attach(attach) => self.attach(id, *attach, random),
             Command::Detach(nic) => self.detach(id, nic),
             Command::Modify(nic, given, precedence) => self.modify(id, nic, *given, precedence),
@@ -351,7 +355,8 @@ impl Engine {
             | Command::Undefine(name)
             | Command::Autostart(name, _)
             | Command::HandBack { network: name, .. }
-            | Command::Update { network: name, .. } => Some(Object::Network(self.find(name)?)),
+            | Command::Update { network: name, .. }
+            | Command::Annotate { network: name, .. } => Some(Object::Network(self.find(name)?)),
             Command::Adopt(adoption) => {
                 let uuid = adoption.current().and_then(|network| network.uuid).map(Object::Network);
                 uuid.filter(|object| self.work.contains_key(object))

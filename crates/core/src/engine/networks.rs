@@ -98,11 +98,12 @@ impl Engine {
     ) {
         let object = Object::Network(uuid);
         self.put_network(uuid, Some(intent));
+        let started = event == NetworkEvent::Started;
         let goal = Goal::Network { previous: previous.map(Box::new), event };
         let mut operation = Operation::new(request, goal);
         operation.warnings = warnings;
         self.begin_operation(object, operation);
-        if event == NetworkEvent::Started {
+        if started {
             self.adopt_lost_nics(uuid);
             self.allocate_anew(uuid);
         }
@@ -209,12 +210,12 @@ impl Engine {
         let reply = match operation.error {
             Some(error) => Err(error),
             None => {
-                let named = self.network_event(uuid, event).or_else(|| {
-                    let gone = previous.as_deref().and_then(NetworkIntent::current)?;
-                    Some(event_of(gone, uuid, event))
-                });
+                let stopped = event == NetworkEvent::Stopped;
+                let now = self.intent.network(uuid).and_then(NetworkIntent::current);
+                let network = now.or_else(|| previous.as_deref().and_then(NetworkIntent::current));
+                let named = network.map(|network| event_of(network, uuid, event));
                 self.out.extend(named.map(Effect::Publish));
-                if event == NetworkEvent::Stopped {
+                if stopped {
                     let parked: Vec<Uuid> = self.intent.nics_of(uuid).map(|n| n.id).collect();
                     for nic in parked {
                         // Of a port they were told already, if it changed.
@@ -224,7 +225,7 @@ impl Engine {
                     }
                 }
                 // One that was handed back has its leases where others look.
-                if event == NetworkEvent::Stopped || matches!(operation.transfer, Some(Transfer::Gone(_))) {
+                if stopped || matches!(operation.transfer, Some(Transfer::Gone(_))) {
                     self.observed.leases.remove(&uuid);
                     self.forget_leases(uuid);
                 }
@@ -248,7 +249,7 @@ impl Engine {
         }
     }
 
-    fn publish_network(&mut self, uuid: Uuid, what: NetworkEvent) {
+    pub(super) fn publish_network(&mut self, uuid: Uuid, what: NetworkEvent) {
         let event = self.network_event(uuid, what);
         self.out.extend(event.map(Effect::Publish));
     }

@@ -39,6 +39,7 @@ impl Engine {
                     xml::write_network_with(wanted, &options)
                 })
             }
+            Command::Annotation { network, part, live, config } => self.annotation(&network, &part, live, config)?,
             Command::Leases(name) => {
                 let uuid = self.find(&name)?;
                 let active = self.active(uuid)?.active.as_ref();

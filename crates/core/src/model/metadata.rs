@@ -1,4 +1,16 @@
-//! `<metadata>`: what other programs keep with a network. Carried along, never interpreted.
+//! What people and programs keep with a network: `<title>`, `<description>`, and `<metadata>`, which is carried along and
+//! never interpreted.
+
+/// A part of what is kept with a network, as libvirt's clients ask for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetadataPart {
+    /// `<description>`
+    Description,
+    /// `<title>`: one line.
+    Title,
+    /// The element of `<metadata>` in that namespace.
+    Element(String),
+}
 
 /// `<metadata>`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -32,7 +32,7 @@ pub use forward::{DeviceRef, Forward, ForwardMode, Nat, PciAddress};
 pub use interface::Interface;
 pub use ip::{Family, Ip, Mask, Route};
 pub use mac::MacAddr;
-pub use metadata::{Metadata, MetadataElement, MetadataNode};
+pub use metadata::{Metadata, MetadataElement, MetadataNode, MetadataPart};
 pub use name::{LinkName, Name, Tag};
 pub use network::{Domain, Network};
 pub use nic::{DevicePlug, DirectMode, LinkState, Nic, NicSource, NicType};

@@ -106,6 +106,18 @@ fn is_only_content(node: Node<'_, '_>) -> bool {
     node.children().count() == 1
 }
 
+/// Reads a document's root element as one of `<metadata>`.
+pub(crate) fn read_root(cursor: &Cursor<'_, '_>) -> MetadataElement {
+    read_element(cursor.node(), &mut Vec::new(), &mut Vec::new())
+}
+
+/// An element as a document of its own.
+pub(crate) fn element_text(element: &MetadataElement) -> String {
+    let mut out = String::new();
+    write_element(&mut out, element, 0, true);
+    out
+}
+
 /// Prints `<metadata>` at the writer's level.
 pub(crate) fn write_metadata(w: &mut Writer, metadata: &Metadata) {
     let mut out = String::new();

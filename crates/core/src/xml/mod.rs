@@ -4,6 +4,7 @@
 //! errors that say where; writing gives what libvirt 9.0 would print. What depends on several elements is checked by
 //! [`Network::validate`](crate::model::Network::validate), which [`read_network`] calls.
 
+mod annotation;
 pub(crate) mod dns;
 mod forward;
 mod interface;
@@ -19,6 +20,7 @@ pub(crate) mod reader;
 mod runstate;
 mod writer;
 
+pub use annotation::{annotate, annotation};
 pub use interface::write_interface;
 pub use libvirt::{read_libvirt_state, write_libvirt_state};
 pub use network::{Connections, TagForm, WriteOptions, read_network, write_network, write_network_with};

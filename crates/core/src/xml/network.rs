@@ -280,7 +280,7 @@ fn write_children(w: &mut Writer, network: &Network, options: &WriteOptions<'_>)
 }
 
 /// The tags of a network and its portgroups as one element of ours; `None` if there are none.
-fn metadata_tags(network: &Network) -> Option<MetadataElement> {
+pub(super) fn metadata_tags(network: &Network) -> Option<MetadataElement> {
     let element = |name: &str, attribute: Option<&Name>, tags: &[Tag]| MetadataElement {
         uri: PATCHCORD_NAMESPACE.into(),
         name: format!("pc:{name}"),

@@ -1,21 +1,42 @@
-//! What clients are told: networks that come, start, stop and go, and devices likewise.
+//! What clients are told: networks that come, start, stop and go, what is kept with them, and devices likewise.
 
 use super::errors::invalid;
+use super::metadata;
 use super::session::Open;
 use crate::handle::Numbered;
 use patchcord_core::engine::{Event, NetworkEvent};
 use patchcord_core::nodedev::News;
 use patchcord_libvirt_wire::reply::{
-    DeviceLifecycle, Lifecycle, RemoteError, device_lifecycle, device_update, lifecycle,
+    DeviceLifecycle, Lifecycle, RemoteError, device_lifecycle, device_update, lifecycle, metadata_change,
 };
-use patchcord_libvirt_wire::{Driver, NetworkRef, Reply};
+use patchcord_libvirt_wire::{Driver, Frame, NetworkRef, Reply};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use uuid::Uuid;
 
-/// libvirt's number for the events of networks' lives, and of devices'.
+/// What clients can be told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Topic {
+    /// Networks' lives.
+    Lifecycle,
+    /// What is kept with networks.
+    Metadata,
+}
+
+impl Topic {
+    /// That of libvirt's number (`virNetworkEventID`).
+    const fn of(number: i32) -> Option<Self> {
+        match number {
+            0 => Some(Self::Lifecycle),
+            1 => Some(Self::Metadata),
+            _ => None,
+        }
+    }
+}
+
+/// libvirt's number for the events of devices' lives.
 const LIFECYCLE: i32 = 0;
 /// And for a device that is described otherwise now.
 const UPDATE: i32 = 1;
@@ -64,8 +85,8 @@ impl<Wish, What> Callbacks<Wish, What> {
     }
 }
 
-/// Callbacks about a network, or all.
-pub(super) type NetworkCallbacks = Callbacks<Option<Uuid>, Numbered>;
+/// Callbacks about something of a network, or of all.
+pub(super) type NetworkCallbacks = Callbacks<(Topic, Option<Uuid>), Numbered>;
 /// Callbacks about a device, or all.
 pub(super) type DeviceCallbacks = Callbacks<DeviceWish, News>;
 
@@ -79,10 +100,9 @@ pub(super) struct DeviceWish {
 impl Open {
     /// The client wants to be told about networks.
     pub(super) fn register(&self, event: i32, network: Option<NetworkRef>) -> Result<Reply, RemoteError> {
-        if event != LIFECYCLE {
-            return Err(invalid("the event", format!("there is no event {event} of networks")));
-        }
-        let wish = network.map(|network| Uuid::from_bytes(network.uuid));
+        let unknown = || invalid("the event", format!("there is no event {event} of networks"));
+        let topic = Topic::of(event).ok_or_else(unknown)?;
+        let wish = (topic, network.map(|network| Uuid::from_bytes(network.uuid)));
         let registered = self.callbacks.borrow_mut().add(wish, || self.session.handle.subscribe());
         self.awake.notify_one();
         registered
@@ -151,20 +171,24 @@ impl Open {
 
     async fn pass_on(&self, event: &Event) {
         let Event::Network { name, uuid, what, .. } = event else { return };
-        let what = match what {
-            NetworkEvent::Defined => Lifecycle::Defined,
-            NetworkEvent::Undefined => Lifecycle::Undefined,
-            NetworkEvent::Started => Lifecycle::Started,
-            NetworkEvent::Stopped => Lifecycle::Stopped,
-            NetworkEvent::Updated => return,
-        };
         let network = NetworkRef { name: name.clone(), uuid: uuid.into_bytes() };
-        let callbacks = self.callbacks.borrow().concerned(|of| of.is_none_or(|of| of == *uuid));
+        let (topic, frame): (_, Box<dyn Fn(i32) -> Frame>) = match what {
+            NetworkEvent::Annotated(part) => {
+                let (kind, uri) = metadata::number(part);
+                (Topic::Metadata, Box::new(move |callback| metadata_change(callback, &network, kind, uri)))
+            }
+            what => {
+                let Some(what) = life(what) else { return };
+                (Topic::Lifecycle, Box::new(move |callback| lifecycle(callback, &network, what)))
+            }
+        };
+        let about = |(of, network): &(Topic, Option<Uuid>)| *of == topic && network.is_none_or(|of| of == *uuid);
+        let callbacks = self.callbacks.borrow().concerned(about);
         if callbacks.is_empty() || !self.session.sees_network(name, *uuid).await {
             return;
         }
         for callback in callbacks {
-            let _ = self.outgoing.send(lifecycle(callback, &network, what)).await;
+            let _ = self.outgoing.send(frame(callback)).await;
         }
     }
 
@@ -183,5 +207,16 @@ impl Open {
             };
             let _ = self.outgoing.send(packet).await;
         }
+    }
+}
+
+/// What an event means for a network's life.
+const fn life(what: &NetworkEvent) -> Option<Lifecycle> {
+    match what {
+        NetworkEvent::Defined => Some(Lifecycle::Defined),
+        NetworkEvent::Undefined => Some(Lifecycle::Undefined),
+        NetworkEvent::Started => Some(Lifecycle::Started),
+        NetworkEvent::Stopped => Some(Lifecycle::Stopped),
+        NetworkEvent::Updated | NetworkEvent::Annotated(_) => None,
     }
 }

@@ -11,6 +11,7 @@
 //! | `interfaces` | calls about interfaces of the host |
 //! | `nodedevs` | calls about node devices |
 //! | `devices` | which devices there are |
+//! | `metadata` | calls about what is kept with networks |
 //! | `events` | what clients are told |
 //! | `guard` | who a client is |
 //! | `permissions` | what it may do with which object |
@@ -22,6 +23,7 @@ mod errors;
 mod events;
 mod guard;
 mod interfaces;
+mod metadata;
 mod names;
 mod networks;
 mod nodedevs;

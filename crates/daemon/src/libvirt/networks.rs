@@ -26,8 +26,8 @@ const XML_INACTIVE: u32 = 1;
 /// Flags of definitions: unknown elements are errors.
 const VALIDATE: u32 = 1;
 /// Flags of updates (libvirt's `virNetworkUpdateFlags`).
-const LIVE: u32 = 1;
-const CONFIG: u32 = 2;
+pub(super) const LIVE: u32 = 1;
+pub(super) const CONFIG: u32 = 2;
 
 impl Session {
     /// Carries out a call about networks.
@@ -93,6 +93,8 @@ impl Session {
                 let count = leases.len();
                 Ok(Reply::Leases(if need_results { leases } else { Vec::new() }, count))
             }
+            call @ Call::NetworkSetMetadata { .. } => self.set_metadata(call).await,
+            Call::NetworkGetMetadata { net, kind, uri, flags } => self.metadata(&net, kind, uri, flags).await,
             about_ports => self.carry_out_port(procedure, about_ports).await,
         }
     }
@@ -140,7 +142,7 @@ impl Session {
         }
     }
 
-    async fn done(&self, command: Command) -> Result<Reply, RemoteError> {
+    pub(super) async fn done(&self, command: Command) -> Result<Reply, RemoteError> {
         self.command(command).await.map(|_| Reply::Nothing)
     }
 

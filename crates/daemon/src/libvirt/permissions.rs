@@ -72,7 +72,10 @@ impl Session {
             return Ok(());
         }
         let unknown = || denied(format!("nobody knows what {} takes", procedure.api()));
-        let flags = if let Call::NetworkUpdate { flags, .. } = call { *flags } else { 0 };
+        let flags = match call {
+            Call::NetworkUpdate { flags, .. } | Call::NetworkSetMetadata { flags, .. } => *flags,
+            _ => 0,
+        };
         let needed = permission::of(procedure.number()).ok_or_else(unknown)?;
         let needed: Vec<&Permission> = needed.iter().filter(|permission| permission.is_needed(flags)).collect();
         let Some(object) = needed.first().map(|permission| permission.object) else { return Ok(()) };
@@ -176,6 +179,8 @@ impl Session {
             | Call::NetworkIsActive { net }
             | Call::NetworkIsPersistent { net }
             | Call::NetworkUpdate { net, .. }
+            | Call::NetworkSetMetadata { net, .. }
+            | Call::NetworkGetMetadata { net, .. }
             | Call::NetworkGetDhcpLeases { net, .. }
             | Call::NetworkListAllPorts { net, .. } => (&self.shown(net).await?).into(),
             Call::NetworkPortCreateXml { net, xml, .. } => {
