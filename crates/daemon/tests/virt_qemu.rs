@@ -283,9 +283,10 @@ fn a_machine_on_a_bridge_of_the_hosts() {
 }
 
 /// The driver opens a macvtap by the node in /dev that the kernel makes for its index, which must be no other
-/// namespace's: these indices are beyond those that tests use.
-fn high_indices(ns: &Namespace) {
-    for n in 0..60 {
+/// namespace's: these indices are beyond those that tests use, and of each test that needs them its own.
+fn high_indices(ns: &Namespace, mode: &str) {
+    let count = if mode == "passthrough" { 100 } else { 60 };
+    for n in 0..count {
         ns.run(&format!("ip link add name high{n} group 9 type veth peer name low{n}"));
     }
     ns.run("ip link del group 9");
@@ -308,7 +309,7 @@ fn on_a_macvtap(mode: &str, by_ip: &str) {
     in_namespace(|ns| {
         let mut host = driver.host(ns);
         let _outside = outside(ns, &host, "eth10");
-        high_indices(ns);
+        high_indices(ns, mode);
         host.network(&pool("office", mode, &["eth10"]));
         let mut machine = driver.machine(&host, &["office"]);
         assert!(machine.address().starts_with("10.9.0."));
