@@ -14,10 +14,20 @@ fn lab() -> Network {
     read_network(LAB, Mode::Strict).expect("a network")
 }
 
+/// The same with an element more.
+fn lab_with(element: &str) -> Network {
+    read_network(&LAB.replace("<dns>", &format!("{element}<dns>")), Mode::Strict).expect("a network")
+}
+
 /// The lines that an update takes away and adds.
 fn change(command: Do, section: In, parent: Option<u32>, fragment: &str) -> String {
-    let before = write_network(&lab());
-    let after = write_network(&lab().update(command, section, parent, fragment).expect("an update"));
+    changed(&lab(), command, section, parent, fragment)
+}
+
+/// The lines of `network` that an update takes away and adds.
+fn changed(network: &Network, command: Do, section: In, parent: Option<u32>, fragment: &str) -> String {
+    let before = write_network(network);
+    let after = write_network(&network.update(command, section, parent, fragment).expect("an update"));
     let gone = before.lines().filter(|line| !after.lines().any(|l| l == *line)).map(|l| format!("- {}", l.trim()));
     let new = after.lines().filter(|line| !before.lines().any(|l| l == *line)).map(|l| format!("+ {}", l.trim()));
     gone.chain(new).collect::<Vec<_>>().join("\n")
@@ -78,4 +88,62 @@ fn a_deletion_that_fits_two_records_is_refused() {
     assert!(write_network(&lab()).contains(second));
     let error = lab().update(Do::AddLast, In::IpDhcpRange, Some(0), "<range start='10.0.0.5' end='10.0.0.6'/>");
     assert!(error.expect_err("two that serve").to_string().contains("a network serves one of each family"));
+}
+
+#[test]
+fn what_is_one_element_is_replaced_as_a_whole() {
+    // A bridge keeps its name where none is given, and nothing else.
+    let named = lab_with("<bridge name='br7' stp='off' zone='home'/>");
+    let text = "<bridge delay='3'/>";
+    assert_eq!(
+        changed(&named, Do::Modify, In::Bridge, None, text),
+        "- <bridge name='br7' zone='home' stp='off' delay='0'/>\n+ <bridge name='br7' stp='on' delay='3'/>"
+    );
+    let domain = "<domain name='a.test' localOnly='yes'/>";
+    assert_eq!(change(Do::AddLast, In::Domain, None, domain), format!("+ {domain}"));
+    let with_domain = lab_with(domain);
+    assert_eq!(
+        changed(&with_domain, Do::Modify, In::Domain, None, "<domain name='b.test'/>"),
+        format!("- {domain}\n+ <domain name='b.test'/>")
+    );
+    assert_eq!(changed(&with_domain, Do::Delete, In::Domain, None, "<domain name='a.test'/>"), format!("- {domain}"));
+    assert_eq!(
+        change(Do::Modify, In::Forward, None, "<forward mode='route' dev='eth1'/>"),
+        "- <forward dev='eth0' mode='nat'>\n- <interface dev='eth0'/>\n\
+         + <forward dev='eth1' mode='route'>\n+ <interface dev='eth1'/>"
+    );
+    assert!(change(Do::Delete, In::Forward, None, "<forward/>").ends_with("- </forward>"));
+}
+
+#[test]
+fn an_address_is_meant_by_itself_or_by_its_number() {
+    let second = "<ip address='10.1.0.1' prefix='16'/>";
+    let found = change(Do::Modify, In::Ip, None, second);
+    assert!(
+        found.contains("- <ip address='10.1.0.1' prefix='24'>")
+            && found.contains("+ <ip address='10.1.0.1' prefix='16'")
+    );
+    assert_eq!(
+        change(Do::Modify, In::Ip, Some(0), "<ip address='10.2.0.1' prefix='24'/>"),
+        "- <ip address='10.0.0.1' prefix='24'>\n+ <ip address='10.2.0.1' prefix='24'>"
+    );
+    let six = "<ip family='ipv6' address='fd00::1' prefix='64'>";
+    let added = lab().update(Do::AddFirst, In::Ip, None, "<ip family='ipv6' address='fd00::1' prefix='64'/>");
+    let added = added.expect("an update");
+    assert_eq!(added.ips[0].address.to_string(), "fd00::1");
+    assert!(write_network(&added).contains(six));
+    let deleted = added.update(Do::Delete, In::Ip, None, "<ip address='10.1.0.1'/>").expect("an update");
+    assert_eq!(deleted.ips.iter().map(|ip| ip.address.to_string()).collect::<Vec<_>>(), ["fd00::1", "10.0.0.1"]);
+}
+
+#[test]
+fn a_pool_gets_other_functions() {
+    let pool = "<network><name>p</name><forward mode='passthrough'><pf dev='eth0'/></forward></network>";
+    let pool = read_network(pool, Mode::Strict).expect("a network");
+    let other = pool.update(Do::Modify, In::ForwardPf, None, "<pf dev='eth1'/>").expect("an update");
+    assert_eq!(other.forward.pf.as_ref().map(ToString::to_string).as_deref(), Some("eth1"));
+    let error = other.update(Do::Delete, In::ForwardPf, None, "<pf dev='eth1'/>").expect_err("nothing is left");
+    assert!(error.to_string().contains("needs a device"), "{error}");
+    let error = other.update(Do::AddLast, In::ForwardPf, None, "<pf dev='eth2'/>").expect_err("one is enough");
+    assert_eq!(error.to_string(), "network 'p': there is a <pf>, eth1, already");
 }

@@ -421,6 +421,20 @@ fn updates() {
     use UpdateSection as In;
     let cases = [
         (AddLast, In::Bridge, None, "<bridge name='x'/>"),
+        (Modify, In::Bridge, None, "<bridge name='br%d'/>"),
+        (Modify, In::Bridge, None, "<bridge stp='perhaps'/>"),
+        (Modify, In::Domain, None, "<domain name='x.test'/>"),
+        (Delete, In::Domain, None, "<domain name='x.test'/>"),
+        (AddLast, In::Ip, None, "<ip address='10.0.0.1' prefix='16'/>"),
+        (Modify, In::Ip, None, "<ip address='10.0.0.9' prefix='24'/>"),
+        (Modify, In::Ip, Some(1), "<ip address='10.0.0.9' prefix='24'/>"),
+        (Delete, In::Ip, Some(0), "<ip address='10.0.0.9' prefix='24'/>"),
+        (Modify, In::Forward, None, "<forward mode='nat'/>"),
+        (Delete, In::Forward, None, "<forward mode='nat'/>"),
+        (AddLast, In::Forward, None, "<forward mode='bridge'/>"),
+        (AddLast, In::ForwardPf, None, "<pf dev='eth0'/>"),
+        (Delete, In::ForwardPf, None, "<pf dev='eth0'/>"),
+        (Modify, In::ForwardPf, None, "<pf dev='eth0'/>"),
         (AddLast, In::IpDhcpHost, Some(3), "<host/>"),
         (AddLast, In::IpDhcpHost, None, "<range/>"),
         (AddLast, In::IpDhcpHost, None, "<host mac='52:54:00:00:00:01' ip='10.0.0.3'/>"),
@@ -442,7 +456,21 @@ fn updates() {
         all
     });
     insta::assert_snapshot!(told, @r#"
-    network 'lab': section 'bridge' can't be updated on its own; define the network anew
+    network 'lab': a network's bridge can be modified, and neither added nor deleted; define the network anew
+    network 'lab', <bridge name>: 'br%d' is a pattern for a name, and the bridge has one; leave it out
+    network 'lab', <bridge stp>: 'perhaps' is none of 'on', 'off' (line 1, column 9)
+    network 'lab': there is no domain
+    network 'lab': there is no domain 'x.test'
+    network 'lab': there is a host address 10.0.0.1 already
+    network 'lab': there is no host address 10.0.0.9; to change an address, give the number of its <ip>, counted from 0
+    network 'lab': there is no <ip> number 1: the network has 1; they are counted from 0
+    network 'lab': there is no host address 10.0.0.9
+    network 'lab': there is no <forward>; add one
+    network 'lab': there is no <forward> of mode 'nat'
+    network 'lab', <forward mode>: a network of mode 'none' has a bridge of its own, and one of mode 'bridge' has none; define it anew
+    network 'lab': forward mode 'none' takes no <pf>
+    network 'lab': forward mode 'none' takes no <pf>
+    network 'lab': forward mode 'none' takes no <pf>
     network 'lab': there is no <ip> number 3: the network has 1; they are counted from 0
     network 'lab', <range>: the document's element is <range> (line 1, column 1); write <host>
     network 'lab': there is a reservation mac='52:54:00:00:00:01' ip='10.0.0.2' already

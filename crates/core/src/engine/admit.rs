@@ -61,23 +61,24 @@ impl Engine {
             network.bridge.name = Some(name);
         }
         network.bridge.pattern = None;
-        if let Some(name) = &network.bridge.name {
-            let mut all = self.intent.networks().chain(self.leaving());
-            let clash = all.find(|(other, n)| *other != uuid && uses_bridge(n, name));
-            if let Some((_, other)) = clash {
-                let who = other.current().map(|n| n.name.to_string()).unwrap_or_default();
-                return Err(Error::new(
-                    ErrorKind::InUse,
-                    format!("network '{}'", network.name),
-                    format!("bridge {name} belongs to network '{who}'"),
-                )
-                .field("<bridge name>")
-                .hint("leave the name out to get a free one"));
-            }
-        }
+        self.bridge_is_nobodys(uuid, &network)?;
         let generated = || self.bridge_mac(&network.name, uuid, random);
         network.mac = network.mac.or_else(|| before.and_then(|n| n.mac)).or_else(|| Some(generated()));
         Ok(network)
+    }
+
+    /// Refuses a bridge that another network has.
+    pub(super) fn bridge_is_nobodys(&self, uuid: Uuid, network: &Network) -> Result<(), Error> {
+        let Some(name) = network.bridge.name.as_ref().filter(|_| network.forward.mode.has_own_bridge()) else {
+            return Ok(());
+        };
+        let mut all = self.intent.networks().chain(self.leaving());
+        let Some((_, other)) = all.find(|(other, n)| *other != uuid && uses_bridge(n, name)) else { return Ok(()) };
+        let who = other.current().map(|n| n.name.to_string()).unwrap_or_default();
+        let cause = format!("bridge {name} belongs to network '{who}'");
+        Err(Error::new(ErrorKind::InUse, format!("network '{}'", network.name), cause)
+            .field("<bridge name>")
+            .hint("leave the name out to get a free one"))
     }
 
     /// The MAC of a bridge that gave none. It is made of the network's name, so that a network that is removed and made

@@ -4,12 +4,9 @@ use super::Engine;
 use super::input::Attach;
 use super::work::Goal;
 use crate::error::Reasons;
-use crate::intent::{Allocation, Claim, NicIntent, devices};
+use crate::intent::{Allocation, Claim, NicIntent};
 use crate::merge::Precedence;
-use crate::model::{
-    ActualType, DevicePlug, DirectMode, ForwardMode, LinkName, MacAddr, Network, Nic, NicSource, VirtualPortType,
-};
-use crate::plan::desired::Resolved;
+use crate::model::{ActualType, DevicePlug, DirectMode, LinkName, MacAddr, Network, Nic, NicSource, VirtualPortType};
 use crate::plan::{LinkKind, MarkKind, desired, is_associated};
 use crate::pool::{Access, Device, Refusal, Unusable};
 use crate::{Error, ErrorKind};
@@ -220,28 +217,6 @@ impl Engine {
                 self.put_nic(nic.id, Some(NicIntent { allocation, ..nic }));
             }
         }
-    }
-
-    /// Whether the NICs of a network could stay as they are, were this its active instance.
-    pub(super) fn nics_stay(&self, network: Uuid, changed: &Network) -> Result<(), Error> {
-        for nic in self.intent.nics_of(network) {
-            let merged = desired::merged_with(Some(changed), nic)?;
-            let ovs = merged.virtualport.as_ref().and_then(|v| v.kind) == Some(VirtualPortType::OpenVSwitch);
-            let bridge = changed.bridge.name.as_ref().filter(|_| changed.forward.mode == ForwardMode::Bridge && !ovs);
-            if let Some(bridge) = bridge {
-                let object = self.describe(super::Object::Nic(nic.id));
-                self.vlans_can_be_had(&object, &Resolved::HostBridge(bridge, Some(changed)), merged.vlan.as_ref())?;
-            }
-            let Some(allocation) = &nic.allocation else { continue };
-            let device = allocation.device();
-            if !devices(&changed.forward).any(|d| d == device) {
-                let cause = format!("NIC {} of guest '{}' has {device}", nic.id, nic.guest);
-                return Err(Error::new(ErrorKind::InUse, format!("network '{}'", changed.name), cause)
-                    .field("<forward interface>")
-                    .hint("move or detach the NIC first"));
-            }
-        }
-        Ok(())
     }
 
     /// The network that a NIC's source names, which must be active.

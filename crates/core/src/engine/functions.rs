@@ -47,6 +47,14 @@ impl Taken {
     }
 }
 
+/// Takes away what [`Engine::list_functions`] added to a network, which its definition has not.
+pub(super) fn without_found_functions(network: &mut Network) {
+    if network.forward.pf.is_some() {
+        network.forward.devices.clear();
+        network.forward.addresses.clear();
+    }
+}
+
 impl Engine {
     /// The functions of a network's `<pf>` as they are now, where NICs of its mode find them: by link to sit on, by address
     /// to be given away.

@@ -1,6 +1,7 @@
 //! Changes of a part of a network, of its definition and while it runs; and of what is kept with it.
 
 use super::effect::{Body, Effect, NetworkEvent};
+use super::functions::without_found_functions;
 use super::input::RequestId;
 use super::{Engine, Object};
 use crate::intent::NetworkIntent;
@@ -52,24 +53,28 @@ impl Engine {
         let Sides { uuid, known, definition, active } = self.sides(name, live, config)?;
         let mut intent = known.clone();
         if let Some(definition) = definition {
-            intent.definition = Some(definition.update(part.command, part.section, part.parent, part.xml)?);
+            let changed = definition.update(part.command, part.section, part.parent, part.xml)?;
+            if changed.bridge.name != definition.bridge.name {
+                self.bridge_is_nobodys(uuid, &changed)?;
+            }
+            intent.definition = Some(changed);
         }
         if let Some(active) = active {
-            let mut changed = active.update(part.command, part.section, part.parent, part.xml)?;
+            let mut given = active.clone();
+            without_found_functions(&mut given);
+            let mut changed = given.update(part.command, part.section, part.parent, part.xml)?;
             self.list_functions(&mut changed);
-            if changed.forward.mode != active.forward.mode {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    self.describe(Object::Network(uuid)),
-                    "the mode of an active network can't be changed",
-                )
-                .field("<forward mode>")
-                .hint("change the definition with --config, then stop and start the network"));
+            if changed.bridge.name != active.bridge.name {
+                self.bridge_is_nobodys(uuid, &changed)?;
             }
-            self.may_start(uuid, &changed)?;
-            self.nics_stay(uuid, &changed)?;
+            let warnings = self.may_start(uuid, &changed)?;
+            // Who changed something else was told when it started.
+            let concerns =
+                changed.ips != active.ips || changed.forward != active.forward || changed.bridge != active.bridge;
+            self.nics_stay(uuid, &active, &changed)?;
             intent.active = Some(changed);
-            self.begin(Some(id), uuid, Some(known), intent, NetworkEvent::Updated, Vec::new());
+            let warnings = if concerns { warnings } else { Vec::new() };
+            self.begin(Some(id), uuid, Some(known), intent, NetworkEvent::Updated, warnings);
         } else {
             self.put_network(uuid, Some(intent));
             self.out.push(Effect::answer(id, Body::Done));

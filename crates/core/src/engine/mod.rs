@@ -50,6 +50,7 @@ mod read;
 mod reconcile;
 mod reserve;
 mod startup;
+mod undisturbed;
 mod view;
 mod work;
 

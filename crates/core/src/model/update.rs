@@ -3,6 +3,8 @@
 //! Which entry a fragment means is libvirt's rule for each section: what it names must agree. Whether the change suits
 //! the guests that are there (a device in use, say) is not known here.
 
+mod whole;
+
 use super::{DeviceRef, DhcpHost, DnsHost, Ip, Network};
 use crate::xml::dns::{SrvFields, read_dns_host, read_srv, read_srv_fields, read_txt};
 use crate::xml::ip::{read_dhcp_host, read_range};
@@ -76,10 +78,11 @@ impl UpdateSection {
 
 impl Network {
     /// The network with one entry of `section` changed as `fragment` says, checked as a whole. `parent` is the number
-    /// of the `<ip>` that a DHCP entry belongs to; without it, the one that serves DHCP is meant, else the first.
+    /// of the `<ip>` that is meant or that a DHCP entry belongs to; without it, an `<ip>` is known by its address, and a
+    /// DHCP entry goes to the one that serves DHCP, else to the first.
     ///
-    /// Refuses what libvirt refuses: sections and modifications that it has not, entries that are there already or are
-    /// not to be found, and whatever [`Network::validate`] finds in the result.
+    /// Refuses modifications of entries that have nothing else to be found by, as libvirt does, entries that are there
+    /// already or are not to be found, and whatever [`Network::validate`] finds in the result.
     pub fn update(
         &self,
         command: UpdateCommand,
@@ -96,14 +99,11 @@ impl Network {
             UpdateSection::DnsHost => network.update_dns_host(command, fragment),
             UpdateSection::DnsTxt => network.update_dns_txt(command, fragment),
             UpdateSection::DnsSrv => network.update_dns_srv(command, fragment),
-            UpdateSection::Bridge
-            | UpdateSection::Domain
-            | UpdateSection::Ip
-            | UpdateSection::Forward
-            | UpdateSection::ForwardPf => {
-                let cause = format!("section '{}' can't be updated on its own", section.as_str());
-                return Err(self.refusal(ErrorKind::Unsupported, cause).hint("define the network anew"));
-            }
+            UpdateSection::Bridge => network.update_bridge(command, fragment),
+            UpdateSection::Domain => network.update_domain(command, fragment),
+            UpdateSection::Ip => network.update_ip(command, parent, fragment),
+            UpdateSection::Forward => network.update_forward(command, fragment),
+            UpdateSection::ForwardPf => network.update_pf(command, fragment),
         }?;
         network.validate()?;
         Ok(network)
@@ -141,12 +141,8 @@ impl Network {
 
     /// The `<ip>` that a DHCP entry belongs to.
     fn dhcp_parent(&self, parent: Option<u32>) -> Result<usize> {
-        if let Some(n) = parent {
-            let found = usize::try_from(n).ok().filter(|n| *n < self.ips.len());
-            return found.ok_or_else(|| {
-                let cause = format!("there is no <ip> number {n}: the network has {}", self.ips.len());
-                self.refusal(ErrorKind::InvalidState, cause).hint("they are counted from 0")
-            });
+        if let Some(number) = parent {
+            return self.ip_number(number);
         }
         let serving = self.ips.iter().position(|ip| ip.dhcp.is_some());
         let first = self.ips.iter().position(|ip| ip.address.is_ipv4());

@@ -11,7 +11,7 @@ use crate::model::interface::OperState;
 use uuid::Uuid;
 
 /// The index that a reference stands for, given what each step made.
-fn resolve(link: LinkRef, made: &[Option<Index>]) -> Option<Index> {
+pub(crate) fn resolve(link: LinkRef, made: &[Option<Index>]) -> Option<Index> {
     match link {
         LinkRef::Index(index) => Some(index),
         LinkRef::MadeBy(step) => made.get(step).copied().flatten(),

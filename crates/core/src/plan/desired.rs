@@ -209,7 +209,8 @@ fn bridge(intent: &Intent, uuid: Uuid, network: &Network, name: &LinkName, mac: 
     // A bridge without an IPv6 address keeps out of its guests' IPv6 altogether; with one it is a router, and
     // doesn't listen to guests that advertise themselves.
     let sysctls = if uses_ipv6 {
-        BTreeMap::from([(Sysctl::AcceptRa(link.clone()), "0".into()), (Sysctl::Autoconf(link), "0".into())])
+        let [listening, making] = [Sysctl::AcceptRa(link.clone()), Sysctl::Autoconf(link.clone())];
+        BTreeMap::from([listening, making, Sysctl::DisableIpv6(link)].map(|sysctl| (sysctl, "0".into())))
     } else {
         BTreeMap::from([(Sysctl::DisableIpv6(link), "1".into())])
     };

@@ -130,29 +130,30 @@ fn existing_bridge(plan: &mut Plan, desired: &DesiredBridge, link: &Link, observ
     routes(plan, &desired.routes, here, Some(link.index), observed);
 }
 
-/// Settings and addresses of a bridge.
+/// Settings and addresses of a bridge. Addresses go first: the kernel takes others of their subnet with them, and those of
+/// IPv6 where a setting ends it.
 fn on_bridge(plan: &mut Plan, desired: &DesiredBridge, link: LinkRef, index: Option<Index>, observed: &Observed) {
-    for (sysctl, value) in &desired.sysctls {
-        // A new link has the host's defaults, whatever was read under its name before.
-        let was = index.and_then(|_| observed.sysctls.get(sysctl));
-        if was != Some(value) {
-            let undo = was.map(|was| Op::SetSysctl(sysctl.clone(), was.clone()));
-            plan.push(Op::SetSysctl(sysctl.clone(), value.clone()), undo, "the host keeps quiet on the bridge");
-        }
-    }
     let there: BTreeSet<IpNet> = index.map(|i| observed.addresses(i).collect()).unwrap_or_default();
-    for address in desired.addresses.difference(&there) {
-        plan.push(
-            Op::AddAddress(link, *address),
-            Some(Op::RemoveAddress(link, *address)),
-            "the host's address on the network",
-        );
-    }
     for address in there.difference(&desired.addresses) {
         plan.push(
             Op::RemoveAddress(link, *address),
             Some(Op::AddAddress(link, *address)),
             "no longer the host's address on the network",
+        );
+    }
+    for (sysctl, value) in &desired.sysctls {
+        // A new link has the host's defaults, whatever was read under its name before.
+        let was = index.and_then(|_| observed.sysctls.get(sysctl));
+        if was != Some(value) {
+            let undo = was.map(|was| Op::SetSysctl(sysctl.clone(), was.clone()));
+            plan.push(Op::SetSysctl(sysctl.clone(), value.clone()), undo, "the host's part in IPv6 on the bridge");
+        }
+    }
+    for address in desired.addresses.difference(&there) {
+        plan.push(
+            Op::AddAddress(link, *address),
+            Some(Op::RemoveAddress(link, *address)),
+            "the host's address on the network",
         );
     }
 }

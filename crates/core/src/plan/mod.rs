@@ -17,7 +17,7 @@
 //! | `mark` | how what we make is told from what others made |
 //! | `nft`, `dnsmasq`, `subnet` | packet rules, name and address service, overlapping subnets |
 
-mod absorb;
+pub(crate) mod absorb;
 pub mod adopt;
 mod association;
 pub mod claim;

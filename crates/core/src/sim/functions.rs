@@ -116,20 +116,26 @@ impl Host {
         assert!(setup.driver.is_none() || bound, "{} is bound, and no record says so", setup.address);
     }
 
-    /// The device `pf` has these functions from now on, of which those with a name have a link of that name, which is
-    /// there or not. What was there before and still is keeps what it was set to.
+    /// The device `pf`, and no other, has these functions from now on, of which those with a name have a link of that
+    /// name, which is there or not. What was there before and still is keeps what it was set to.
     pub fn set_functions(&mut self, pf: &str, functions: &[(u8, Option<&str>)]) {
+        self.set_all_functions(&[(pf, functions)]);
+    }
+
+    /// The same of several devices, whose functions have numbers of their own.
+    pub fn set_all_functions(&mut self, all: &[(&str, &[(u8, Option<&str>)])]) {
         let link = |name: &str| LinkName::new(name).ok();
-        let found = functions.iter().map(|(number, name)| VirtualFunction {
+        let found = |(number, name): &(u8, Option<&str>)| VirtualFunction {
             number: u32::from(*number),
             address: address(*number),
             link: name.and_then(link),
-        });
-        let of = link(pf).into_iter().map(|pf| (pf, found.clone().collect())).collect();
-        self.kernel.functions = Functions::new(of);
-        self.sysfs.set.retain(|address, _| functions.iter().any(|(number, _)| self::address(*number) == *address));
-        for (number, _) in functions {
-            self.sysfs.set.entry(address(*number)).or_insert_with(|| untouched(*number));
+        };
+        let of = all.iter().filter_map(|(pf, functions)| Some((link(pf)?, functions.iter().map(found).collect())));
+        self.kernel.functions = Functions::new(of.collect());
+        let numbers: Vec<u8> = all.iter().flat_map(|(_, functions)| *functions).map(|(number, _)| *number).collect();
+        self.sysfs.set.retain(|known, _| numbers.iter().any(|number| address(*number) == *known));
+        for number in numbers {
+            self.sysfs.set.entry(address(number)).or_insert_with(|| untouched(number));
         }
         self.tell(Input::Observed(Change::Functions(self.kernel.functions.clone())));
     }

@@ -30,6 +30,8 @@ enum Happening {
         live: bool,
         config: bool,
     },
+    /// A whole part of a network is another.
+    Reshape(u8, u8, bool, bool),
     Attach {
         network: u8,
         by_name: bool,
@@ -109,6 +111,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (network.clone(), any::<bool>()).prop_map(|(n, on)| Autostart(n, on)),
         2 => (network.clone(), 2u8..9, any::<bool>(), any::<bool>())
             .prop_map(|(network, host, live, config)| Update { network, host, live, config }),
+        3 => (network.clone(), 0u8..9, any::<bool>(), any::<bool>())
+            .prop_map(|(network, part, live, config)| Reshape(network, part, live, config)),
         4 => (network.clone(), any::<bool>(), proptest::option::of(0u8..3), plug(), any::<bool>(), 0u8..6)
             .prop_map(|(network, by_name, owner, plug, vlan, rates)| Attach { network, by_name, owner, plug, vlan, rates }),
         1 => nic.prop_map(Detach),
@@ -243,6 +247,29 @@ fn update(network: u8, last: u8, live: bool, config: bool) -> Command {
     }
 }
 
+/// Another bridge, domain, address, mode, or list of devices.
+fn reshape(n: u8, part: u8, live: bool, config: bool) -> Command {
+    use UpdateCommand::{AddLast, Delete, Modify};
+    use UpdateSection::{Bridge, Domain, Forward, Ip};
+    let six = format!("<ip family='ipv6' address='fd00:{n}::1' prefix='64'/>");
+    let (command, section, xml) = match (n, part) {
+        (3, 0..4) => (Modify, Forward, "<forward mode='vepa'><interface dev='eth1'/></forward>".into()),
+        (3, _) => (Modify, Forward, "<forward mode='private'><interface dev='eth0'/></forward>".into()),
+        (4, _) => (Modify, Forward, "<forward mode='passthrough'><interface dev='eth3'/></forward>".into()),
+        (5, _) => (Modify, Bridge, format!("<bridge name='ovsbr{}'/>", part % 2)),
+        (_, 0) => (AddLast, Ip, six),
+        (_, 1) => (Delete, Ip, six),
+        (_, 2) => (Modify, Ip, format!("<ip address='10.0.{n}.1' netmask='255.255.0.0'/>")),
+        (_, 3) => (Modify, Bridge, format!("<bridge name='swan{n}' stp='off'/>")),
+        (_, 4) => (Modify, Bridge, format!("<bridge name='virbr{}'/>", n % 2)),
+        (_, 5) => (Modify, Forward, "<forward mode='route'/>".into()),
+        (_, 6) => (Delete, Forward, "<forward/>".into()),
+        (_, 7) => (AddLast, Forward, "<forward mode='nat'/>".into()),
+        (_, _) => (AddLast, Domain, "<domain name='a.test'/>".into()),
+    };
+    Command::Update { network: name(n), command, section, parent: None, xml, live, config }
+}
+
 fn happen(host: &mut Host, what: &Happening) {
     let request = |host: &mut Host, command| {
         host.request(command);
@@ -257,6 +284,7 @@ fn happen(host: &mut Host, what: &Happening) {
         Happening::Update { network, host: last, live, config } => {
             request(host, update(*network, *last, *live, *config))
         }
+        Happening::Reshape(n, part, live, config) => request(host, reshape(*n, *part, *live, *config)),
         Happening::Attach { network, by_name, owner: of, plug, vlan, rates } => {
             let nic = nic_of(*network, *vlan, *rates);
             let Command::Attach(mut wanted) = attach("guest", nic) else { unreachable!() };

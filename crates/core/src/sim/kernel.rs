@@ -4,8 +4,11 @@ use super::{Host, rules};
 use crate::engine::Input;
 use crate::model::DirectMode;
 use crate::model::interface::OperState;
+use crate::plan::absorb::resolve;
 use crate::plan::nft;
-use crate::plan::{Change, Index, Link, LinkKind, LinkRef, MacvlanSpec, Op, Outcome, Plan, StepFailure, VlanState};
+use crate::plan::{
+    Change, Index, Link, LinkKind, LinkRef, MacvlanSpec, Op, Outcome, Plan, StepFailure, Sysctl, VlanState,
+};
 
 impl Host {
     /// Carries out a plan as the real host does: in order, and backwards when a step is refused.
@@ -89,8 +92,31 @@ impl Host {
                 after.apply(&nft::NftChange { ops: vec![op.clone()] });
             }
         }
+        self.ipv6_refused(op, made)?;
         self.kernel.absorb_op(op, index, made);
+        if let Op::SetSysctl(Sysctl::DisableIpv6(link), value) = op
+            && let (Some(link), "1") = (self.kernel.link_named(link).map(|l| l.index), value.as_str())
+        {
+            let gone: Vec<_> = self.kernel.addresses(link).filter(|a| a.addr().is_ipv6()).collect();
+            for address in gone {
+                self.kernel.absorb_op(&Op::RemoveAddress(link.into(), address), None, made);
+            }
+        }
         Ok(index)
+    }
+
+    /// What the kernel says of IPv6 addresses where there are none, and of those that are not there.
+    fn ipv6_refused(&self, op: &Op, made: &[Option<Index>]) -> std::result::Result<(), String> {
+        let (Op::AddAddress(link, address) | Op::RemoveAddress(link, address)) = op else { return Ok(()) };
+        let Some(link) = resolve(*link, made).and_then(|index| self.kernel.link(index)) else { return Ok(()) };
+        if matches!(op, Op::RemoveAddress(..)) && !self.kernel.addresses(link.index).any(|there| there == *address) {
+            return Err(format!("EADDRNOTAVAIL ({address})"));
+        }
+        let quiet = self.kernel.sysctls.get(&Sysctl::DisableIpv6(link.name.clone())).is_some_and(|value| value == "1");
+        if matches!(op, Op::AddAddress(..)) && address.addr().is_ipv6() && quiet {
+            return Err(format!("EACCES ({} has no IPv6)", link.name));
+        }
+        Ok(())
     }
 
     /// What the kernel says to a new macvlan.

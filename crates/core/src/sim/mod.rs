@@ -30,6 +30,8 @@ mod macvtaps;
 mod port_rates;
 #[cfg(test)]
 mod ports;
+#[cfg(test)]
+mod reshape;
 mod rules;
 mod switch;
 #[cfg(test)]

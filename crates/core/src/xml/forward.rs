@@ -7,7 +7,7 @@ use super::{
     writer::Writer,
 };
 use crate::Result;
-use crate::model::{DeviceRef, Forward, ForwardMode, Nat};
+use crate::model::{DeviceRef, Forward, ForwardMode, LinkName, Nat};
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
@@ -25,7 +25,11 @@ const MODES: &[(&str, ForwardMode)] = &[
 ];
 
 pub(crate) fn read_forward(parent: &Cursor<'_, '_>) -> Result<Forward> {
-    let Some(c) = parent.child("forward") else { return Ok(Forward::default()) };
+    parent.child("forward").map_or_else(|| Ok(Forward::default()), |c| read_forward_element(&c))
+}
+
+/// Reads `<forward>`, in a network and as the fragment of an update.
+pub(crate) fn read_forward_element(c: &Cursor<'_, '_>) -> Result<Forward> {
     let mut forward = Forward {
         mode: c.choice("mode", MODES)?.unwrap_or(ForwardMode::Nat),
         managed: c.yes_no("managed")?,
@@ -49,7 +53,7 @@ pub(crate) fn read_forward(parent: &Cursor<'_, '_>) -> Result<Forward> {
         forward.nat = read_nat(&nat)?;
     }
     if let Some(pf) = c.child("pf") {
-        forward.pf = Some(pf.required("dev", link_name)?);
+        forward.pf = Some(read_pf(&pf)?);
     }
     let mut addresses = HashSet::new();
     for a in c.children("address") {
@@ -100,6 +104,11 @@ pub(crate) fn read_forward(parent: &Cursor<'_, '_>) -> Result<Forward> {
         forward = Forward::default();
     }
     Ok(forward)
+}
+
+/// Reads `<pf>`, in a network and as the fragment of an update.
+pub(crate) fn read_pf(c: &Cursor<'_, '_>) -> Result<LinkName> {
+    c.required("dev", link_name)
 }
 
 fn read_nat(c: &Cursor<'_, '_>) -> Result<Nat> {

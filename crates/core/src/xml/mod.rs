@@ -6,7 +6,7 @@
 
 mod annotation;
 pub(crate) mod dns;
-mod forward;
+pub(crate) mod forward;
 mod interface;
 pub(crate) mod ip;
 mod libvirt;

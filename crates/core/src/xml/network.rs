@@ -146,34 +146,39 @@ fn read_metadata_tags(metadata: &Cursor<'_, '_>, network: &mut Network) -> Resul
 }
 
 fn read_bridge(c: &Cursor<'_, '_>, mode: ForwardMode) -> Result<Bridge> {
+    c.child("bridge").map_or_else(|| Ok(with_defaults(Bridge::default(), mode)), |b| read_bridge_element(&b, mode))
+}
+
+/// Reads `<bridge>`, in a network and as the fragment of an update.
+pub(crate) fn read_bridge_element(c: &Cursor<'_, '_>, mode: ForwardMode) -> Result<Bridge> {
     let mut bridge = Bridge::default();
-    if let Some(b) = c.child("bridge") {
-        match b.attr("name") {
-            Some("") | None => {}
-            Some(pattern) if pattern.contains("%d") => {
-                bridge.pattern = Some(check_pattern(pattern).map_err(|cause| b.attr_error("name", cause))?);
-            }
-            Some(_) => bridge.name = b.parsed("name", |text| LinkName::new(text))?,
+    match c.attr("name") {
+        Some("") | None => {}
+        Some(pattern) if pattern.contains("%d") => {
+            bridge.pattern = Some(check_pattern(pattern).map_err(|cause| c.attr_error("name", cause))?);
         }
-        bridge.stp = b.choice("stp", &[("on", true), ("off", false)])?;
-        bridge.delay = b.number("delay", 0..=u32::MAX)?;
-        bridge.zone = b.string("zone")?;
-        bridge.mac_table_manager =
-            b.choice("macTableManager", &[("kernel", MacTableManager::Kernel), ("libvirt", MacTableManager::Libvirt)])?;
-        if !mode.has_own_bridge() {
-            let given =
-                [("stp", bridge.stp.is_some()), ("delay", bridge.delay.is_some()), ("zone", bridge.zone.is_some())];
-            if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
-                let mode = mode.as_str().unwrap_or_default();
-                return Err(b.attr_error(name, format!("forward mode '{mode}' uses a bridge of the host's as it is")));
-            }
+        Some(_) => bridge.name = c.parsed("name", |text| LinkName::new(text))?,
+    }
+    bridge.stp = c.choice("stp", &[("on", true), ("off", false)])?;
+    bridge.delay = c.number("delay", 0..=u32::MAX)?;
+    bridge.zone = c.string("zone")?;
+    bridge.mac_table_manager = c.choice("macTableManager", MAC_TABLE_MANAGERS)?;
+    if !mode.has_own_bridge() {
+        let given = [("stp", bridge.stp.is_some()), ("delay", bridge.delay.is_some()), ("zone", bridge.zone.is_some())];
+        if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
+            let mode = mode.as_str().unwrap_or_default();
+            return Err(c.attr_error(name, format!("forward mode '{mode}' uses a bridge of the host's as it is")));
         }
     }
-    if mode.has_own_bridge() {
-        bridge.stp = bridge.stp.or(Some(true));
-        bridge.delay = bridge.delay.or(Some(0));
+    Ok(with_defaults(bridge, mode))
+}
+
+/// What a network's own bridge has unless it is said otherwise.
+fn with_defaults(bridge: Bridge, mode: ForwardMode) -> Bridge {
+    if !mode.has_own_bridge() {
+        return bridge;
     }
-    Ok(bridge)
+    Bridge { stp: bridge.stp.or(Some(true)), delay: bridge.delay.or(Some(0)), ..bridge }
 }
 
 /// A bridge name with one `%d` in it, which leaves room for a digit.
@@ -185,7 +190,8 @@ fn check_pattern(pattern: &str) -> Result<String, String> {
     Ok(pattern.to_owned())
 }
 
-fn read_domain(c: &Cursor<'_, '_>) -> Result<Domain> {
+/// Reads `<domain>`, in a network and as the fragment of an update.
+pub(crate) fn read_domain(c: &Cursor<'_, '_>) -> Result<Domain> {
     Ok(Domain {
         name: c.required("name", dns_name)?,
         local_only: c.yes_no("localOnly")?,

@@ -1,0 +1,66 @@
+//! Whether a network may change while its guests run: what they have stays, or the change is refused with who has it.
+
+use super::{Engine, Object};
+use crate::intent::{NicIntent, devices};
+use crate::model::{ActualType, ForwardMode, Ip, Network, VirtualPortType};
+use crate::plan::desired::{self, Resolved};
+use crate::{Error, ErrorKind};
+use uuid::Uuid;
+
+/// NICs that a refusal names.
+const NAMED: usize = 3;
+
+impl Engine {
+    /// Refuses to make network `uuid`, which is `before`, what `after` is, where that would take from its NICs what their
+    /// guests can't do without: an address of the host's in their subnet, the kind of thing that they are plugged into, a
+    /// device, or what keeps them apart.
+    pub(super) fn nics_stay(&self, uuid: Uuid, before: &Network, after: &Network) -> Result<(), Error> {
+        let kept = |ip: &Ip| after.ips.iter().any(|other| other.network() == ip.network());
+        if let Some(ip) = before.ips.iter().find(|ip| !kept(ip)) {
+            let what = format!("{} is their gateway and their subnet's", ip.network());
+            self.has_no_nics(uuid, after, "<ip address>", &what)?;
+        }
+        let [was, is] = [before, after].map(ActualType::of_network);
+        if was != is {
+            self.has_no_nics(uuid, after, "<forward mode>", "they are plugged in as its mode says")?;
+        }
+        self.intent.nics_of(uuid).try_for_each(|nic| self.nic_stays(nic, after))
+    }
+
+    /// A NIC keeps its device, and what keeps it apart.
+    fn nic_stays(&self, nic: &NicIntent, after: &Network) -> Result<(), Error> {
+        let merged = desired::merged_with(Some(after), nic)?;
+        let ovs = merged.virtualport.as_ref().and_then(|v| v.kind) == Some(VirtualPortType::OpenVSwitch);
+        let bridge = after.bridge.name.as_ref().filter(|_| after.forward.mode == ForwardMode::Bridge && !ovs);
+        if let Some(bridge) = bridge {
+            let object = self.describe(Object::Nic(nic.id));
+            self.vlans_can_be_had(&object, &Resolved::HostBridge(bridge, Some(after)), merged.vlan.as_ref())?;
+        }
+        let Some(device) = nic.allocation.as_ref().map(crate::intent::Allocation::device) else { return Ok(()) };
+        if devices(&after.forward).any(|d| d == device) {
+            return Ok(());
+        }
+        let cause = format!("NIC {} of guest '{}' has {device}", nic.id, nic.guest);
+        Err(Error::new(ErrorKind::InUse, format!("network '{}'", after.name), cause)
+            .field("<forward interface>")
+            .hint("move or detach the NIC first"))
+    }
+
+    /// Refuses while there are NICs, naming them; `what` says what they have of it.
+    fn has_no_nics(&self, uuid: Uuid, network: &Network, field: &str, what: &str) -> Result<(), Error> {
+        let mut nics = self.intent.nics_of(uuid);
+        let named: Vec<_> =
+            nics.by_ref().take(NAMED).map(|nic| format!("NIC {} of guest '{}'", nic.id, nic.guest)).collect();
+        if named.is_empty() {
+            return Ok(());
+        }
+        let more = match nics.count() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let cause = format!("{}{more} would be cut off: {what}", named.join(", "));
+        Err(Error::new(ErrorKind::InUse, format!("network '{}'", network.name), cause)
+            .field(field)
+            .hint("detach them first, or change the definition alone and stop and start the network"))
+    }
+}

@@ -1,0 +1,212 @@
+//! Networks of which a whole part changes while they run: bridge, domain, addresses, where they forward to.
+
+use super::Host;
+use super::hostdev::on_functions;
+use super::tests::{at_rest, attach, host, nat, network, nic, nic_on, on_devices};
+use crate::engine::{Answer, Command, Input, NicState};
+use crate::model::{UpdateCommand as Do, UpdateSection as In};
+use crate::plan::{Change, LinkKind, MarkKind, Op};
+use crate::{ErrorKind, Result};
+
+/// Changes the active instance of network `lab`.
+fn change(host: &mut Host, command: Do, section: In, parent: Option<u32>, xml: &str) -> Result<Answer> {
+    let (network, xml) = ("lab".into(), xml.into());
+    host.ask(Command::Update { network, command, section, parent, xml, live: true, config: false })
+}
+
+/// What the last plan did.
+fn steps(host: &Host) -> String {
+    host.last_plan.steps.iter().map(|step| format!("{}\n", step.op)).collect()
+}
+
+fn in_use() -> Host {
+    let mut host = host();
+    host.ask(Command::Create(nat("lab", 1))).unwrap();
+    nic(host.ask(attach("web", nic_on("lab"))).unwrap().body);
+    at_rest(&mut host);
+    host
+}
+
+#[test]
+fn an_address_more_is_an_address_more() {
+    let mut host = in_use();
+    change(&mut host, Do::AddLast, In::Ip, None, "<ip family='ipv6' address='fd00::1' prefix='64'/>").unwrap();
+    let told = steps(&host);
+    assert!(told.contains("ip addr add fd00::1/64"), "{told}");
+    assert!(!told.contains("addr del") && !told.contains("10.0.1"), "what was there stays: {told}");
+    at_rest(&mut host);
+    host.crash();
+    host.settle();
+    at_rest(&mut host);
+}
+
+#[test]
+fn an_address_that_guests_have_stays() {
+    let mut host = in_use();
+    let cut_off = [
+        (Do::Delete, "<ip address='10.0.1.1'/>"),
+        (Do::Modify, "<ip address='10.0.1.1' prefix='16'/>"),
+        (Do::Modify, "<ip address='10.0.2.1' prefix='24'/>"),
+    ];
+    for (command, xml) in cut_off {
+        change(&mut host, Do::AddLast, In::Ip, None, "<ip address='10.0.9.1' prefix='24'/>").unwrap();
+        let refused = change(&mut host, command, In::Ip, Some(0), xml).unwrap_err();
+        assert_eq!((refused.kind, refused.field.as_deref()), (ErrorKind::InUse, Some("<ip address>")), "{refused}");
+        assert!(refused.to_string().contains("guest 'web'"), "it names who: {refused}");
+        at_rest(&mut host);
+        let no_nics_there = change(&mut host, Do::Delete, In::Ip, None, "<ip address='10.0.9.1' prefix='24'/>");
+        // Nobody can say which of the subnets a guest has.
+        assert_eq!(no_nics_there.unwrap_err().kind, ErrorKind::InUse);
+        let id = host.engine.intent().nics().next().unwrap().id;
+        host.ask(Command::Detach(id)).unwrap();
+        change(&mut host, Do::Delete, In::Ip, None, "<ip address='10.0.9.1' prefix='24'/>").unwrap();
+        at_rest(&mut host);
+        host.ask(attach("web", nic_on("lab"))).unwrap();
+    }
+    // What its <dhcp> says is another matter.
+    change(&mut host, Do::Modify, In::Ip, Some(0), "<ip address='10.0.1.1' netmask='255.255.255.0'/>").unwrap();
+    at_rest(&mut host);
+}
+
+#[test]
+fn an_address_is_another_where_nobody_is() {
+    let mut host = host();
+    host.ask(Command::Create(nat("lab", 1))).unwrap();
+    change(&mut host, Do::AddLast, In::Ip, None, "<ip family='ipv6' address='fd00::1' prefix='64'/>").unwrap();
+    // In one subnet the kernel would take the new one away with the old.
+    change(&mut host, Do::Modify, In::Ip, Some(0), "<ip address='10.0.1.254' prefix='24'/>").unwrap();
+    assert!(steps(&host).starts_with("ip addr del 10.0.1.1/24"), "{}", steps(&host));
+    at_rest(&mut host);
+    change(&mut host, Do::Delete, In::Ip, Some(1), "<ip family='ipv6' address='fd00::1'/>").unwrap();
+    at_rest(&mut host);
+    let refused = change(&mut host, Do::Delete, In::Ip, Some(0), "<ip address='10.0.1.254'/>").unwrap_err();
+    assert!(refused.to_string().contains("needs an address"), "{refused}");
+    at_rest(&mut host);
+}
+
+#[test]
+fn guests_are_plugged_into_the_bridge_of_another_name() {
+    let mut host = in_use();
+    let before = host.kernel.link_marked(MarkKind::Tap, host.engine.intent().nics().next().unwrap().id).cloned();
+    change(&mut host, Do::Modify, In::Bridge, None, "<bridge name='swan' delay='2'/>").unwrap();
+    at_rest(&mut host);
+    let id = host.engine.intent().nics().next().unwrap().id;
+    let tap = host.kernel.link_marked(MarkKind::Tap, id).cloned().unwrap();
+    let swan = host.kernel.link_named("swan").unwrap();
+    assert_eq!((Some(tap.index), tap.controller), (before.map(|tap| tap.index), Some(swan.index)));
+    assert!(host.kernel.link_named("virbr0").is_none());
+    // One that is there, or another network's, is not taken.
+    host.ask(Command::Define(nat("other", 2))).unwrap();
+    host.ask(Command::Update {
+        network: "other".into(),
+        command: Do::Modify,
+        section: In::Bridge,
+        parent: None,
+        xml: "<bridge name='swan'/>".into(),
+        live: false,
+        config: true,
+    })
+    .unwrap_err();
+    let refused = change(&mut host, Do::Modify, In::Bridge, None, "<bridge name='virbr0'/>").unwrap_err();
+    assert!(refused.to_string().contains("belongs to network 'other'"), "{refused}");
+    host.add_link("eth0", LinkKind::Other(String::new()));
+    host.tell(Input::Observed(Change::Snapshot(Box::new(host.kernel.clone()))));
+    change(&mut host, Do::Modify, In::Bridge, None, "<bridge name='eth0'/>").unwrap_err();
+    at_rest(&mut host);
+}
+
+#[test]
+fn a_mode_changes_what_the_host_does_and_no_guests_plug() {
+    let mut host = in_use();
+    for xml in ["<forward mode='route'/>", "<forward mode='open'/>", "<forward mode='nat' dev='eth0'/>"] {
+        change(&mut host, Do::Modify, In::Forward, None, xml).unwrap();
+        let plugs = |step: &crate::plan::Step| matches!(step.op, Op::SetLink(..) | Op::Doom(_) | Op::MakeBridge(_));
+        assert!(!host.last_plan.steps.iter().any(plugs), "{}", steps(&host));
+        at_rest(&mut host);
+    }
+    change(&mut host, Do::Delete, In::Forward, None, "<forward mode='nat'/>").unwrap();
+    at_rest(&mut host);
+    assert!(host.kernel.sysctls.values().all(|value| value != "1") || host.engine.intent().routed().v4 == 0);
+    change(&mut host, Do::AddLast, In::Forward, None, "<forward mode='nat'/>").unwrap();
+    at_rest(&mut host);
+    let refused = change(&mut host, Do::Modify, In::Forward, None, "<forward mode='bridge'/>").unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Unsupported, "{refused}");
+    at_rest(&mut host);
+}
+
+#[test]
+fn guests_on_devices_keep_theirs() {
+    let mut host = host();
+    for name in ["eth0", "eth1", "eth2"] {
+        host.add_link(name, LinkKind::Other(String::new()));
+    }
+    host.tell(Input::Observed(Change::Snapshot(Box::new(host.kernel.clone()))));
+    host.ask(Command::Create(on_devices("lab", "vepa", &["eth0", "eth1"]))).unwrap();
+    let web = nic(host.ask(attach("web", nic_on("lab"))).unwrap().body);
+    assert_eq!(web.dev.as_deref(), Some("eth0"));
+    // Another list, with its device in it.
+    let xml = "<forward mode='vepa'><interface dev='eth2'/><interface dev='eth0'/></forward>";
+    change(&mut host, Do::Modify, In::Forward, None, xml).unwrap();
+    let refused = change(&mut host, Do::Modify, In::Forward, None, "<forward mode='vepa' dev='eth1'/>").unwrap_err();
+    assert!(refused.to_string().contains("guest 'web' has eth0"), "{refused}");
+    let refused = change(&mut host, Do::Modify, In::Forward, None, &xml.replace("vepa", "private")).unwrap_err();
+    assert_eq!((refused.kind, refused.field.as_deref()), (ErrorKind::InUse, Some("<forward mode>")), "{refused}");
+    at_rest(&mut host);
+    host.ask(Command::Detach(web.id)).unwrap();
+    change(&mut host, Do::Modify, In::Forward, None, &xml.replace("vepa", "private")).unwrap();
+    assert_eq!(nic(host.ask(attach("web", nic_on("lab"))).unwrap().body).state, NicState::Plugged);
+    at_rest(&mut host);
+}
+
+#[test]
+fn a_pool_of_functions_is_another_devices() {
+    let mut host = host();
+    for name in ["eth4", "eth5", "ethv0", "ethv1"] {
+        host.add_link(name, LinkKind::Other(String::new()));
+    }
+    host.tell(Input::Observed(Change::Snapshot(Box::new(host.kernel.clone()))));
+    host.set_all_functions(&[("eth4", &[(0, Some("ethv0"))]), ("eth5", &[(1, Some("ethv1"))])]);
+    host.ask(Command::Create(on_functions("lab", "passthrough"))).unwrap();
+    // Other parts change while the functions that were found are listed.
+    change(&mut host, Do::AddLast, In::Portgroup, None, "<portgroup name='a'/>").unwrap();
+    let web = nic(host.ask(attach("web", nic_on("lab"))).unwrap().body);
+    assert_eq!(web.dev.as_deref(), Some("ethv0"));
+    let refused = change(&mut host, Do::Modify, In::ForwardPf, None, "<pf dev='eth5'/>").unwrap_err();
+    assert!(refused.to_string().contains("guest 'web' has ethv0"), "{refused}");
+    host.ask(Command::Detach(web.id)).unwrap();
+    change(&mut host, Do::Modify, In::ForwardPf, None, "<pf dev='eth5'/>").unwrap();
+    let web = nic(host.ask(attach("web", nic_on("lab"))).unwrap().body);
+    assert_eq!(web.dev.as_deref(), Some("ethv1"));
+    at_rest(&mut host);
+}
+
+#[test]
+fn a_domain_is_dnsmasqs_affair() {
+    let mut host = in_use();
+    let plan = host.last_plan.clone();
+    change(&mut host, Do::AddLast, In::Domain, None, "<domain name='a.test'/>").unwrap();
+    assert_eq!(host.last_plan, plan, "nothing in the kernel");
+    change(&mut host, Do::Modify, In::Domain, None, "<domain name='b.test' localOnly='yes'/>").unwrap();
+    change(&mut host, Do::Delete, In::Domain, None, "<domain name='b.test'/>").unwrap();
+    at_rest(&mut host);
+}
+
+#[test]
+fn a_host_bridge_is_another_and_its_guests_go_there() {
+    let mut host = host();
+    for name in ["br0", "br1"] {
+        host.add_link(name, LinkKind::Bridge);
+    }
+    host.tell(Input::Observed(Change::Snapshot(Box::new(host.kernel.clone()))));
+    let lab = "<network><name>lab</name><forward mode='bridge'/><bridge name='br0'/></network>";
+    host.ask(Command::Create(network(lab))).unwrap();
+    let web = nic(host.ask(attach("web", nic_on("lab"))).unwrap().body);
+    change(&mut host, Do::Modify, In::Bridge, None, "<bridge name='br1'/>").unwrap();
+    let bridge = |host: &mut Host| nic(host.ask(Command::ShowNic(web.id)).unwrap().body).bridge;
+    assert_eq!(bridge(&mut host).as_deref(), Some("br1"));
+    at_rest(&mut host);
+    let refused = change(&mut host, Do::Modify, In::Bridge, None, "<bridge name='br2'/>").unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::NoDevice);
+    assert_eq!(bridge(&mut host).as_deref(), Some("br1"));
+    at_rest(&mut host);
+}
