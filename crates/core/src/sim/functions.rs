@@ -24,6 +24,9 @@ pub struct Sysfs {
     done: Vec<String>,
 }
 
+/// A function's number, and the link that it has.
+pub type Numbered<'a> = (u8, Option<&'a str>);
+
 /// The function of that number of the simulated device.
 pub fn address(number: u8) -> PciAddress {
     PciAddress { domain: 0, bus: 0x3b, slot: 2, function: number }
@@ -118,14 +121,14 @@ impl Host {
 
     /// The device `pf`, and no other, has these functions from now on, of which those with a name have a link of that
     /// name, which is there or not. What was there before and still is keeps what it was set to.
-    pub fn set_functions(&mut self, pf: &str, functions: &[(u8, Option<&str>)]) {
+    pub fn set_functions(&mut self, pf: &str, functions: &[Numbered<'_>]) {
         self.set_all_functions(&[(pf, functions)]);
     }
 
     /// The same of several devices, whose functions have numbers of their own.
-    pub fn set_all_functions(&mut self, all: &[(&str, &[(u8, Option<&str>)])]) {
+    pub fn set_all_functions(&mut self, all: &[(&str, &[Numbered<'_>])]) {
         let link = |name: &str| LinkName::new(name).ok();
-        let found = |(number, name): &(u8, Option<&str>)| VirtualFunction {
+        let found = |(number, name): &Numbered<'_>| VirtualFunction {
             number: u32::from(*number),
             address: address(*number),
             link: name.and_then(link),
