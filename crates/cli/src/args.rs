@@ -127,7 +127,8 @@ pub enum NetworkCommand {
         name: String,
         /// What to do with the part
         command: UpdateWord,
-        /// Which part: ip-dhcp-host, ip-dhcp-range, forward-interface, portgroup, dns-host, dns-txt or dns-srv
+        /// Which part: bridge, domain, ip, ip-dhcp-host, ip-dhcp-range, forward, forward-interface, forward-pf, portgroup,
+        /// dns-host, dns-txt or dns-srv
         section: String,
         /// The part's XML, a file with it, or - for the standard input
         xml: String,

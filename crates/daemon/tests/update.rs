@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Host, SOON, attach, interface, interface_with_mac, ip};
+use common::{Host, SOON, attach, interface, interface_with_mac, ip, update};
 use patchcord_api::methods::{GetNetworkXML, ListLeases, UpdateNetwork};
 use patchcord_testkit::{in_namespace, wait_until};
 use std::net::IpAddr;
@@ -15,15 +15,7 @@ const NET: &str = "<network><name>net</name><forward mode='nat'/><bridge name='b
      </network>";
 
 fn change(command: &str, section: &str, xml: &str) -> UpdateNetwork {
-    UpdateNetwork {
-        name: "net".into(),
-        command: command.into(),
-        section: section.into(),
-        xml: xml.into(),
-        live: Some(true),
-        config: Some(true),
-        ..UpdateNetwork::default()
-    }
+    update("net", command, section, xml)
 }
 
 fn documents(host: &Host<'_>) -> [String; 2] {

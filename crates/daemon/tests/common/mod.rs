@@ -14,7 +14,7 @@ use patchcord_api::error::{ClientError, Refusal};
 use patchcord_api::event::{Event, Monitored};
 use patchcord_api::methods::{
     AttachNIC, CreateNetwork, DefineNetwork, DetachNIC, ListNICs, ListNetworks, Method, ShowNIC, ShowNetwork,
-    StartNetwork, StopNetwork,
+    StartNetwork, StopNetwork, UpdateNetwork,
 };
 use patchcord_api::types::{Network, Nic};
 use patchcord_testkit::{Guest, Namespace, Process, wait_until};
@@ -320,6 +320,19 @@ pub(crate) fn interface_with_mac(network: &str, mac: &str) -> String {
 /// The parameters of an attach by descriptor, without an owner.
 pub(crate) fn attach(guest: &str, xml: &str) -> AttachNIC {
     AttachNIC { guest: guest.into(), xml: xml.into(), ..AttachNIC::default() }
+}
+
+/// The parameters of a change of a part of a network, now and from now on.
+pub(crate) fn update(network: &str, command: &str, section: &str, xml: &str) -> UpdateNetwork {
+    UpdateNetwork {
+        name: network.into(),
+        command: command.into(),
+        section: section.into(),
+        xml: xml.into(),
+        live: Some(true),
+        config: Some(true),
+        ..UpdateNetwork::default()
+    }
 }
 
 /// A NIC's MAC.

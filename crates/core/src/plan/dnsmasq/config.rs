@@ -15,6 +15,10 @@ const LINE_MAX: usize = 1000;
 /// Leases that `dhcp-lease-max` allows at most, however large the ranges are (an IPv6 one can hold 2⁶⁴).
 const LEASES_MAX: u128 = 1_000_000;
 
+/// Leases that dnsmasq allows where it is told no number. Less would be too few: it counts those of reserved addresses, and
+/// those of ranges that were changed, until they expire.
+const LEASES_MIN: u128 = 1000;
+
 /// What the host brings to a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -279,6 +283,7 @@ fn addresses(network: &Network, conf: &mut Lines<'_>) -> Result<()> {
             conf.push("<tftp root>", &format!("tftp-root={}", quoted(root)))?;
         }
         let Some(dhcp) = serving(ip) else { continue };
+        leases = leases.saturating_add(dhcp.hosts.len() as u128);
         let size = match ip.network() {
             IpNet::V4(n) => n.netmask().to_string(),
             IpNet::V6(n) => n.prefix_len().to_string(),
@@ -307,7 +312,7 @@ fn addresses(network: &Network, conf: &mut Lines<'_>) -> Result<()> {
             conf.push("<mtu size>", &format!("dhcp-option=option:mtu,{mtu}"))?;
         }
     }
-    if leases > 0 {
+    if leases > LEASES_MIN {
         conf.push("", &format!("dhcp-lease-max={}", leases.min(LEASES_MAX)))?;
     }
     Ok(())

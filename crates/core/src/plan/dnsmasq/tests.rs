@@ -63,16 +63,17 @@ fn lacks(config: &Config, unwanted: &[&str]) {
 }
 
 /// What we write and libvirt doesn't, and why: see the module.
-const OURS_ALONE: [&str; 6] = [
+const OURS_ALONE: [&str; 7] = [
     "pid-file=",
     "no-resolv",
     "servers-file=",
     "bind-interfaces",
     "dhcp-leasefile=",
     "dhcp-option=option6:dns-server,",
+    "dhcp-lease-max=",
 ];
-/// What libvirt writes and we don't.
-const THEIRS_ALONE: [&str; 1] = ["bind-dynamic"];
+/// What libvirt writes and we don't, or only where dnsmasq's own limit is too small.
+const THEIRS_ALONE: [&str; 2] = ["bind-dynamic", "dhcp-lease-max="];
 
 /// Directives without the comments, those that are allowed to differ, and the paths of files.
 fn normal(text: &str, differing: &[&str]) -> BTreeSet<String> {
@@ -202,14 +203,23 @@ fn both_families_lease_and_advertise() {
         &[
             "dhcp-range=10.0.0.2,10.0.0.254,255.255.255.0",
             "dhcp-range=fd00:1::10,fd00:1::1f,64,90m",
-            "dhcp-lease-max=269",
             "enable-ra",
             "dhcp-option=option6:dns-server,[fd00:1::1]",
             "dhcp-option=option:mtu,9000",
         ],
     );
+    lacks(&c, &["dhcp-lease-max"]);
     assert!(!lines(&c, "conf").iter().any(|l| l.contains("ra-only")));
     assert_eq!(lines(&c, "hosts"), ["id:0:3:0:1:0:16:3e:11:22:33,six,[fd00:1::11]", "seven,[fd00:1::12]"]);
+}
+
+#[test]
+fn there_are_leases_for_all_that_ranges_and_reservations_have() {
+    let c = config(
+        "<ip address='10.0.0.1' prefix='16'><dhcp><range start='10.0.1.0' end='10.0.9.255'/>
+         <host mac='52:54:00:00:00:01' ip='10.0.0.5'/></dhcp></ip>",
+    );
+    has(&c.unwrap(), &["dhcp-lease-max=2305"]);
 }
 
 #[test]
