@@ -25,7 +25,7 @@ fn a_subnet_comes_and_goes() {
     in_namespace(|ns| {
         let host = Host::new(ns);
         host.network(NET);
-        let (nic, mut guest) = host.guest_on("net", "web");
+        let (nic, mut guest) = host.guest("web", &interface_with_mac("net", "52:54:00:00:00:01"));
         guest.dhcp(SOON).unwrap();
         Host::reaches(&mut guest, "10.5.0.1");
         let six = "<ip family='ipv6' address='fd00:5::1' prefix='64'/>";
@@ -37,6 +37,7 @@ fn a_subnet_comes_and_goes() {
         Host::reaches(&mut guest, "10.5.0.1");
         guest.set_static(ip("10.6.0.2"), 24, None);
         Host::reaches(&mut guest, "10.6.0.1");
+        assert_eq!(guest.resolve("one.lab.test", ip("10.6.0.1"), SOON).unwrap().len(), 1, "it is served there too");
 
         // Whoever has an address there keeps it.
         let before = addresses(&host, "brnet");

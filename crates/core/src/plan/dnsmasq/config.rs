@@ -142,6 +142,10 @@ impl Config {
             conf.push("", line)?;
         }
         conf.push("<bridge name>", &format!("interface={bridge}"))?;
+        // It binds to those that are there when it starts: with others it is another configuration.
+        for ip in &network.ips {
+            conf.push("", &format!("# {}", ip.address))?;
+        }
         if network.forward.mode == ForwardMode::Isolated {
             // No default route: there is none.
             conf.push("", "dhcp-option=3")?;
