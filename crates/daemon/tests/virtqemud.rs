@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::remote::{Client, call, says};
+use common::remote::{Client, call, says, virsh};
 use common::{Host, SOON, ip};
 use patchcord_libvirt_wire::xdr::{Parameter, Reader, Value, Writer};
 use patchcord_libvirt_wire::{Procedure as P, Status};
@@ -359,6 +359,35 @@ fn a_running_nic_changes_its_network() {
         host.start_network("blue");
         assert_eq!(controller(ns).as_deref(), Some("virbr2"), "it is still the network's to plug in");
         guest.ping(ip("10.77.2.1"), SOON).unwrap();
+    });
+}
+
+#[test]
+fn a_network_takes_the_drivers_guests_to_another_bridge() {
+    in_namespace(|ns| {
+        let mut host = Host::new(ns);
+        host.network(&network("red", 1, ""));
+        let mut guest = started(&host, ns, &port(FIRST, ""));
+        guest.dhcp(SOON).unwrap();
+        says(&host, &["net-update", "red", "modify", "bridge", "<bridge name='swan' stp='off'/>", "--live"]);
+        assert_eq!(controller(ns).as_deref(), Some("swan"));
+        guest.ping(ip("10.77.1.1"), SOON).unwrap();
+        let mut look = Operation::of(&host, &For::Itself);
+        let named = look.port("red", FIRST).unwrap();
+        let shown = Reader::new(&look.ok(P::NetworkPortGetXmlDesc, named.clone().u32(0))).string("").unwrap();
+        assert_eq!(bridge(&shown), "swan");
+        look.end();
+        host.kill();
+        host.start();
+        is_plugged(&host, "red");
+        assert_eq!(controller(ns).as_deref(), Some("swan"));
+        guest.ping(ip("10.77.1.1"), SOON).unwrap();
+        // What would cut them off is refused.
+        let other = "<ip address='10.77.9.1' prefix='24'/>";
+        let change = ["net-update", "red", "modify", "ip", other, "--parent-index", "0", "--live"];
+        let refused = virsh(&host, false, &change).output().unwrap();
+        let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && error.contains("guest 'web'"), "{error}");
     });
 }
 
