@@ -290,7 +290,7 @@ POOL = """<network>
   <forward mode='private'><interface dev='old'/></forward>
 </network>"""
 FRAGMENTS = {
-    "BRIDGE": "<bridge name='br9'/>",
+    "BRIDGE": "<bridge name='br1'/>",
     "DOMAIN": "<domain name='example.org'/>",
     "IP": "<ip address='10.9.0.1' netmask='255.255.255.0'/>",
     "IP_DHCP_HOST": "<host mac='52:54:00:00:00:05' name='new' ip='10.1.0.5'/>",
@@ -308,9 +308,15 @@ MODIFY, DELETE, ADD_LAST, ADD_FIRST = range(1, 5)
 
 def updates():
     conn = libvirt.open(URI)
-    # Nothing can be done to these parts, and little to others.
-    fixed = ["BRIDGE", "DOMAIN", "IP", "FORWARD", "FORWARD_PF"]
-    modified = ["IP_DHCP_HOST", "PORTGROUP"]
+    # libvirt's daemon does nothing to these parts, and little to others.
+    fixed = differs([], ["BRIDGE", "DOMAIN", "IP", "FORWARD", "FORWARD_PF"])
+    modified = ["IP_DHCP_HOST", "PORTGROUP", "DOMAIN", "IP"]
+    # What there always is one of, what there is, and what does not go with the mode.
+    special = {
+        "BRIDGE": [UNSUPPORTED, UNSUPPORTED, None, *[UNSUPPORTED] * 4],
+        "FORWARD": [INVALID, INVALID, None, None, INVALID, None, None],
+        "FORWARD_PF": [INVALID] * 7,
+    }
     live, config = libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE, libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG
     wrong = []
     for state in ["inactive", "active", "transient"]:
@@ -336,6 +342,10 @@ def updates():
                     expected = [INVALID] * 7
                 elif section in fixed:
                     expected = [UNSUPPORTED] * 7
+                elif section in special:
+                    expected = special[section]
+                if section == "FORWARD" and found[-1] is None:
+                    update(ADD_LAST)
                 if found != expected:
                     wrong.append(f"{state}, {flags}, {section}: {found} instead of {expected}")
                 if (network.XMLDesc(), network.XMLDesc(libvirt.VIR_NETWORK_XML_INACTIVE)) != before:
