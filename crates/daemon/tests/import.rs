@@ -10,7 +10,6 @@ use patchcord_api::methods::{ImportLibvirt, Imported, ListLeases};
 use patchcord_testkit::{Guest, Libvirtd, Namespace, in_namespace, wait_until};
 use serde_json::Value;
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -59,18 +58,6 @@ fn listed(socket: &Path) -> Vec<String> {
     let text = virsh(socket, "net-list --all");
     let row = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     text.lines().map(row).filter(|row| !row.is_empty()).collect()
-}
-
-/// A root directory whose directories of libvirt are libvirt's own.
-fn host_beside_libvirt(ns: &Namespace) -> Host<'_> {
-    let host = Host::without_daemon(ns);
-    for directory in ["run", "var/lib"] {
-        fs::create_dir_all(host.root.join(directory)).unwrap();
-    }
-    for directory in ["run/libvirt", "var/lib/libvirt", "etc/libvirt"] {
-        symlink(Path::new("/").join(directory), host.root.join(directory)).unwrap();
-    }
-    host
 }
 
 fn outside(ns: &Namespace) -> Namespace {
@@ -150,7 +137,7 @@ fn networks_change_hands_and_back_without_a_lost_packet() {
         guest.ping_every(ip("203.0.113.2"), Duration::from_millis(5), SOON).unwrap();
 
         // While libvirt's daemon runs nothing is taken over, but what would be is told.
-        let mut host = host_beside_libvirt(ns);
+        let mut host = Host::beside_libvirt(ns);
         host.start();
         let (name, refusal) = host.refused(&ImportLibvirt::default());
         assert!(name.ends_with("InUse") && refusal.hint.unwrap().contains("systemctl stop virtnetworkd"), "{name}");
@@ -268,7 +255,7 @@ fn rules_that_let_guests_through_a_firewall_stay_until_it_lets_them_through_itse
         libvirtd.stop();
         fs::remove_file(&theirs).ok();
 
-        let mut host = host_beside_libvirt(ns);
+        let mut host = Host::beside_libvirt(ns);
         host.start();
         let imported = import(&host, false, false);
         let warnings = &named(&imported, "default").warnings;

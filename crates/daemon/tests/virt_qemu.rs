@@ -11,9 +11,11 @@ mod common;
 use common::console::{BOOT, Console, guest_image};
 use common::switch::{pool, switch};
 use common::{Host, SOON, ip, pid};
-use patchcord_testkit::{Namespace, Process, in_namespace, probe, skip, test_name, unpacked, wait_until};
+use patchcord_api::methods::ImportLibvirt;
+use patchcord_testkit::{Libvirtd, Namespace, Process, in_namespace, probe, skip, test_name, unpacked, wait_until};
 use rustix::process::{Signal, kill_process};
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -48,7 +50,15 @@ impl Driver {
         ns.run("mount -t tmpfs tmpfs /run");
         fs::create_dir("/run/netns").unwrap();
         let mut host = Host::without_daemon(ns);
-        std::os::unix::fs::symlink(host.root.join("run/libvirt"), "/run/libvirt").unwrap();
+        symlink(host.root.join("run/libvirt"), "/run/libvirt").unwrap();
+        Self::users(ns, &host);
+        host.start();
+        host
+    }
+
+    /// Makes the driver's user and group.
+    fn users(ns: &Namespace, host: &Host<'_>) {
+        fs::create_dir_all(host.root.join("etc")).unwrap();
         // The package's installation would have made them, and the driver starts only if they exist.
         for (file, line) in
             [("passwd", "libvirt-qemu:x:64055:64055::/:/usr/sbin/nologin"), ("group", "libvirt-qemu:x:64055:")]
@@ -57,8 +67,6 @@ impl Driver {
             fs::write(&copy, format!("{}{line}\n", fs::read_to_string(&of_host).unwrap())).unwrap();
             ns.run(&format!("mount --bind {} {}", copy.display(), of_host.display()));
         }
-        host.start();
-        host
     }
 
     /// Starts a machine with a NIC on each of these networks, the first of which it has an address on.
@@ -237,6 +245,47 @@ fn a_machine_keeps_its_networks_while_they_and_the_daemon_end_and_begin() {
         });
         machine.ends(&host);
         assert!(!ns.run("ip link").contains("vnet"));
+    });
+}
+
+#[test]
+fn a_machine_of_libvirts_network_daemon_is_ours_and_notices_nothing() {
+    let Some(driver) = Driver::find() else { return };
+    in_namespace(|ns| {
+        let Some(mut libvirtd) = Libvirtd::beside(ns) else { return };
+        let mut host = Host::beside_libvirt(ns);
+        Driver::users(ns, &host);
+        // Where its clients look for it, and where the driver looks for libvirt's daemon for networks alone.
+        symlink("/run", "/var/run").unwrap();
+        let door = Path::new("/run/libvirt/virtnetworkd-sock");
+        symlink(&libvirtd.sockets()[0], door).unwrap();
+        fs::write("/run/lab.xml", LAB).unwrap();
+        virsh(ns, "net-define /run/lab.xml");
+        virsh(ns, "net-start lab");
+        let mut machine = driver.machine(&host, &["lab"]);
+        let address = machine.address();
+        assert_eq!(machine.console.ask(&format!("watch {GATEWAY}")), "answers");
+
+        libvirtd.stop();
+        for socket in libvirtd.sockets().iter().map(PathBuf::as_path).chain([door]) {
+            let _ = fs::remove_file(socket);
+        }
+        host.start();
+        let imported = host.call(&ImportLibvirt { dry_run: Some(false), undo: Some(false) });
+        assert!(imported.networks.iter().all(|n| n.done && n.warnings.is_empty()), "{imported:#?}");
+        machine.lost_nothing();
+        assert_eq!(plugged(&host), [("lab".to_owned(), "plugged".to_owned(), Some("vnet0".to_owned()))]);
+        let leases = virsh(ns, "net-dhcp-leases lab");
+        assert!(leases.contains(MAC) && leases.contains(&format!("{address}/24")), "{leases}");
+        // The network is ours to stop and to start, and takes the machine with it.
+        virsh(ns, "net-destroy lab");
+        assert!(!machine.console.pings(GATEWAY));
+        virsh(ns, "net-start lab");
+        wait_until("the machine on its network", SOON, || {
+            machine.console.pings(GATEWAY).then_some(()).ok_or("no answer")
+        });
+        // And the driver's port is one that it gives back to us.
+        machine.ends(&host);
     });
 }
 

@@ -13,6 +13,7 @@
 //! | `jobs` | which slow work an object needs, and how it ended |
 //! | `networks`, `nics`, `live`, `reserve`, `read` | requests |
 //! | `admit`, `admit_nic` | whether a network or NIC may be, and what its document leaves to us |
+//! | `undisturbed` | whether a network may change under its NICs |
 //! | `adopt` | networks that come from libvirt's daemon, and go back |
 //! | `associations` | when switches are asked for profiles |
 //! | `functions` | virtual functions: which of them networks have, and what is done about those that NICs have |

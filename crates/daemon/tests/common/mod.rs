@@ -23,6 +23,7 @@ use serde_json::Value;
 use std::fmt::Debug;
 use std::fs::{self, File};
 use std::net::IpAddr;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -56,6 +57,18 @@ impl<'a> Host<'a> {
         fs::create_dir(root.join("etc")).unwrap();
         fs::write(root.join("etc/resolv.conf"), "nameserver 192.0.2.53\n").unwrap();
         Self { ns, root, daemon: None, _directory: directory }
+    }
+
+    /// A root directory whose directories of libvirt are libvirt's own, and no daemon.
+    pub(crate) fn beside_libvirt(ns: &'a Namespace) -> Self {
+        let host = Self::without_daemon(ns);
+        for directory in ["run", "var/lib"] {
+            fs::create_dir_all(host.root.join(directory)).unwrap();
+        }
+        for directory in ["run/libvirt", "var/lib/libvirt", "etc/libvirt"] {
+            symlink(Path::new("/").join(directory), host.root.join(directory)).unwrap();
+        }
+        host
     }
 
     /// The daemon's command on a root directory. What it says goes to `log`.
