@@ -8,7 +8,9 @@ use common::remote::socket;
 use common::{Host, SOON};
 use patchcord_testkit::{in_namespace, skip, test_name, unpacked};
 use std::env::consts::ARCH;
-use std::path::Path;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const LAB: &str = "<network><name>lab</name><forward mode='nat'/><bridge name='virbr7'/>\
@@ -39,27 +41,56 @@ fn goes_through(mut program: Command, host: &Host<'_>) {
     assert!(output.status.success(), "{said}\n{}", host.log());
 }
 
+/// Perl with the binding of the package.
+fn perl(package: &Path, arguments: &[&str]) -> Command {
+    let mut perl = Command::new("perl");
+    let libraries = package.join(format!("usr/lib/{ARCH}-linux-gnu"));
+    let modules = fs::read_dir(libraries.join("perl5")).into_iter().flatten().flatten();
+    let modules: Vec<_> = modules.map(|entry| entry.path().display().to_string()).collect();
+    perl.args(arguments).env("PERL5LIB", modules.join(":")).env("LD_LIBRARY_PATH", libraries);
+    perl
+}
+
+/// Where the binding is, if it can be used; if not, the test is skipped.
+fn perls_binding() -> Option<PathBuf> {
+    unpacked("sys-virt").filter(|package| can(perl(package, &["-MSys::Virt", "-e", "1"])))
+}
+
 #[test]
-fn perls_binding_goes_through_all_that_it_has() {
+fn perls_binding_goes_through_all_that_networks_have() {
     in_namespace(|ns| {
-        let Some(package) = unpacked("sys-virt") else { return };
-        let perl = |arguments: &[&str]| {
-            let mut perl = Command::new("perl");
-            let libraries = package.join(format!("usr/lib/{ARCH}-linux-gnu"));
-            let modules = std::fs::read_dir(libraries.join("perl5")).into_iter().flatten().flatten();
-            let modules: Vec<_> = modules.map(|entry| entry.path().display().to_string()).collect();
-            perl.args(arguments).env("PERL5LIB", modules.join(":")).env("LD_LIBRARY_PATH", libraries);
-            perl
-        };
-        if !can(perl(&["-MSys::Virt", "-e", "1"])) {
-            return;
-        }
+        let Some(package) = perls_binding() else { return };
         let host = Host::new(ns);
         host.network(LAB);
         let (nic, mut guest) = host.guest_on("lab", "web");
         guest.dhcp(SOON).unwrap();
         let mac = nic.mac.unwrap();
-        goes_through(perl(&[&script("networks.pl"), &uri(&host, false), &uri(&host, true), "lab", &mac]), &host);
+        let arguments = [&script("networks.pl"), &uri(&host, false), &uri(&host, true), "lab", &mac];
+        goes_through(perl(&package, &arguments), &host);
+    });
+}
+
+#[test]
+fn perls_binding_goes_through_interfaces_and_node_devices() {
+    in_namespace(|ns| {
+        let Some(package) = perls_binding() else { return };
+        let away = ns.peer("away");
+        for (link, up) in [("eth1", true), ("eth2", false)] {
+            ns.veth(link, &away, link);
+            let state = if up { "up" } else { "down" };
+            ns.run(&format!("ip link set {link} address 52:54:00:00:00:0{} {state}", &link[3..]));
+        }
+        let mut host = Host::without_daemon(ns);
+        symlink("/sys", host.root.join("sys")).unwrap();
+        fs::create_dir_all(host.root.join("etc/patchcord")).unwrap();
+        fs::write(host.root.join("etc/patchcord/patchcord.toml"), "[libvirt]\nnodedev = \"on\"\n").unwrap();
+        host.start();
+        let uri = |driver: &str, socket: &str| {
+            format!("{driver}+unix:///system?socket={}", host.root.join("run/libvirt").join(socket).display())
+        };
+        let interfaces = uri("interface", "virtinterfaced-sock");
+        let [devices, readers] = ["virtnodedevd-sock", "virtnodedevd-sock-ro"].map(|socket| uri("nodedev", socket));
+        goes_through(perl(&package, &[&script("host.pl"), &interfaces, &devices, &readers]), &host);
     });
 }
 
@@ -69,7 +100,7 @@ fn virt_managers_library_lists_networks_and_makes_one() {
         let Some(package) = unpacked("virtinst") else { return };
         let host = Host::new(ns);
         let home = host.root.join("home");
-        std::fs::create_dir_all(&home).unwrap();
+        fs::create_dir_all(&home).unwrap();
         let python = |arguments: &[&str]| {
             let mut python = Command::new("/usr/bin/python3");
             let libraries = package.join(format!("usr/lib/{ARCH}-linux-gnu"));

@@ -3,34 +3,15 @@
 
 use strict;
 use warnings;
+use FindBin;
+use lib $FindBin::Bin;
+use Checks;
 use Sys::Virt;
 use Sys::Virt::Event;
 use Sys::Virt::Network;
 use Sys::Virt::NetworkPort;
 
 my ($uri, $read_only_uri, $leased, $mac) = @ARGV;
-
-sub same {
-    my ($what, $found, $expected) = @_;
-    $_ = join(" ", map { $_ // "undef" } ref $_ ? @$_ : $_) for $found, $expected;
-    die "$what: '$found' instead of '$expected'\n" unless $found eq $expected;
-}
-
-sub like {
-    my ($what, $found, $expected) = @_;
-    die "$what: '$found' has no '$expected'\n" unless index($found, $expected) >= 0;
-}
-
-# Code, domain and level of a refusal, and how its message begins.
-sub refused {
-    my ($what, $codes, $message, $action) = @_;
-    eval { $action->(); 1 } and die "$what: not refused\n";
-    my $error = $@;
-    die "$what: $error\n" unless ref $error eq "Sys::Virt::Error";
-    # Its own level() gives the code.
-    same($what, [$error->code, $error->domain, $error->{level}], $codes);
-    die "$what: " . $error->message . "\n" unless index($error->message, $message) == 0;
-}
 
 sub uuid { sprintf "00000000-0000-4000-8000-%012d", shift }
 
@@ -40,8 +21,6 @@ sub xml {
         . "<ip address='10.$number.0.1' netmask='255.255.255.0'>"
         . "<dhcp><range start='10.$number.0.10' end='10.$number.0.20'/></dhcp></ip></network>";
 }
-
-sub names { [sort map { $_->get_name } @_] }
 
 my ($network, $error) = (Sys::Virt::Error::FROM_NETWORK, Sys::Virt::Error::LEVEL_ERROR);
 
@@ -60,10 +39,7 @@ my $listener = $conn->network_event_register_any(undef, Sys::Virt::Network::EVEN
 });
 sub hears {
     my @expected = @_;
-    local $SIG{ALRM} = sub { die "heard (@events) instead of (@expected)\n" };
-    alarm 60;
-    Sys::Virt::Event::run_default() while @events < @expected;
-    alarm 0;
+    hears_until(sub { @events >= @expected }, sub { "@events instead of @expected" });
     same("events", \@events, \@expected);
     @events = ();
 }
