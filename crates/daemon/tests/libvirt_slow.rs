@@ -50,7 +50,7 @@ fn a_slow_operation_holds_up_neither_its_connection_nor_others() {
         fs::write(&hook, format!("#!/bin/sh\n[ $2 != start ] || {{ echo here > {at}/here; cat {at}/door; }}\n"))
             .unwrap();
         fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
-        host.call(&patchcord_api::methods::DefineNetwork { xml: lab(), ..Default::default() });
+        host.call(&patchcord_api::methods::DefineNetwork { xml: lab() });
 
         let mut client = Client::opened(&host);
         client.say(&call(Procedure::NetworkCreate, 1, &network()));
