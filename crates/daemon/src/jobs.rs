@@ -83,6 +83,8 @@ impl Jobs {
         match job {
             Job::StartService(network, config) => {
                 self.leases.add(dnsmasq.lease_path(network), network);
+                // The one that ran before is ended.
+                self.serving.remove(&network);
                 spawn(ends, id, move || {
                     let process = dnsmasq.start(network, &config).map_err(|e| phrase(&e))?;
                     Ok(running(&process, *config))

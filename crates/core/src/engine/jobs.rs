@@ -89,16 +89,11 @@ impl Engine {
             }
             (_, JobOutcome::Done | JobOutcome::Unchanged | JobOutcome::Function(_)) => self.advance(object),
             (job, JobOutcome::Failed(cause)) => {
+                // Whether one runs is found out by looking, not by the failure.
+                self.observed.services.remove(&uuid);
                 let what = match job {
-                    Job::StopService(..) => {
-                        // Whether it runs is found out by looking, not by the failure.
-                        self.observed.services.remove(&uuid);
-                        "dnsmasq did not stop"
-                    }
-                    Job::ReloadService(..) => {
-                        self.observed.services.remove(&uuid);
-                        "dnsmasq could not be told to read its files again"
-                    }
+                    Job::StopService(..) => "dnsmasq did not stop",
+                    Job::ReloadService(..) => "dnsmasq could not be told to read its files again",
                     _ => "dnsmasq did not start",
                 };
                 let error = Error::new(ErrorKind::HostFailed, self.describe(object), format!("{what}: {cause}"))
