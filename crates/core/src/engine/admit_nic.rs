@@ -6,7 +6,9 @@ use super::work::Goal;
 use crate::error::Reasons;
 use crate::intent::{Allocation, Claim, NicIntent};
 use crate::merge::Precedence;
-use crate::model::{ActualType, DevicePlug, DirectMode, LinkName, MacAddr, Network, Nic, NicSource, VirtualPortType};
+use crate::model::{
+    ActualType, DevicePlug, DirectMode, LinkName, LinkState, MacAddr, Network, Nic, NicSource, VirtualPortType,
+};
 use crate::plan::{LinkKind, MarkKind, desired, is_associated};
 use crate::pool::{Access, Device, Refusal, Unusable};
 use crate::{Error, ErrorKind};
@@ -56,7 +58,7 @@ impl Engine {
             given: attach.nic.clone(),
             nic,
             network: network.flatten(),
-            allocation: claimed.and_then(|reserved| reserved.allocation).or(claimed_device),
+            allocation: claimed_device.or(claimed.and_then(|reserved| reserved.allocation)),
             class: None,
             port: attach.port.as_ref().map(|_| Claim::Unbound),
             precedence: attach.precedence,
@@ -111,6 +113,9 @@ impl Engine {
             return Err(Error::new(ErrorKind::Unsupported, object, cause)
                 .field("<source>")
                 .hint("move the guest's NIC with 'virsh update-device'"));
+        }
+        if nic.link == Some(LinkState::Down) {
+            self.cable_is_ours(was)?;
         }
         self.settle_on(&object, NicIntent { given, nic, network, precedence, ..was.clone() })
     }

@@ -72,6 +72,7 @@ impl Engine {
     /// Pulls or plugs its cable.
     pub(super) fn link(&mut self, request: RequestId, id: Uuid, up: bool) -> Result<(), Error> {
         let previous = self.find_nic(id)?.clone();
+        self.cable_is_ours(&previous)?;
         let mut intent = previous.clone();
         let state = Some(if up { LinkState::Up } else { LinkState::Down });
         (intent.nic.link, intent.given.link) = (state, state);

@@ -32,8 +32,8 @@ impl Engine {
         }
     }
 
-    /// The device of a port that does not choose one: of a port that lives, of the guest's other port on this network (its
-    /// driver asks for another one before it lets go of the first), or the one that is claimed back.
+    /// The device of a port that does not choose one: of a port that lives; the one that it claims back, or was promised;
+    /// or that of the guest's other port on this network (its driver asks for another one before it lets go of the first).
     pub(super) fn settled_device(
         &self,
         object: &str,
@@ -45,12 +45,14 @@ impl Engine {
             return Ok(was.allocation.clone());
         }
         let mac = port.nic.mac.into_iter().flat_map(|mac| self.intent.nics_with(mac));
-        let mut twins = mac.filter(|other| other.is_port() && same(other) && other.guest_uuid == port.guest_uuid);
-        if let Some(allocation) = twins.find_map(|twin| twin.allocation.clone()) {
-            return Ok(Some(allocation));
+        let twins = mac.filter(|other| other.is_port() && same(other) && other.guest_uuid == port.guest_uuid);
+        let mut held = twins.filter_map(|twin| twin.allocation.as_ref());
+        // Where its guest is plugged in, it is, whatever device its twin has.
+        let Some(claimed) = &port.allocation else { return Ok(held.next().cloned()) };
+        if let Some(shared) = held.find(|held| held.device() == claimed.device()) {
+            return Ok(Some(shared.clone()));
         }
-        let Some(claimed) = port.allocation.clone() else { return Ok(None) };
-        let claimed = match claimed {
+        let claimed = match claimed.clone() {
             Allocation::Link { device, macvlan, .. } => Allocation::Link { device, access, macvlan },
             function => function,
         };
@@ -87,17 +89,25 @@ impl Engine {
     pub(super) fn plug_fits(&self, object: &str, attach: &Attach, intent: &NicIntent) -> Result<(), Error> {
         let Some(wanted) = attach.port.as_ref().and_then(|port| port.plug.as_ref()) else { return Ok(()) };
         let there = plug(&desired::resolve(&self.intent, intent));
-        let bridge = |plug: &Plug| match plug {
-            Plug::Network { bridge, .. } | Plug::Bridge { bridge, .. } => Some(bridge.clone()),
-            Plug::None | Plug::Direct { .. } | Plug::Hostdev { .. } => None,
-        };
-        if bridge(wanted) == bridge(&there)
-            && (bridge(wanted).is_some() || std::mem::discriminant(wanted) == std::mem::discriminant(&there))
-        {
+        if leads_to_the_same(wanted, &there) {
             return Ok(());
         }
-        let cause = "its network plugs guests into something else now";
+        let cause = format!("its guest is plugged into {wanted}, and its network plugs it into {there} now");
         Err(Error::new(ErrorKind::InvalidState, object, cause).field("<plug>").hint("plug the guest's NIC in anew"))
+    }
+
+    /// Whether a NIC's cable is ours to pull and plug: a port's guest has a link of its driver's, which puts it back where the
+    /// guest's configuration says.
+    pub(super) fn cable_is_ours(&self, nic: &NicIntent) -> Result<(), Error> {
+        if !nic.is_port() {
+            return Ok(());
+        }
+        let cause = "it is a port of libvirt's, and the cable of its guest's NIC is libvirt's to pull and plug";
+        let mac = nic.nic.mac.map_or_else(String::new, |mac| format!(" {mac}"));
+        let hint = format!("use 'virsh domif-setlink {}{mac} up|down'", nic.guest);
+        Err(Error::new(ErrorKind::Unsupported, self.describe(Object::Nic(nic.id)), cause)
+            .field("<link state>")
+            .hint(hint))
     }
 
     /// Looks after a port at rest: one whose guest's link was there and is gone ends, unless it comes back or the port is
@@ -206,6 +216,23 @@ impl Engine {
             trust_guest_rx_filters: merged.trust_guest_rx_filters.then_some(true),
             plug: Some(plug(&desired::resolve(&self.intent, nic))),
         })
+    }
+}
+
+/// Whether what a guest is plugged into is what its network gives it. Whose bridge it is, and how its driver came by a PCI
+/// device, makes no difference to the guest.
+fn leads_to_the_same(is: &Plug, given: &Plug) -> bool {
+    match (is, given) {
+        (
+            Plug::Network { bridge: is, .. } | Plug::Bridge { bridge: is, .. },
+            Plug::Network { bridge: given, .. } | Plug::Bridge { bridge: given, .. },
+        ) => is == given,
+        (Plug::Direct { dev: is, mode: as_is }, Plug::Direct { dev: given, mode }) => {
+            is == given && (as_is.is_none() || as_is == mode)
+        }
+        (Plug::Hostdev { address: is, .. }, Plug::Hostdev { address: given, .. }) => is == given,
+        (Plug::None, Plug::None) => true,
+        _ => false,
     }
 }
 

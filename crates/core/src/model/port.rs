@@ -1,6 +1,7 @@
 //! A network port: libvirt's record that one NIC occupies a network.
 
 use super::{Bandwidth, DirectMode, LinkName, MacAddr, MacTableManager, Name, PciAddress, VirtualPort, Vlan};
+use std::fmt;
 use uuid::Uuid;
 
 /// `<networkport>`.
@@ -67,4 +68,16 @@ pub enum Plug {
         /// `<address>`
         address: PciAddress,
     },
+}
+
+impl fmt::Display for Plug {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("nothing"),
+            Self::Network { bridge, .. } | Self::Bridge { bridge, .. } => write!(f, "bridge {bridge}"),
+            Self::Direct { dev, mode: None } => write!(f, "device {dev}"),
+            Self::Direct { dev, mode: Some(mode) } => write!(f, "device {dev} in mode {}", mode.as_str()),
+            Self::Hostdev { address, .. } => write!(f, "PCI device {address}"),
+        }
+    }
 }

@@ -31,6 +31,8 @@ mod port_rates;
 #[cfg(test)]
 mod ports;
 #[cfg(test)]
+mod reclaim;
+#[cfg(test)]
 mod reshape;
 mod rules;
 mod switch;

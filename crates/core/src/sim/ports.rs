@@ -5,7 +5,7 @@ use super::functions::address;
 use super::tests::{at_rest, host, nat, network, nic, nic_on, on_devices};
 use crate::engine::{Attach, Body, Command, Event, Input, NicEvent, NicState, NicView, PortAttach};
 use crate::merge::Precedence;
-use crate::model::{DirectMode, LinkName, MacAddr, Name, Nic, Plug};
+use crate::model::{DirectMode, LinkName, LinkState, MacAddr, Name, Nic, Plug};
 use crate::plan::desired::{self, Resolved};
 use crate::plan::rates::Shape;
 use crate::plan::{Change, Handover, Index, Link, LinkKind};
@@ -307,13 +307,22 @@ fn a_guest_holds_one_device_however_often_its_driver_asks() {
 }
 
 #[test]
-fn a_port_is_claimed_back_where_its_guest_is_plugged_in() {
+fn the_cable_of_a_ports_guest_is_libvirts() {
     let mut host = host();
     host.ask(Command::Create(nat("lab", 1))).unwrap();
-    let plug = |bridge: &str| Some(Plug::Network { bridge: LinkName::new(bridge).unwrap(), mac_table_manager: None });
-    made(&mut host, port(1, 7, "lab", plug("virbr0")));
-    let refused = host.ask(port(2, 7, "lab", plug("virbr9"))).unwrap_err();
-    assert_eq!((refused.kind, refused.field.as_deref()), (ErrorKind::InvalidState, Some("<plug>")));
+    made(&mut host, port(1, 7, "lab", None));
+    tap(&mut host, Some("virbr0"));
+    let id = Uuid::from_u128(1);
+    let modify = |link| Command::Modify(id, Box::new(Nic { link, ..nic_on("lab") }), Precedence::Nic);
+    for command in [Command::Link(id, false), Command::Link(id, true), modify(Some(LinkState::Down))] {
+        let refused = host.ask(command).unwrap_err();
+        assert_eq!((refused.kind, refused.field.as_deref()), (ErrorKind::Unsupported, Some("<link state>")));
+        let hint = "use 'virsh domif-setlink guest7 52:54:00:01:02:03 up|down'";
+        assert_eq!(refused.hint.as_deref(), Some(hint));
+    }
+    assert_eq!(show(&mut host, 1).state, NicState::Plugged);
+    // As it is anyway, it may be said to be.
+    host.ask(modify(Some(LinkState::Up))).unwrap();
     at_rest(&mut host);
 }
 
