@@ -2,7 +2,7 @@
 
 use super::Host;
 use super::tests::{attach, host, nat, nic, nic_on};
-use crate::engine::{Body, Command, Input, InterfaceView};
+use crate::engine::{Body, Command, Effect, Input, InterfaceView};
 use crate::model::interface::{BondMode, OperState};
 use crate::plan::{BondState, BridgeState, Change, Index, Link, LinkKind, Route};
 use crate::{ErrorKind, xml};
@@ -207,7 +207,21 @@ fn what_a_link_does_by_itself_is_noted_and_leads_to_nothing() {
         assert_eq!(effects, []);
         assert_eq!(all(&mut host).iter().map(|view| view.active).collect::<Vec<_>>(), [active]);
     }
-    // Nor is anything put right that is so.
-    host.settle_with_clock();
-    assert_eq!(host.engine.observed().link_named("virbr0").unwrap().state, OperState::Up);
+    // What waits to be tried again goes on waiting.
+    link.up = false;
+    host.kernel.set_link(link.index, Some(link.clone()));
+    host.refuse_after = Some(0);
+    host.tell(Input::Observed(Change::Link(link.index, Some(link.clone()))));
+    host.settle();
+    assert_eq!((host.refuse_after, host.kernel.link_named("virbr0").unwrap().up), (None, false), "it was tried");
+    let mut noted = |state, up| {
+        (link.state, link.up) = (state, up);
+        let effects = host.engine.handle(1_000, Input::Observed(Change::Link(link.index, Some(link.clone()))));
+        (effects.iter().any(|effect| matches!(effect, Effect::Apply(..))), all(&mut host)[0].active)
+    };
+    assert_eq!(noted(OperState::Down, false), (false, false));
+    assert_eq!(noted(OperState::Up, false), (false, false));
+    // What others do to it is not by itself, whatever its state does meanwhile.
+    assert_eq!(noted(OperState::Unknown, true), (false, true));
+    assert_eq!(noted(OperState::Down, false), (true, false));
 }
