@@ -84,6 +84,18 @@ const PAIR: &str = "ip link add veth7 address 02:00:00:00:00:07 type veth peer n
 const VETH: &str = "net_veth7_02_00_00_00_00_07";
 const LO: &str = "net_lo_00_00_00_00_00_00";
 
+/// Brings both up. That they work the kernel finds out a moment later.
+fn bring_up(ns: &Namespace) {
+    let ends = ["veth7", "veth8"];
+    for end in ends {
+        ns.run(&format!("ip link set {end} up"));
+    }
+    wait_until("both ends to work", SOON, || {
+        let states = ends.map(|end| ns.json(&format!("ip -j link show dev {end}"))[0]["operstate"].clone());
+        if states.iter().all(|state| state == "UP") { Ok(()) } else { Err(format!("{states:?}")) }
+    });
+}
+
 #[test]
 fn links_are_listed_and_described() {
     in_namespace(|ns| {
@@ -112,9 +124,7 @@ fn links_are_listed_and_described() {
         assert!(xml.ends_with("    <capability type='80203'/>\n  </capability>\n</device>\n"), "{xml}");
         assert!(xml.contains("<feature name='tso'/>"), "{xml}");
         ns.run("ethtool -K veth7 tso off");
-        for end in ["veth7", "veth8"] {
-            ns.run(&format!("ip link set {end} up"));
-        }
+        bring_up(ns);
         let xml = virsh.says(&format!("nodedev-dumpxml {VETH}"));
         assert!(!xml.contains("<feature name='tso'/>") && xml.contains("<link speed='10000' state='up'/>"), "{xml}");
     });
@@ -218,9 +228,7 @@ fn compare(ours: &Virsh, theirs: &Virsh) {
 fn libvirts_own_daemon_shows_the_same_of_links() {
     in_namespace(|ns| {
         ns.run(PAIR);
-        for end in ["veth7", "veth8"] {
-            ns.run(&format!("ip link set {end} up"));
-        }
+        bring_up(ns);
         ns.run("ip link add br7 type bridge");
         ns.run("ip tuntap add dev tap7 mode tap");
         ns.run("ip tuntap add dev tun7 mode tun");
