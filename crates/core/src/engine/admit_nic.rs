@@ -2,7 +2,6 @@
 
 use super::Engine;
 use super::input::Attach;
-use super::work::Goal;
 use crate::error::Reasons;
 use crate::intent::{Allocation, Claim, NicIntent};
 use crate::merge::Precedence;
@@ -320,16 +319,12 @@ impl Engine {
 
     /// Devices that other NICs are leaving: should a detach or a move fail, they come back to them.
     fn leaving_devices(&self, but: Uuid, access: Access) -> BTreeSet<Device> {
-        let previous = self.work.values().filter_map(|work| match &work.operation.as_ref()?.goal {
-            Goal::Nic { previous, .. } => previous.as_deref(),
-            Goal::Network { .. } => None,
-        });
         let holds = |nic: &NicIntent, device: &Device| {
             let now = self.intent.nic(nic.id).and_then(|nic| nic.allocation.as_ref());
             now.is_some_and(|now| now.device() == *device)
         };
         let in_the_way = |held: &&Allocation| access == Access::Exclusive || held.access() == Access::Exclusive;
-        let left = previous.filter(|nic| nic.id != but).filter_map(|nic| {
+        let left = self.leaving_nics().filter(|nic| nic.id != but).filter_map(|nic| {
             let device = nic.allocation.as_ref().filter(in_the_way)?.device();
             (!holds(nic, &device)).then_some(device)
         });

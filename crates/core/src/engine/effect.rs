@@ -6,7 +6,7 @@ use super::input::{Now, RequestId};
 use super::interfaces::InterfaceView;
 use super::view::{LeaseView, NetworkView, NicView};
 use crate::intent::Owner;
-use crate::model::{Interface, LinkName, MetadataPart, PciAddress};
+use crate::model::{Interface, LinkName, MacAddr, MetadataPart, Name, PciAddress};
 use crate::plan::{Association, FunctionBefore, FunctionSetup, OvsPort, Plan, dnsmasq};
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -159,6 +159,8 @@ pub enum Body {
     Nic(Box<NicView>),
     /// NICs.
     Nics(Vec<NicView>),
+    /// Guests with their addresses, as often as they have some.
+    Addresses(Vec<(Name, MacAddr)>),
     /// Leases.
     Leases(Vec<LeaseView>),
     /// Devices.

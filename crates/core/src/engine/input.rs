@@ -177,6 +177,8 @@ pub enum Command {
     Own(Uuid, Option<Owner>),
     /// All NICs, or those of one network.
     ListNics(Option<String>),
+    /// The guests of a network with their addresses, for who needs no more: it costs a fraction of [`Self::ListNics`].
+    ListAddresses(String),
     /// One NIC.
     ShowNic(Uuid),
     /// A NIC's document: the live one, or as given.

@@ -387,6 +387,14 @@ impl Engine {
         })
     }
 
+    /// NICs under change, likewise.
+    fn leaving_nics(&self) -> impl Iterator<Item = &crate::intent::NicIntent> {
+        self.work.values().filter_map(|work| match &work.operation.as_ref()?.goal {
+            work::Goal::Nic { previous, .. } => previous.as_deref(),
+            work::Goal::Network { .. } => None,
+        })
+    }
+
     /// Whether a network of that name is on its way out.
     fn leaving_as(&self, name: &crate::model::Name) -> Option<Object> {
         let leaves = self.leaving().find(|(_, n)| n.current().is_some_and(|n| n.name == *name));

@@ -58,6 +58,13 @@ impl Engine {
                 };
                 Body::Nics(nics)
             }
+            Command::ListAddresses(name) => {
+                let uuid = self.find(&name)?;
+                // Watchers are told of what comes and goes when it has, and not of what comes to nothing.
+                let settled = self.intent.nics_of(uuid).filter(|nic| nic.confirmed);
+                let all = settled.chain(self.leaving_nics().filter(|nic| nic.network == Some(uuid)));
+                Body::Addresses(all.filter_map(|nic| Some((nic.guest.clone(), nic.nic.mac?))).collect())
+            }
             Command::ListInterfaces => Body::Interfaces(interfaces::all(&self.observed)),
             Command::ShowInterface(name) => Body::Interface(interfaces::named(&self.observed, &name)?),
             Command::DescribeInterface(name) => {

@@ -305,7 +305,7 @@ pub(super) fn lease(intent: &Intent, network: &Network, uuid: Uuid, lease: &dnsm
         client_id: lease.client_id.clone(),
         iaid: lease.iaid,
         expires: lease.expiry,
-        nic: lease.mac.and_then(|mac| intent.nics_of(uuid).find(|n| n.nic.mac == Some(mac))).map(|n| n.id),
+        nic: lease.mac.and_then(|mac| intent.nics_with(mac).find(|n| n.network == Some(uuid))).map(|n| n.id),
     }
 }
 

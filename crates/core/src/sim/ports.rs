@@ -525,6 +525,39 @@ fn a_port_that_is_going_is_gone_before_it_is_made_again() {
 }
 
 #[test]
+fn guests_have_addresses_from_when_their_attach_is_answered_until_their_detach_is() {
+    let mut host = host();
+    host.ask(Command::Create(nat("lab", 1))).unwrap();
+    let known = |host: &mut Host| match host.ask(Command::ListAddresses("lab".into())).unwrap().body {
+        Body::Addresses(all) => all.into_iter().map(|(guest, mac)| format!("{guest} {mac}")).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    let guest = "guest7 52:54:00:01:02:03";
+    host.install_hook(true);
+    host.settle();
+    host.hook.hangs = true;
+    let attach = host.request(port(1, 7, "lab", None));
+    host.settle();
+    assert_eq!(known(&mut host), [""; 0], "it is not attached yet");
+    host.hook.hangs = false;
+    host.end_hooks();
+    host.settle();
+    assert_eq!(host.replies.remove(&attach).expect("an answer").unwrap_err().kind, ErrorKind::HookFailed);
+    assert_eq!(known(&mut host), [""; 0]);
+    made(&mut host, port(1, 7, "lab", None));
+    assert_eq!(known(&mut host), [guest]);
+    host.hook.hangs = true;
+    let detach = host.request(Command::Detach(Uuid::from_u128(1)));
+    host.settle();
+    assert_eq!(known(&mut host), [guest], "it may come back");
+    host.hook.hangs = false;
+    host.end_hooks();
+    host.settle();
+    host.replies.remove(&detach).expect("an answer").unwrap();
+    assert_eq!(known(&mut host), [""; 0]);
+}
+
+#[test]
 fn a_port_stays_on_its_network() {
     let mut host = host();
     for (n, name) in [(1, "lab"), (2, "other")] {

@@ -2,26 +2,58 @@
 //! `BRIDGE.macs` the addresses of each guest (libvirt's `nsswitch` page). They are made of what watchers are told of.
 
 use crate::handle::{Handle, Numbered};
-use patchcord_core::engine::{Body, Command, Event, LeaseView, NicView};
+use patchcord_core::engine::{Body, Command, Event, LeaseView, NicEvent};
+use patchcord_core::model::{MacAddr, Name};
 use patchcord_core::plan::dnsmasq::Lease;
 use patchcord_host::libvirt;
 use patchcord_host::root::Root;
 use patchcord_host::store::{Directory, Durability, FileMode};
-use serde_json::{Value, json};
+use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
-use tokio::time::sleep;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
 /// How long changes are gathered before they are written: many guests often come at once.
 const GATHER: Duration = Duration::from_millis(100);
+/// How many times as long as writing took nothing is written again: all guests of a network are written when one changes,
+/// and no more than a tenth of the time is to go into that, however many they are.
+const PAUSE: u32 = 9;
+/// But no longer than that.
+const LONGEST: Duration = Duration::from_secs(2);
+
+/// What a file is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum About {
+    /// A network's leases.
+    Status,
+    /// Its guests' addresses.
+    Macs,
+}
+
+impl About {
+    const ALL: [Self; 2] = [Self::Status, Self::Macs];
+
+    /// The name of the file for a network with that bridge.
+    fn file(self, bridge: &str) -> String {
+        match self {
+            Self::Status => format!("{bridge}.status"),
+            Self::Macs => format!("{bridge}.macs"),
+        }
+    }
+}
+
+/// Files that may not be what they should be, by network.
+type Due = BTreeSet<(String, About)>;
 
 /// The files, and what was written to them.
 pub(super) struct NameFiles {
-    directory: Directory,
+    directory: Arc<Directory>,
     handle: Handle,
     /// The bridge of each network that has files.
     bridges: HashMap<String, String>,
@@ -36,7 +68,7 @@ impl NameFiles {
     /// # Errors
     /// When it can't be made.
     pub(super) fn open(root: &Root, handle: Handle) -> Result<Self, patchcord_host::Error> {
-        let directory = Directory::open(root.libvirt_dnsmasq(), FileMode::Shared)?;
+        let directory = Arc::new(Directory::open(root.libvirt_dnsmasq(), FileMode::Shared)?);
         let theirs = root.libvirt_run_networks();
         Ok(Self { directory, handle, bridges: HashMap::new(), written: HashMap::new(), theirs })
     }
@@ -44,49 +76,86 @@ impl NameFiles {
     /// Keeps them true for as long as there is an engine.
     pub(super) async fn keep(mut self) {
         let mut events = self.handle.subscribe();
-        let mut networks = self.all().await;
+        let mut due = self.all().await;
         loop {
-            for network in std::mem::take(&mut networks) {
-                self.refresh(&network).await;
+            let begun = Instant::now();
+            for (network, about) in std::mem::take(&mut due) {
+                self.refresh(&network, about).await;
             }
+            let rested = Instant::now() + (begun.elapsed() * PAUSE).min(LONGEST);
             match events.recv().await {
-                Ok((_, event)) => networks.extend(concerned(&event)),
-                Err(RecvError::Lagged(_)) => networks = self.all().await,
+                Ok((_, event)) => self.add(&event, &mut due),
+                Err(RecvError::Lagged(_)) => due = self.all().await,
                 Err(RecvError::Closed) => return,
             }
-            sleep(GATHER).await;
-            if gather(&mut events, &mut networks).is_err() {
-                networks = self.all().await;
+            sleep_until(rested.max(Instant::now() + GATHER)).await;
+            if self.gather(&mut events, &mut due).is_err() {
+                due = self.all().await;
             }
         }
     }
 
-    /// The names of all networks, and of those that have files.
-    async fn all(&self) -> BTreeSet<String> {
-        let known = self.bridges.keys().cloned();
-        match self.handle.call(Command::ListNetworks).await.map(|answer| answer.body) {
-            Ok(Body::Networks(all)) => all.into_iter().map(|network| network.name).chain(known).collect(),
-            _ => known.collect(),
+    /// The files of all networks, and of those that have some.
+    async fn all(&self) -> Due {
+        let mut networks: BTreeSet<String> = self.bridges.keys().cloned().collect();
+        if let Ok(Body::Networks(all)) = self.handle.call(Command::ListNetworks).await.map(|answer| answer.body) {
+            networks.extend(all.into_iter().map(|network| network.name));
+        }
+        networks.into_iter().flat_map(|network| About::ALL.map(|about| (network.clone(), about))).collect()
+    }
+
+    /// Takes up what else has happened.
+    fn gather(&self, events: &mut Receiver<Numbered>, due: &mut Due) -> Result<(), TryRecvError> {
+        loop {
+            match events.try_recv() {
+                Ok((_, event)) => self.add(&event, due),
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return Ok(()),
+                Err(lagged) => return Err(lagged),
+            }
         }
     }
 
-    async fn refresh(&mut self, network: &str) {
-        let contents = self.contents(network).await;
-        let bridge = contents.as_ref().map(|(bridge, ..)| bridge.clone());
-        let before = self.bridges.get(network).filter(|before| Some(*before) != bridge.as_ref()).cloned();
-        if let Some(before) = before {
+    /// Takes up the files that an event concerns.
+    fn add(&self, event: &Event, due: &mut Due) {
+        match event {
+            Event::Network { name, .. } => due.extend(About::ALL.map(|about| (name.clone(), about))),
+            Event::Lease { network, .. } => drop(due.insert((network.clone(), About::Status))),
+            Event::Nic { what: NicEvent::Plugged | NicEvent::Unplugged, .. } => {}
+            Event::Nic { nic, what } => {
+                due.extend(nic.network.clone().map(|network| (network, About::Macs)));
+                // It may have come from another network.
+                if let (NicEvent::Modified, Some(mac)) = (what, nic.mac) {
+                    due.extend(self.that_mention(mac).map(|network| (network.clone(), About::Macs)));
+                }
+            }
+            Event::Device { .. } | Event::Drift { .. } => {}
+        }
+    }
+
+    /// The networks whose guests have that address, as far as is written.
+    fn that_mention(&self, mac: MacAddr) -> impl Iterator<Item = &String> {
+        let mac = mac.to_string();
+        let mentions =
+            move |bridge: &String| self.written.get(&About::Macs.file(bridge)).is_some_and(|t| t.contains(&mac));
+        self.bridges.iter().filter(move |(_, bridge)| mentions(bridge)).map(|(network, _)| network)
+    }
+
+    async fn refresh(&mut self, network: &str, about: About) {
+        let found = self.contents(network, about).await;
+        let bridge = found.as_ref().map(|(bridge, _)| bridge);
+        if let Some(before) = self.bridges.get(network).filter(|before| Some(*before) != bridge).cloned() {
             self.bridges.remove(network);
-            if self.is_libvirts(network) {
-                self.written.remove(&format!("{before}.status"));
-                self.written.remove(&format!("{before}.macs"));
-            } else {
-                self.put(format!("{before}.status"), None);
-                self.put(format!("{before}.macs"), None);
+            let handed_back = self.is_libvirts(network);
+            for name in About::ALL.map(|about| about.file(&before)) {
+                if handed_back {
+                    self.written.remove(&name);
+                } else {
+                    self.put(name, None).await;
+                }
             }
         }
-        if let Some((bridge, status, macs)) = contents {
-            self.put(format!("{bridge}.status"), Some(status));
-            self.put(format!("{bridge}.macs"), Some(macs));
+        if let Some((bridge, contents)) = found {
+            self.put(about.file(&bridge), Some(contents)).await;
             self.bridges.insert(network.to_owned(), bridge);
         }
     }
@@ -96,52 +165,64 @@ impl NameFiles {
         self.theirs.join(format!("{network}.xml")).exists()
     }
 
-    /// The bridge of an active network that serves addresses, and what its files should say.
-    async fn contents(&self, network: &str) -> Option<(String, String, String)> {
+    /// The bridge of an active network that serves addresses, and what its file should say.
+    async fn contents(&self, network: &str, about: About) -> Option<(String, Contents)> {
         let ask = async |command| self.handle.call(command).await.ok().map(|answer| answer.body);
         let Body::Network(view) = ask(Command::ShowNetwork(network.to_owned())).await? else { return None };
         let bridge = view.bridge.clone().filter(|_| view.active && view.mode.has_own_bridge())?;
         let id = view.uuid.to_string();
-        let Body::Leases(leases) = ask(Command::Leases(id.clone())).await? else { return None };
-        let Body::Nics(nics) = ask(Command::ListNics(Some(id))).await? else { return None };
-        Some((bridge, status(&leases), macs(&nics)))
-    }
-
-    /// Writes a file, or removes it without content, unless that is what was done last.
-    fn put(&mut self, name: String, content: Option<String>) {
-        if self.written.get(&name) == content.as_ref() {
-            return;
-        }
-        let done = match &content {
-            Some(content) => self.directory.write(&name, content.as_bytes(), Durability::Crash),
-            None => self.directory.delete(&name, Durability::Crash).map(drop),
+        let contents = match about {
+            About::Status => match ask(Command::Leases(id)).await? {
+                Body::Leases(leases) => Contents::Status(leases),
+                _ => return None,
+            },
+            About::Macs => match ask(Command::ListAddresses(id)).await? {
+                Body::Addresses(addresses) => Contents::Macs(addresses),
+                _ => return None,
+            },
         };
-        match (done, content) {
-            (Err(error), _) => warn!(%error, "guests' names can't be told to libvirt's modules"),
-            (Ok(()), Some(content)) => drop(self.written.insert(name, content)),
-            (Ok(()), None) => drop(self.written.remove(&name)),
+        Some((bridge, contents))
+    }
+
+    /// Writes a file, or removes it without contents, unless that is what was done last. It is a thread of its own that does
+    /// it: a large file takes its time.
+    async fn put(&mut self, name: String, contents: Option<Contents>) {
+        let (directory, file, before) = (Arc::clone(&self.directory), name.clone(), self.written.remove(&name));
+        let put = move || {
+            let text = contents.map(Contents::text);
+            if text == before {
+                return before;
+            }
+            let done = match &text {
+                Some(text) => directory.write(&file, text.as_bytes(), Durability::Crash),
+                None => directory.delete(&file, Durability::Crash).map(drop),
+            };
+            match done {
+                Ok(()) => text,
+                Err(error) => {
+                    warn!(%error, "guests' names can't be told to libvirt's modules");
+                    before
+                }
+            }
+        };
+        if let Ok(Some(text)) = spawn_blocking(put).await {
+            self.written.insert(name, text);
         }
     }
 }
 
-/// Takes up what else has happened.
-fn gather(events: &mut Receiver<Numbered>, networks: &mut BTreeSet<String>) -> Result<(), TryRecvError> {
-    loop {
-        match events.try_recv() {
-            Ok((_, event)) => networks.extend(concerned(&event)),
-            Err(TryRecvError::Empty | TryRecvError::Closed) => return Ok(()),
-            Err(lagged) => return Err(lagged),
-        }
-    }
+/// What a file should say.
+enum Contents {
+    Status(Vec<LeaseView>),
+    Macs(Vec<(Name, MacAddr)>),
 }
 
-/// The network whose files an event concerns.
-fn concerned(event: &Event) -> Option<String> {
-    match event {
-        Event::Network { name, .. } => Some(name.clone()),
-        Event::Lease { network, .. } => Some(network.clone()),
-        Event::Nic { nic, .. } => nic.network.clone(),
-        Event::Device { .. } | Event::Drift { .. } => None,
+impl Contents {
+    fn text(self) -> String {
+        match self {
+            Self::Status(leases) => status(&leases),
+            Self::Macs(addresses) => macs(&addresses),
+        }
     }
 }
 
@@ -157,14 +238,47 @@ fn status(leases: &[LeaseView]) -> String {
     libvirt::status(&leases.iter().map(lease).collect::<Vec<_>>(), None)
 }
 
-fn macs(nics: &[NicView]) -> String {
-    let mut guests: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
-    for nic in nics {
-        guests.entry(&nic.guest).or_default().extend(nic.mac.map(|mac| mac.to_string()));
-    }
-    print(guests.into_iter().map(|(guest, macs)| json!({ "domain": guest, "macs": macs })).collect())
+/// A guest as the file has it.
+#[derive(Serialize)]
+struct Guest<'a> {
+    domain: &'a str,
+    macs: BTreeSet<String>,
 }
 
-fn print(entries: Vec<Value>) -> String {
-    format!("{:#}\n", Value::Array(entries))
+fn macs(addresses: &[(Name, MacAddr)]) -> String {
+    let mut guests: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for (guest, mac) in addresses {
+        guests.entry(guest.as_str()).or_default().insert(mac.to_string());
+    }
+    let guests: Vec<_> = guests.into_iter().map(|(domain, macs)| Guest { domain, macs }).collect();
+    // Names and addresses are text, which nothing is wrong with.
+    serde_json::to_string_pretty(&guests).unwrap_or_default() + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_is_written_once_with_all_its_addresses() {
+        let guest = |name: &str, last| (Name::new(name).unwrap(), MacAddr([0x52, 0x54, 0, 0, 0, last]));
+        let expected = r#"[
+  {
+    "domain": "d\"b",
+    "macs": [
+      "52:54:00:00:00:03"
+    ]
+  },
+  {
+    "domain": "web",
+    "macs": [
+      "52:54:00:00:00:01",
+      "52:54:00:00:00:02"
+    ]
+  }
+]
+"#;
+        assert_eq!(macs(&[guest("web", 2), guest("d\"b", 3), guest("web", 1), guest("web", 2)]), expected);
+        assert_eq!(macs(&[]), "[]\n");
+    }
 }
