@@ -34,7 +34,7 @@ pub(crate) fn run(setup: &Setup, _: &Namespace) -> Result<()> {
     std::fs::create_dir(base.join("etc"))?;
     std::fs::write(base.join("etc/resolv.conf"), "nameserver 192.0.2.53\n")?;
     let root = Root::new(base);
-    let spawner = start_spawner(&setup.program, Path::new(DNSMASQ), root.hooks())?;
+    let spawner = start_spawner(&setup.program, Path::new(DNSMASQ), &root)?;
     make_directories(&root)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = tokio::task::LocalSet::new().block_on(&runtime, async {

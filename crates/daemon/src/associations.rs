@@ -5,7 +5,9 @@ use patchcord_core::engine::JobOutcome;
 use patchcord_core::model::VirtualPortType;
 use patchcord_core::plan::Association;
 use patchcord_host::association::{self, Guest, Uplink};
+use patchcord_host::lldpad::PidFile;
 use patchcord_host::root::Root;
+use patchcord_host::spawner::Spawner;
 use patchcord_host::sriov::Sriov;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -35,6 +37,8 @@ pub struct Associator {
 #[derive(Debug)]
 struct Asker {
     pid_file: PathBuf,
+    /// Who may read that.
+    spawner: Spawner,
     sriov: Sriov,
     host: Uuid,
     patience: Duration,
@@ -43,8 +47,8 @@ struct Asker {
 impl Associator {
     /// With lldpad and sysfs below `root`; the host is known to switches by `host`. Each request has `patience`, from
     /// when its turn comes.
-    pub fn new(root: &Root, host: Uuid, patience: Duration) -> Self {
-        let asker = Asker { pid_file: root.lldpad_pid(), sriov: Sriov::new(root.base()), host, patience };
+    pub fn new(root: &Root, spawner: Spawner, host: Uuid, patience: Duration) -> Self {
+        let asker = Asker { pid_file: root.lldpad_pid(), spawner, sriov: Sriov::new(root.base()), host, patience };
         Self { asker: Arc::new(asker), turns: HashMap::new() }
     }
 
@@ -74,9 +78,10 @@ impl Asker {
     fn ask(&self, demand: Demand, of: &Association) -> JobOutcome {
         let asked = self.port(of).and_then(|port| {
             let deadline = Instant::now() + self.patience;
+            let pid_file = PidFile::read_by(&self.spawner, &self.pid_file);
             match demand {
-                Demand::Associate => association::associate(&port, &self.pid_file, deadline),
-                Demand::Disassociate => association::disassociate(&port, &self.pid_file, deadline),
+                Demand::Associate => association::associate(&port, pid_file, deadline),
+                Demand::Disassociate => association::disassociate(&port, pid_file, deadline),
             }
         });
         asked.map_or_else(|error| JobOutcome::Failed(phrase(&error)), |()| JobOutcome::Done)

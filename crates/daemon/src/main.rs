@@ -62,7 +62,7 @@ fn run(args: &Args) -> Result<(), String> {
         .with_max_level(level(config.log))
         .init();
     let executable = std::env::current_exe().map_err(|e| format!("this program's own path is unknown: {e}"))?;
-    let spawner = start_spawner(&executable, &config.dnsmasq, root.hooks()).map_err(|e| phrase(&e))?;
+    let spawner = start_spawner(&executable, &config.dnsmasq, &root).map_err(|e| phrase(&e))?;
     // After the spawner was started: programs that close all descriptors there could be would take long.
     allow_descriptors();
     make_directories(&root).map_err(|e| phrase(&e))?;

@@ -82,8 +82,10 @@ pub struct Service {
 ///
 /// # Errors
 /// When it can't be started.
-pub fn start_spawner(executable: &Path, dnsmasq: &Path, hooks: PathBuf) -> Result<Spawner, patchcord_host::Error> {
-    let allow = AllowList { programs: vec![dnsmasq.to_owned(), FIREWALL_CMD.into()], directories: vec![hooks] };
+pub fn start_spawner(executable: &Path, dnsmasq: &Path, root: &Root) -> Result<Spawner, patchcord_host::Error> {
+    let programs = vec![dnsmasq.to_owned(), FIREWALL_CMD.into()];
+    // lldpad's pid file is where everybody's are.
+    let allow = AllowList { programs, directories: vec![root.hooks()], files: vec![root.lldpad_pid()] };
     Spawner::start(executable, &[OsStr::new(SPAWNER)], &allow)
 }
 
@@ -156,7 +158,7 @@ impl Service {
         let watcher = Watcher::new(ovs.clone(), move |report| drop(seen.blocking_send(report)))?;
         let known_ports = ports_of(&ovs, &socket);
         let patience = Duration::from_secs(config.devices.association_timeout.into());
-        let associator = Associator::new(root, instance.id, patience);
+        let associator = Associator::new(root, spawner.clone(), instance.id, patience);
         let functions = FunctionSetter::new(root.base());
         let others = (functions, Libvirt::new(root.clone()));
         let mut jobs = Jobs::new(services, spawner, caller, (ovs, watcher), associator, others, ends_in);

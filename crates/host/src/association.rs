@@ -4,7 +4,6 @@
 //! they are asked until they have: within seconds as a rule, when the switch is there.
 
 use std::fmt;
-use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,8 @@ use patchcord_netlink::{Error as NetlinkError, Request, Socket};
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use crate::{Error, Result, lldpad};
+use crate::lldpad::{self, PidFile};
+use crate::{Error, Result};
 
 /// Between two questions whether it is decided.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -125,8 +125,8 @@ impl fmt::Display for Wanted {
 /// # Errors
 /// [`Error::Association`] says what was answered, what would help, and whether anything could not be taken back;
 /// [`Error::NoLldpad`] and the errors of opening a socket.
-pub fn associate(port: &Association, pid_file: &Path, deadline: Instant) -> Result<()> {
-    let mut agent = Agent::open(port, pid_file)?;
+pub fn associate<'a>(port: &Association, pid_file: impl Into<PidFile<'a>>, deadline: Instant) -> Result<()> {
+    let mut agent = Agent::open(port, pid_file.into())?;
     let Err(trouble) = agent.carry_out(Operation::Associate, deadline) else { return Ok(()) };
     let left = if trouble.is_refusal() { None } else { agent.take_back().err() };
     Err(agent.error(trouble, left))
@@ -137,8 +137,8 @@ pub fn associate(port: &Association, pid_file: &Path, deadline: Instant) -> Resu
 ///
 /// # Errors
 /// As [`associate`].
-pub fn disassociate(port: &Association, pid_file: &Path, deadline: Instant) -> Result<()> {
-    let mut agent = Agent::open(port, pid_file)?;
+pub fn disassociate<'a>(port: &Association, pid_file: impl Into<PidFile<'a>>, deadline: Instant) -> Result<()> {
+    let mut agent = Agent::open(port, pid_file.into())?;
     let ended = match agent.knows_of_it(deadline) {
         Ok(false) => Ok(()),
         Ok(true) => agent.carry_out(Operation::Disassociate, deadline),
@@ -186,7 +186,7 @@ impl Trouble {
 }
 
 impl<'a> Agent<'a> {
-    fn open(port: &'a Association, pid_file: &Path) -> Result<Self> {
+    fn open(port: &'a Association, pid_file: PidFile<'_>) -> Result<Self> {
         let peer = match &port.wanted {
             Wanted::Qbg(vsi) => Peer::Lldpad(Lldpad::open(lldpad::netlink_port(pid_file)?)?, vsi),
             Wanted::Qbh(profile) => Peer::Driver(Socket::open()?, profile),

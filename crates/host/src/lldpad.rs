@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
 use crate::process::{self, Process};
+use crate::spawner::Spawner;
 use crate::{Error, Result};
 
 /// Where lldpad writes its process id.
@@ -17,19 +18,49 @@ const NAME: &str = "lldpad";
 /// The file has 32 bytes: the number, a line feed, NULs.
 const FILE_MAX: u64 = 64;
 
+/// lldpad's pid file, and who reads it.
+#[derive(Debug, Clone, Copy)]
+pub struct PidFile<'a> {
+    path: &'a Path,
+    spawner: Option<&'a Spawner>,
+}
+
+impl<'a> From<&'a PathBuf> for PidFile<'a> {
+    fn from(path: &'a PathBuf) -> Self {
+        Self { path, spawner: None }
+    }
+}
+
+impl<'a> PidFile<'a> {
+    /// One that the spawner reads, for who may not: it comes and goes in a directory full of others' files.
+    pub fn read_by(spawner: &'a Spawner, path: &'a Path) -> Self {
+        Self { path, spawner: Some(spawner) }
+    }
+
+    /// What it begins with; nothing of a directory, and `None` where there is nothing.
+    fn read(self) -> Result<Option<Vec<u8>>> {
+        let contents = match self.spawner {
+            Some(spawner) => spawner.read(self.path),
+            None => read(self.path),
+        };
+        match contents {
+            Err(error) if error.errno() == Some(Errno::ISDIR) => Ok(Some(Vec::new())),
+            other => other,
+        }
+    }
+}
+
 /// The netlink port at which lldpad can be asked: its process id in its own process namespace.
 ///
 /// The file's number must be that of a running process whose executable is called `lldpad`.
 ///
 /// # Errors
 /// [`Error::NoLldpad`] says what is in the way; [`Error::File`] and [`Error::Process`] when it can't be found out.
-pub fn netlink_port(pid_file: &Path) -> Result<u32> {
-    let absent = |problem: String| Error::NoLldpad { pid_file: pid_file.to_owned(), problem };
-    let pid = match read_number(pid_file) {
-        Ok(pid) => pid.ok_or_else(|| absent("holds no process id".to_owned()))?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(absent("is not there".to_owned())),
-        Err(error) => return Err(Error::file("read", pid_file)(error)),
-    };
+pub fn netlink_port<'a>(pid_file: impl Into<PidFile<'a>>) -> Result<u32> {
+    let pid_file = pid_file.into();
+    let absent = |problem: String| Error::NoLldpad { pid_file: pid_file.path.to_owned(), problem };
+    let contents = pid_file.read()?.ok_or_else(|| absent("is not there".to_owned()))?;
+    let pid = number(&contents).ok_or_else(|| absent("holds no process id".to_owned()))?;
     let gone = || absent(format!("names process {pid}, which does not run"));
     let process = Process::open(pid)?.ok_or_else(gone)?;
     let info = process.info()?.ok_or_else(gone)?;
@@ -50,16 +81,19 @@ pub fn netlink_port(pid_file: &Path) -> Result<u32> {
     Ok(status.innermost.unwrap_or(pid))
 }
 
-/// The number at the beginning of the file, which NULs follow.
-fn read_number(path: &Path) -> io::Result<Option<u32>> {
-    let mut text = Vec::new();
-    match File::open(path)?.take(FILE_MAX).read_to_end(&mut text) {
-        Ok(_) => {}
-        Err(error) if error.raw_os_error() == Some(Errno::ISDIR.raw_os_error()) => return Ok(None),
-        Err(error) => return Err(error),
+fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    let mut contents = Vec::new();
+    match File::open(path).and_then(|file| file.take(FILE_MAX).read_to_end(&mut contents)) {
+        Ok(_) => Ok(Some(contents)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::file("read", path)(error)),
     }
-    let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
-    Ok(std::str::from_utf8(text).ok().and_then(|text| text.trim().parse().ok()).filter(|pid| *pid != 0))
+}
+
+/// The number at the beginning of the file, which NULs follow.
+fn number(contents: &[u8]) -> Option<u32> {
+    let text = contents.split(|byte| *byte == 0).next().unwrap_or_default();
+    std::str::from_utf8(text).ok()?.trim().parse().ok().filter(|pid| *pid != 0)
 }
 
 /// What matters of `/proc/PID/status` (proc(5)).

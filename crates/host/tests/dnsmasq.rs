@@ -29,7 +29,7 @@ fn spawner_process() {
 
 fn spawner(program: &str) -> Spawner {
     let args = ["--ignored", "--exact", "spawner_process", "--nocapture"].map(OsStr::new);
-    let allow = AllowList { programs: vec![program.into()], directories: Vec::new() };
+    let allow = AllowList { programs: vec![program.into()], ..AllowList::default() };
     Spawner::start(&std::env::current_exe().unwrap(), &args, &allow).unwrap()
 }
 

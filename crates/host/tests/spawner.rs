@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use patchcord_host::Error;
 use patchcord_host::process::{Process, ProcessId, Signal};
-use patchcord_host::spawner::{AllowList, End, MAX_OUTPUT, Request, Spawner, spawner_main};
+use patchcord_host::spawner::{AllowList, End, MAX_FILE, MAX_OUTPUT, Request, Spawner, spawner_main};
 use patchcord_testkit::{require_root, wait_until};
 use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
@@ -23,7 +23,7 @@ fn spawner_process() {
 }
 
 fn start(programs: &[&str]) -> Spawner {
-    let allow = AllowList { programs: programs.iter().map(Into::into).collect(), directories: Vec::new() };
+    let allow = AllowList { programs: programs.iter().map(Into::into).collect(), ..AllowList::default() };
     start_with(&allow)
 }
 
@@ -110,9 +110,35 @@ fn programs_of_an_allowed_directory_run() {
     let hook = temporary.path().join("10-hook");
     fs::write(&hook, "#!/bin/sh\necho \"$0 $1\"\n").unwrap();
     fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
-    let allow = AllowList { programs: Vec::new(), directories: vec![temporary.path().to_owned()] };
+    let allow = AllowList { directories: vec![temporary.path().to_owned()], ..AllowList::default() };
     let outcome = start_with(&allow).run(&Request::new(&hook).args(["started"])).unwrap();
     assert_eq!(text(&outcome.stdout), format!("{} started\n", hook.display()));
+}
+
+#[test]
+fn a_file_on_the_list_is_read_and_no_other() {
+    let temporary = tempfile::tempdir().unwrap();
+    let [listed, other] = ["listed", "other"].map(|name| temporary.path().join(name));
+    let spawner = start_with(&AllowList { files: vec![listed.clone()], ..AllowList::default() });
+    assert_eq!(spawner.read(&listed).unwrap(), None);
+    fs::write(&listed, "7\n").unwrap();
+    fs::write(&other, "7\n").unwrap();
+    assert_eq!(spawner.read(&listed).unwrap().as_deref(), Some(&b"7\n"[..]));
+    let around = temporary.path().join("../").join(temporary.path().file_name().unwrap()).join("listed");
+    for denied in [other.as_path(), temporary.path(), &around, Path::new("listed")] {
+        let error = spawner.read(denied).unwrap_err();
+        assert_eq!(error.errno(), Some(Errno::ACCESS), "{error}");
+    }
+    fs::write(&listed, vec![b'x'; 2 * MAX_FILE]).unwrap();
+    assert_eq!(spawner.read(&listed).unwrap().unwrap().len(), MAX_FILE);
+    // What never ends or begins is not waited for, and a program it is not.
+    fs::remove_file(&listed).unwrap();
+    assert!(Command::new("mkfifo").arg(&listed).status().unwrap().success());
+    assert_eq!(spawner.read(&listed).unwrap().as_deref(), Some(&b""[..]));
+    assert!(matches!(spawner.run(&Request::new(&listed)), Err(Error::Program { .. })));
+    fs::remove_file(&listed).unwrap();
+    fs::create_dir(&listed).unwrap();
+    assert_eq!(spawner.read(&listed).unwrap_err().errno(), Some(Errno::ISDIR));
 }
 
 #[test]

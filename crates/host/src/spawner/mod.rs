@@ -43,13 +43,18 @@ pub const MAX_RUNNING: usize = 256;
 /// How long the spawner may take beyond a program's own timeout.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// What the spawner may run, fixed when it starts.
+/// What is read of a file, in bytes; the rest is left.
+pub const MAX_FILE: usize = 4 << 10;
+
+/// What the spawner may run and read, fixed when it starts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AllowList {
     /// Programs, by absolute path.
     pub programs: Vec<PathBuf>,
     /// Directories, by absolute path, all of whose programs may run (hooks).
     pub directories: Vec<PathBuf>,
+    /// Files, by absolute path, that may be read: those in directories whose other files are none of the daemon's business.
+    pub files: Vec<PathBuf>,
 }
 
 impl AllowList {
@@ -129,6 +134,7 @@ pub struct Outcome {
 const RUN: u8 = 1;
 const INSPECT: u8 = 2;
 const SIGNAL: u8 = 3;
+const READ: u8 = 4;
 const FAILED: u8 = 255;
 
 /// The daemon's end: cheap to clone, usable from several threads at once.
@@ -185,7 +191,7 @@ impl Spawner {
             child: Mutex::new(Some(child)),
         };
         let mut hello = Writer::default();
-        hello.list(allow.programs.iter()).list(allow.directories.iter());
+        hello.list(allow.programs.iter()).list(allow.directories.iter()).list(allow.files.iter());
         send(&inner.socket, &hello.finish(), None)?;
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -242,6 +248,19 @@ impl Spawner {
             op: "signal",
             source: failure.errno.into(),
         })
+    }
+
+    /// What a file on the list begins with, see [`MAX_FILE`]; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`Error::File`] when it can't be read (EACCES: it is not on the list), [`Error::SpawnerGone`].
+    pub fn read(&self, file: &Path) -> Result<Option<Vec<u8>>> {
+        let reply = self.ask(READ, GRACE, None, |message| {
+            message.text(file);
+        })?;
+        server::read_contents(&mut reply.reader())
+            .ok_or(UNREADABLE)?
+            .map_err(|failure| Error::file("read", file)(failure.errno))
     }
 
     /// Sends a request and waits for its reply.
@@ -388,13 +407,20 @@ mod tests {
 
     #[test]
     fn only_listed_programs_are_allowed() {
-        let allow = AllowList { programs: vec!["/usr/sbin/dnsmasq".into()], directories: vec!["/etc/hooks".into()] };
+        let (programs, directories) = (vec!["/usr/sbin/dnsmasq".into()], vec!["/etc/hooks".into()]);
+        let allow = AllowList { programs, directories, files: vec!["/etc/passwd".into()] };
         for good in ["/usr/sbin/dnsmasq", "/etc/hooks/10-log"] {
             assert!(allow.allows(Path::new(good)), "{good}");
         }
-        for bad in
-            ["/usr/sbin/dnsmasq2", "dnsmasq", "/etc/hooks", "/etc/hooks/a/b", "/etc/hooks/../passwd", "/etc/hooks/.."]
-        {
+        for bad in [
+            "/usr/sbin/dnsmasq2",
+            "dnsmasq",
+            "/etc/hooks",
+            "/etc/hooks/a/b",
+            "/etc/hooks/../passwd",
+            "/etc/hooks/..",
+            "/etc/passwd",
+        ] {
             assert!(!allow.allows(Path::new(bad)), "{bad}");
         }
     }

@@ -1,25 +1,26 @@
 //! The spawner's own side: what runs in the child process.
 
 use std::ffi::OsString;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, IoSliceMut};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags};
 use rustix::process::{Pid, PidfdFlags};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::wire::{MAX_MESSAGE, Reader, Writer};
-use super::{AllowList, End, FAILED, INSPECT, MAX_OUTPUT, MAX_RUNNING, Outcome, RUN, Request, SIGNAL};
+use super::{AllowList, End, FAILED, INSPECT, MAX_FILE, MAX_OUTPUT, MAX_RUNNING, Outcome, READ, RUN, Request, SIGNAL};
 use crate::process::{Process, ProcessId, ProcessInfo, Signal, timespec};
 use crate::sys;
 
@@ -156,6 +157,10 @@ fn answer(writer: &mut Writer, kind: u8, reader: &mut Reader<'_>, allow: &AllowL
                 writer.u8(SIGNAL).u8(sent.into());
             })
         }),
+        READ => reader
+            .text()
+            .map(PathBuf::from)
+            .map(|file| read_file(&file, allow).map(|contents| write_contents(writer, contents.as_deref()))),
         _ => None,
     };
     match result {
@@ -178,6 +183,22 @@ fn signal_process(id: ProcessId, signal: Signal, allow: &AllowList) -> crate::Re
         return Err(crate::Error::Process { pid: id.pid, op: "signal", source: Errno::ACCESS.into() });
     }
     process.signal(signal)
+}
+
+/// Reads the beginning of a file, if that is one that may be read. Where it should be nothing is waited for.
+fn read_file(file: &Path, allow: &AllowList) -> crate::Result<Option<Vec<u8>>> {
+    let failed = |error: io::Error| crate::Error::file("read", file)(error);
+    if !allow.files.iter().any(|allowed| allowed == file) {
+        return Err(failed(Errno::ACCESS.into()));
+    }
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = match rustix::fs::open(file, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(None),
+        other => File::from(other.map_err(|errno| failed(errno.into()))?),
+    };
+    let mut contents = Vec::new();
+    opened.take(MAX_FILE as u64).read_to_end(&mut contents).map_err(failed)?;
+    Ok(Some(contents))
 }
 
 /// Runs one program to its end.
@@ -336,7 +357,8 @@ fn read_request(reader: &mut Reader<'_>) -> Option<Request> {
 
 fn read_allow_list(reader: &mut Reader<'_>) -> Option<AllowList> {
     let paths = |list: Vec<OsString>| list.into_iter().map(PathBuf::from).collect();
-    Some(AllowList { programs: paths(reader.list()?), directories: paths(reader.list()?) })
+    let [programs, directories, files] = [reader.list()?, reader.list()?, reader.list()?].map(paths);
+    Some(AllowList { programs, directories, files })
 }
 
 fn write_failure(writer: &mut Writer, failure: &Failure) {
@@ -388,6 +410,19 @@ pub(super) fn read_info(reader: &mut Reader<'_>) -> Option<Result<Option<Process
     let uid = u32::try_from(reader.u64()?).ok()?;
     let exe = reader.list()?.into_iter().next().map(PathBuf::from);
     Some(Ok(Some(ProcessInfo { id, uid, exe, cmdline: reader.list()? })))
+}
+
+fn write_contents(writer: &mut Writer, contents: Option<&[u8]>) {
+    writer.u8(READ).u8(contents.is_some().into()).bytes(contents.unwrap_or_default());
+}
+
+pub(super) fn read_contents(reader: &mut Reader<'_>) -> Option<Result<Option<Vec<u8>>, Failure>> {
+    if reader.u8()? != READ {
+        return read_failure(reader).map(Err);
+    }
+    let there = reader.u8()? != 0;
+    let contents = reader.bytes()?.to_vec();
+    Some(Ok(Some(contents).filter(|_| there)))
 }
 
 pub(super) fn signal_number(signal: Signal) -> u8 {
