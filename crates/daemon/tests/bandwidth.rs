@@ -8,9 +8,11 @@ use common::rates::{
     HEADER, KIB, LIMITS, Port, Sending, assert_rate, has_police, ifbs, limited, limits_of, passed, qdiscs,
     rate_between, rates,
 };
+use common::remote::says;
 use common::{Host, SOON, attach, interface, mac, tap};
 use patchcord_api::methods::{AttachNIC, ModifyNIC, UpdateNetwork};
-use patchcord_testkit::{Namespace, in_namespace, needs, wait_until};
+use patchcord_testkit::{Namespace, in_namespace, needs, open_tap, wait_until};
+use std::fs::{self, File};
 use std::io::Write;
 use std::net::UdpSocket;
 use std::sync::Arc;
@@ -66,6 +68,60 @@ fn the_rates_of_a_nic_in_a_bridge_are_those_that_were_asked_for_and_survive_move
             SOON,
             || if ifbs(ns).is_empty() { Ok(()) } else { Err(format!("{:?}", ifbs(ns))) },
         );
+    });
+}
+
+/// A port of libvirt's, whose guest's tap is made as libvirt's driver makes it.
+fn port(host: &Host<'_>, bandwidth: &str) -> Port {
+    let address = "54:00:7b:35:93";
+    let document = host.root.join("port.xml");
+    let xml = format!(
+        "<networkport><owner><name>claimed</name><uuid>06578fc1-c686-46fa-bc2c-83893b466a6d</uuid></owner>
+         <mac address='52:{address}'/><bandwidth>{bandwidth}</bandwidth></networkport>"
+    );
+    fs::write(&document, xml).unwrap();
+    says(host, &["net-port-create", "wire", document.to_str().unwrap()]);
+    let file = File::from(open_tap("vnet0").unwrap());
+    host.ns.run(&format!("ip link set dev vnet0 address fe:{address} master virbr0 up"));
+    host.ns.run("tc qdisc add dev vnet0 root noqueue");
+    let nic = wait_until("the port's tap to be known", SOON, || match host.nics() {
+        mut all if all.len() == 1 && all[0].state == "plugged" => Ok(all.remove(0)),
+        all => Err(format!("{all:?}")),
+    });
+    Port::new(nic, file)
+}
+
+#[test]
+fn the_rates_of_a_tap_that_libvirts_driver_made_are_those_of_its_port() {
+    in_namespace(|ns| {
+        let mut host = Host::without_daemon(ns);
+        fs::create_dir_all(host.root.join("etc/patchcord")).unwrap();
+        fs::write(host.root.join("etc/patchcord/patchcord.toml"), "[libvirt]\nshaping = 'patchcord'\n").unwrap();
+        host.start();
+        host.network(WIRE);
+        let slow = port(&host, LIMITS);
+        let fast = Port::attach(&host, "fast", &interface("wire"));
+        let are_there = || limits_of(ns, "vnet0").contains("mirred") || limits_of(ns, "vnet0").contains("police");
+        wait_until("the tap's limits", SOON, || are_there().then_some(()).ok_or_else(|| host.log()));
+        assert_rate(rate_between(&fast, &slow), 1024.0, "inbound");
+        assert_rate(rate_between(&slow, &fast), 2048.0, "outbound");
+        assert_eq!(ifbs(ns).len(), usize::from(!has_police(ns)));
+
+        // Whatever becomes of the daemon; and it has nothing to put right when it is back.
+        let seen = || (limits_of(ns, "vnet0"), ifbs(ns));
+        let before = seen();
+        host.kill();
+        assert_rate(rate_between(&slow, &fast), 2048.0, "outbound without the daemon");
+        host.start();
+        assert_eq!(seen(), before);
+        assert!(!host.log().contains("put right"), "{}", host.log());
+
+        // They go with the port, and the tap stays.
+        says(&host, &["net-port-delete", "wire", &slow.nic.id]);
+        wait_until("the ifb's end", SOON, || if ifbs(ns).is_empty() { Ok(()) } else { Err(ifbs(ns).join(" ")) });
+        assert!(!are_there() && qdiscs(ns, "vnet0")[0] == "noqueue", "{}", limits_of(ns, "vnet0"));
+        assert!(rate_between(&fast, &slow) > 3000.0 * KIB);
+        assert!(rate_between(&slow, &fast) > 3000.0 * KIB);
     });
 }
 

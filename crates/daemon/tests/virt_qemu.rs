@@ -9,16 +9,21 @@
 mod common;
 
 use common::console::{BOOT, Console, guest_image};
+use common::rates::{KIB, Sending, assert_rate, has_police, ifbs, limits_of, qdiscs, rates};
 use common::switch::{pool, switch};
 use common::{Host, SOON, ip, pid};
 use patchcord_api::methods::ImportLibvirt;
-use patchcord_testkit::{Libvirtd, Namespace, Process, in_namespace, probe, skip, test_name, unpacked, wait_until};
+use patchcord_testkit::{Libvirtd, Namespace, Process, in_namespace, needs, probe, skip, test_name, unpacked, wait_until};
 use rustix::process::{Signal, kill_process};
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const MAC: &str = "52:54:00:00:00:09";
 const GATEWAY: &str = "192.0.2.1";
@@ -47,11 +52,18 @@ impl Driver {
 
     /// Makes the test's namespace a host on which the driver finds us.
     fn host<'a>(&self, ns: &'a Namespace) -> Host<'a> {
+        self.host_with(ns, "")
+    }
+
+    /// One whose daemon is configured so.
+    fn host_with<'a>(&self, ns: &'a Namespace, configuration: &str) -> Host<'a> {
         ns.run("mount -t tmpfs tmpfs /run");
         fs::create_dir("/run/netns").unwrap();
         let mut host = Host::without_daemon(ns);
         symlink(host.root.join("run/libvirt"), "/run/libvirt").unwrap();
         Self::users(ns, &host);
+        fs::create_dir_all(host.root.join("etc/patchcord")).unwrap();
+        fs::write(host.root.join("etc/patchcord/patchcord.toml"), configuration).unwrap();
         host.start();
         host
     }
@@ -287,6 +299,92 @@ fn a_machine_of_libvirts_network_daemon_is_ours_and_notices_nothing() {
         // And the driver's port is one that it gives back to us.
         machine.ends(&host);
     });
+}
+
+/// How many bytes a link has carried so far.
+fn bytes(ns: &Namespace, link: &str, direction: &str) -> u64 {
+    ns.json(&format!("ip -s -j link show dev {link}"))[0]["stats64"][direction]["bytes"].as_u64().unwrap()
+}
+
+/// What limits a machine's tap: the rate of what leaves it, and what is done to what comes in.
+fn limits(ns: &Namespace, tap: &str) -> (Option<String>, Vec<String>) {
+    let classes = ns.run(&format!("tc class show dev {tap}"));
+    let rate = classes.split_once("class htb 7063:1 ").and_then(|(_, class)| class.split_once(" rate "));
+    let rate = rate.and_then(|(_, rate)| rate.split_once(' ')).map(|(rate, _)| rate.to_owned());
+    let filters = ns.json(&format!("tc -j filter show dev {tap} ingress"));
+    let actions = filters.as_array().unwrap().iter().filter_map(|f| f["options"]["actions"].as_array()).flatten();
+    (rate, actions.map(|action| action["kind"].as_str().unwrap().to_owned()).collect())
+}
+
+#[test]
+fn a_machine_is_limited_by_us_where_that_is_configured() {
+    let Some(driver) = Driver::find() else { return };
+    if !needs("sch_htb", &["tc qdisc add dev lo root handle 1: htb"]) {
+        return;
+    }
+    let all = "<portgroup name='all' default='yes'><bandwidth><inbound average='1024'/><outbound average='512'/>\
+               </bandwidth></portgroup>";
+    in_namespace(|ns| {
+        let mut host = driver.host_with(ns, "[libvirt]\nshaping = 'patchcord'\n");
+        host.network(&LAB.replace("<ip ", &format!("{all}<ip ")));
+        let mut machine = driver.machine(&host, &["lab"]);
+        let address = machine.address();
+        assert!(machine.console.pings(GATEWAY));
+        let police = has_police(ns);
+        let incoming = if police { "police" } else { "mirred" };
+        let limited = (Some("8388Kbit".to_owned()), vec![incoming.to_owned()]);
+        wait_until("the machine's limits", SOON, || match limits(ns, "vnet0") {
+            there if there == limited => Ok(()),
+            other => Err(format!("{other:?}\n{}", host.log())),
+        });
+        assert_eq!(ifbs(ns).len(), usize::from(!police));
+        assert_eq!(qdiscs(ns, "vnet0")[0], "htb");
+        assert!(!host.log().contains("somebody else limits"), "{}", host.log());
+
+        // Nobody has to listen in the machine for frames to get to it.
+        let socket = UdpSocket::bind("192.0.2.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let to = (address.clone(), 9);
+        let sending = Sending::start(move || drop(socket.send_to(&[0; 1000], &to)));
+        let [inbound] = rates([&|| bytes(ns, "vnet0", "tx")]);
+        drop(sending);
+        assert_rate(inbound, 1024.0, "towards the machine");
+        // What it sends back of a stream, as fast as it may. What is dropped above a rate slows a stream down.
+        let [outbound] = echoed(&address, |received| rates([received]));
+        let (least, most) = (if police { 128.0 } else { 384.0 }, 512.0 * 1.02);
+        assert!((least * KIB..most * KIB).contains(&outbound), "from the machine: {:.0} KiB/s", outbound / KIB);
+
+        // They are the tap's, and not the daemon's to carry out.
+        let seen = || (limits_of(ns, "vnet0"), ifbs(ns));
+        let before = seen();
+        host.kill();
+        assert_eq!(seen(), before);
+        host.start();
+        assert_eq!(seen(), before);
+        assert_eq!(limits(ns, "vnet0"), limited);
+        assert!(!host.log().contains("not as it should be"), "{}", host.log());
+        assert!(machine.console.pings(GATEWAY));
+        machine.ends(&host);
+        wait_until("the ifb's end", SOON, || if ifbs(ns).is_empty() { Ok(()) } else { Err(ifbs(ns).join(" ")) });
+    });
+}
+
+/// Measures what comes back of a stream to a machine that sends back all that it gets.
+fn echoed<T>(address: &str, measure: impl FnOnce(&dyn Fn() -> u64) -> T) -> T {
+    let stream = TcpStream::connect((address, 7)).unwrap();
+    let received = Arc::new(AtomicU64::new(0));
+    let (mut reader, count) = (stream.try_clone().unwrap(), Arc::clone(&received));
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 65536];
+        while let Ok(length @ 1..) = reader.read(&mut buffer) {
+            count.fetch_add(length as u64, Ordering::Relaxed);
+        }
+    });
+    let mut writer = stream.try_clone().unwrap();
+    std::thread::spawn(move || while writer.write_all(&[0; 65536]).is_ok() {});
+    let measured = measure(&|| received.load(Ordering::Relaxed));
+    stream.shutdown(Shutdown::Both).unwrap();
+    measured
 }
 
 /// A switch outside the host that gives leases.

@@ -149,10 +149,11 @@ fn bridge(port: &str) -> String {
     plug.split('\'').next().unwrap().to_owned()
 }
 
-/// Makes a guest's tap as the driver does, and starts the guest.
+/// Makes a guest's tap as the driver does, which limits nothing, and starts the guest.
 fn plug_in(ns: &Namespace, bridge: &str) -> Guest {
     ns.run("ip tuntap add dev vnet0 mode tap vnet_hdr");
     ns.run(&format!("ip link set dev vnet0 address fe:54:00:7b:35:93 master {bridge} up"));
+    ns.run("tc qdisc add dev vnet0 root noqueue");
     Guest::open_by_name("vnet0", MAC).unwrap()
 }
 
@@ -302,6 +303,8 @@ fn a_tap_of_the_drivers_is_limited_by_us_where_that_is_configured() {
         stop.delete("red", FIRST);
         are_limits(ns, (None, false));
         assert!(controller(ns).is_some(), "the tap is the driver's");
+        let root = ns.run("tc qdisc show dev vnet0");
+        assert!(root.contains("qdisc noqueue "), "as its driver had it: {root}");
     });
 }
 

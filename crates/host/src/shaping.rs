@@ -28,6 +28,8 @@ const MTU: u32 = 128 * 1024;
 const DEFAULT_MTU: u32 = 1500;
 /// Queues for classes, the best first. The last one every kernel has.
 const LEAVES: [Leaf; 3] = [Leaf::FqCodel, Leaf::Sfq, Leaf::Pfifo { limit: 128 }];
+/// What has frames leave a link at once. libvirt's driver puts that at the root of the taps that it does not limit.
+const NO_QUEUE: &str = "noqueue";
 /// What helps where the kernel lacks something. An ifb is only wanted where what comes in can't be dropped above a rate.
 const NO_HTB: &str = "this kernel has no token buckets: load its module sch_htb";
 const NO_IFB: &str = "this kernel can neither drop what comes in above a rate nor have it wait: load its module act_police, \
@@ -65,9 +67,11 @@ pub(crate) fn is_others_tap(link: &Link) -> bool {
     link.kind == LinkKind::Tap && link.mark.is_none() && !link.is_doomed()
 }
 
-/// Whether a qdisc at a link's root was put there by others: the kernel's own choice has no handle.
+/// Whether a qdisc at a link's root was put there by others to limit it: the kernel's own choice has no handle, and
+/// libvirt's driver puts one there that limits nothing.
 pub(crate) fn is_others_root(qdisc: &Qdisc) -> bool {
-    qdisc.parent == Handle::ROOT && qdisc.handle != Handle::default() && !is_our_htb(qdisc)
+    let chosen = qdisc.parent == Handle::ROOT && qdisc.handle != Handle::default();
+    chosen && qdisc.kind != NO_QUEUE && !is_our_htb(qdisc)
 }
 
 /// Whether a filter may be somebody's limit on what comes in. A u32 filter may have its limit beside its actions, where it
@@ -160,7 +164,7 @@ impl Kernel {
                 let there = self.route.qdiscs(Some(link.0))?.entries;
                 let root = there.iter().find(|qdisc| qdisc.parent == Handle::ROOT);
                 if let Some(other) = root.filter(|root| !is_our_htb(root)) {
-                    if self.observed.link(link).is_some_and(is_others_tap) {
+                    if self.is_others_tap(link) && is_others_root(other) {
                         return Err(Cause::ours("somebody else limits it"));
                     }
                     self.route.delete_root(link.0, other.handle.major)?;
@@ -185,13 +189,22 @@ impl Kernel {
         Ok(self.route.qdiscs(Some(link.0))?.entries.iter().any(is_others_root))
     }
 
-    /// Takes our token bucket away. Another one at the root stays.
+    /// Takes our token bucket away. Another one at the root stays. A tap that others made is left as libvirt's driver has
+    /// those that nothing limits.
     pub(crate) fn end_htb(&mut self, link: Index) -> Result<(), Cause> {
         match self.route.delete_root(link.0, MAJOR) {
             // So says the kernel when it is gone, or another one is there.
-            Err(error) if error.errno() == Some(Errno::INVAL.raw_os_error()) => Ok(()),
-            result => gone_is_done(result),
+            Err(error) if error.errno() == Some(Errno::INVAL.raw_os_error()) => return Ok(()),
+            result => gone_is_done(result)?,
         }
+        match self.is_others_tap(link) {
+            true => gone_is_done(self.route.execute(&Request::no_queue(link.0))),
+            false => Ok(()),
+        }
+    }
+
+    fn is_others_tap(&self, link: Index) -> bool {
+        self.observed.link(link).is_some_and(is_others_tap)
     }
 
     /// Adds a class, or changes it in place.

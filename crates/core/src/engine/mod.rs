@@ -153,7 +153,7 @@ pub struct Engine {
     lost: BTreeMap<Uuid, Now>,
     /// Ports whose guests' taps are in no bridge, and from when on they may be put back.
     loose: BTreeMap<Uuid, Now>,
-    /// Ports whose taps have lost limits of ours, and until when their driver may set its own.
+    /// Ports whose taps have lost limits of ours, or are new in their bridge, and until when their driver may set its own.
     lifted: BTreeMap<Uuid, Now>,
     /// Ports whose taps others limit, so that we don't.
     limited_by_others: BTreeSet<Uuid>,

@@ -1,16 +1,18 @@
 //! Rates at ports' taps: where the configuration says so they are ours to see to, and not the driver's that makes the tap.
 //!
-//! Never both: while others limit a tap we don't, and what they take away of ours they may be about to replace.
+//! Never both: while others limit a tap we don't, and what they take away of ours they may be about to replace. Nor has a
+//! driver done all that it does to a tap when it puts it into a bridge: what limits nothing (`noqueue`) it puts at the root
+//! afterwards, in place of what is there.
 
 use super::input::Now;
 use super::{Engine, Object};
 use crate::intent::NicIntent;
 use crate::plan::rates::Shape;
-use crate::plan::{Change, Index, Plan, claim, rates};
+use crate::plan::{Change, Index, Link, Plan, claim, rates};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
-/// How long whoever took our limits away has to set its own, in milliseconds.
+/// How long whoever took our limits away, or put the tap where it is, has to do what it likes to, in milliseconds.
 const MOMENT: Now = 1000;
 
 impl Engine {
@@ -30,18 +32,25 @@ impl Engine {
     /// The objects that traffic control at somebody else's link concerns. A driver takes away what is there before it sets
     /// its own limits: what we put back at once would be in its way.
     pub(super) fn concerned_by_limits(&mut self, change: &Change, concerned: &mut BTreeSet<Object>) {
-        let (index, lost) = match change {
-            Change::Shape(index, now) => (*index, self.has_lost(*index, now)),
-            Change::Redirect(index, now) => (*index, now.is_none() && self.observed.redirects.contains_key(index)),
+        let observed = &self.observed;
+        let (link, leave_alone) = match change {
+            Change::Shape(index, now) => (observed.link(*index), self.has_lost(*index, now)),
+            Change::Redirect(index, now) => {
+                (observed.link(*index), now.is_none() && observed.redirects.contains_key(index))
+            }
+            Change::Link(index, Some(now)) => {
+                let same = |was: &Link| (was.mac, was.controller) == (now.mac, now.controller);
+                (Some(now).filter(|_| !observed.link(*index).is_some_and(same)), true)
+            }
             _ => return,
         };
-        let Some(link) = self.observed.link(index).filter(|link| link.mark.is_none()) else { return };
+        let Some(link) = link.filter(|link| link.mark.is_none()) else { return };
         let ports: Vec<Uuid> = claim::of_tap(&self.intent, link).map(|port| port.id).collect();
         if ports.is_empty() {
             concerned.insert(Object::Host);
         }
         for id in ports {
-            if lost {
+            if leave_alone {
                 let until = self.now + MOMENT;
                 self.lifted.insert(id, until);
                 self.wake(until, Object::Nic(id));

@@ -24,6 +24,9 @@ fn with_guest(police: bool, nic: Nic) -> (Host, Index) {
     wanted.nic = Nic { mac: wanted.nic.mac, ..nic };
     made(&mut host, Command::Attach(wanted));
     let index = tap(&mut host, Some("virbr0"));
+    // Its driver may not be done with it.
+    assert_eq!(at(&host, index), (None, None));
+    host.settle_with_clock();
     (host, index)
 }
 

@@ -29,7 +29,11 @@ impl Port {
         let method = AttachNIC { fetch: Some(true), ..attach(guest, xml) };
         let answer = host.client().call_with_fds(&method, |reply| reply.fds.clone().unwrap_or_default());
         let (reply, mut fds) = answer.unwrap_or_else(|error| panic!("{method:?}: {}", told(&error)));
-        let file = File::from(fds.remove(0));
+        Self::new(reply.nic, File::from(fds.remove(0)))
+    }
+
+    /// A guest at a tap.
+    pub(crate) fn new(nic: Nic, file: File) -> Self {
         let received = Arc::new(AtomicU64::new(0));
         let (mut reader, count) = (file.try_clone().unwrap(), Arc::clone(&received));
         // It ends with the tap.
@@ -47,7 +51,7 @@ impl Port {
                 }
             }
         });
-        Self { nic: reply.nic, file, received }
+        Self { nic, file, received }
     }
 
     /// Keeps sending frames to a guest, some 8 MiB a second.
