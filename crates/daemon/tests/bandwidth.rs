@@ -71,6 +71,16 @@ fn the_rates_of_a_nic_in_a_bridge_are_those_that_were_asked_for_and_survive_move
     });
 }
 
+/// A host on which the taps of libvirt's driver are ours to limit.
+fn shaping(ns: &Namespace) -> Host<'_> {
+    let mut host = Host::without_daemon(ns);
+    fs::create_dir_all(host.root.join("etc/patchcord")).unwrap();
+    fs::write(host.root.join("etc/patchcord/patchcord.toml"), "[libvirt]\nshaping = 'patchcord'\n").unwrap();
+    host.start();
+    host.network(WIRE);
+    host
+}
+
 /// A port of libvirt's, whose guest's tap is made as libvirt's driver makes it.
 fn port(host: &Host<'_>, bandwidth: &str) -> Port {
     let address = "54:00:7b:35:93";
@@ -94,11 +104,7 @@ fn port(host: &Host<'_>, bandwidth: &str) -> Port {
 #[test]
 fn the_rates_of_a_tap_that_libvirts_driver_made_are_those_of_its_port() {
     in_namespace(|ns| {
-        let mut host = Host::without_daemon(ns);
-        fs::create_dir_all(host.root.join("etc/patchcord")).unwrap();
-        fs::write(host.root.join("etc/patchcord/patchcord.toml"), "[libvirt]\nshaping = 'patchcord'\n").unwrap();
-        host.start();
-        host.network(WIRE);
+        let mut host = shaping(ns);
         let slow = port(&host, LIMITS);
         let fast = Port::attach(&host, "fast", &interface("wire"));
         let are_there = || limits_of(ns, "vnet0").contains("mirred") || limits_of(ns, "vnet0").contains("police");
@@ -321,11 +327,16 @@ fn what_others_take_away_comes_back_and_a_class_of_connections_changes_its_nics(
     });
 }
 
-/// Where the kernel drops what comes in above a rate, nothing else is needed for that, neither in a bridge nor on a device.
+/// Tells whether the kernel drops what comes in above a rate.
+const POLICE: [&str; 2] = [
+    "tc qdisc add dev lo clsact",
+    "tc filter add dev lo ingress protocol all u32 match u32 0 0 action police rate 1mbit burst 10k drop",
+];
+
+/// Where it does, nothing else is needed for that, neither in a bridge nor on a device.
 #[test]
 fn what_a_guest_sends_too_much_is_dropped_at_its_tap() {
-    let limit = "tc filter add dev lo ingress protocol all u32 match u32 0 0 action police rate 1mbit burst 10k drop";
-    if !needs("act_police", &["tc qdisc add dev lo clsact", limit]) {
+    if !needs("act_police", &POLICE) {
         return;
     }
     in_namespace(|ns| {
@@ -362,6 +373,27 @@ fn what_a_guest_sends_too_much_is_dropped_at_its_tap() {
         host.call(&ModifyNIC { id: slow.nic.id.clone(), xml: interface("dev") });
         assert!(!shown(&tap(&slow.nic)).contains("police"));
         assert_eq!(passed(), 200);
+    });
+}
+
+/// So is what the guest of a port of libvirt's sends.
+#[test]
+fn what_the_guest_of_a_port_sends_too_much_is_dropped_at_its_tap() {
+    if !needs("act_police", &POLICE) {
+        return;
+    }
+    in_namespace(|ns| {
+        let host = shaping(ns);
+        let slow = port(&host, "<outbound average='1'/>");
+        let fast = Port::attach(&host, "fast", &interface("wire"));
+        let dropped = || ns.run("tc filter show dev vnet0 ingress").contains("police");
+        wait_until("the tap's limit", SOON, || dropped().then_some(()).ok_or_else(|| host.log()));
+        let some = passed(&slow, &fast);
+        assert!((60..100).contains(&some), "{some} frames passed");
+        assert_eq!(ifbs(ns), Vec::<String>::new());
+        says(&host, &["net-port-delete", "wire", &slow.nic.id]);
+        assert!(!dropped());
+        assert_eq!(passed(&slow, &fast), 200);
     });
 }
 

@@ -6,8 +6,10 @@
 
 mod common;
 
+use common::rates::{has_police, ifbs};
 use common::remote::{Client, call, says, virsh};
 use common::{Host, SOON, ip};
+use patchcord_api::methods::ImportLibvirt;
 use patchcord_libvirt_wire::xdr::{Parameter, Reader, Value, Writer};
 use patchcord_libvirt_wire::{Procedure as P, Status};
 
@@ -283,12 +285,28 @@ fn a_tap_of_the_drivers_is_limited_by_us_where_that_is_configured() {
         ns.run("tc qdisc del dev vnet0 ingress");
         ns.run("tc qdisc add dev vnet0 root handle 1: htb default 1");
         wait_until("word of that", SOON, || {
-            host.log().contains("somebody else limits its tap vnet0").then_some(()).ok_or_else(|| host.log())
+            host.log()
+                .contains("somebody else limits or filters at its tap vnet0")
+                .then_some(())
+                .ok_or_else(|| host.log())
         });
         are_limits(ns, (None, false));
         assert!(ns.run("tc qdisc show dev vnet0").contains("htb 1: root"));
         ns.run("tc qdisc del dev vnet0 root");
         are_limits(ns, faster);
+
+        // A filter that limits nothing, and that ours would take the place of, stays as it is too.
+        ns.run("ip link add name seen type veth peer name sees");
+        ns.run("tc filter del dev vnet0 ingress");
+        let theirs = "filter add dev vnet0 ingress prio 7 handle 800::2 protocol all u32 match u32 0 0 action mirred egress \
+                      mirror dev seen";
+        ns.run(&format!("tc {theirs}"));
+        are_limits(ns, (None, true));
+        let mirrors = || ns.run("tc filter show dev vnet0 ingress").contains("Egress Mirror to device seen");
+        assert!(mirrors());
+        ns.run("tc filter del dev vnet0 ingress");
+        are_limits(ns, faster);
+        assert!(!mirrors());
 
         // With the other setting there are none, and the driver hears of the rates.
         host.kill();
@@ -305,6 +323,39 @@ fn a_tap_of_the_drivers_is_limited_by_us_where_that_is_configured() {
         assert!(controller(ns).is_some(), "the tap is the driver's");
         let root = ns.run("tc qdisc show dev vnet0");
         assert!(root.contains("qdisc noqueue "), "as its driver had it: {root}");
+    });
+}
+
+#[test]
+fn a_guest_that_is_handed_back_keeps_what_limits_it() {
+    in_namespace(|ns| {
+        let mut host = Host::without_daemon(ns);
+        for directory in ["patchcord", "libvirt/qemu/networks/autostart"] {
+            std::fs::create_dir_all(host.root.join("etc").join(directory)).unwrap();
+        }
+        std::fs::write(host.root.join("etc/patchcord/patchcord.toml"), "[libvirt]\nshaping = 'patchcord'\n").unwrap();
+        host.start();
+        let staff = "<portgroup name='staff'><bandwidth><inbound average='1000'/><outbound average='500'/></bandwidth></portgroup>";
+        host.network(&network("red", 1, staff));
+        let mut guest = started(&host, ns, &port(FIRST, "<group>staff</group>"));
+        are_limits(ns, (Some("8192Kbit"), true));
+        guest.dhcp(SOON).unwrap();
+        let back = host.call(&ImportLibvirt { dry_run: Some(false), undo: Some(true) });
+        assert!(back.networks.iter().all(|network| network.done), "{back:#?}");
+        assert!(host.nics().is_empty());
+        // They are as if libvirt's driver had made them, which takes away what it finds before it sets others.
+        let class = || ns.run("tc class show dev vnet0").lines().next().unwrap_or_default().to_owned();
+        let theirs = class();
+        assert!(theirs.contains("class htb 1:1 root") && theirs.contains(" rate 8192Kbit "), "{theirs}");
+        let police = |ns: &Namespace| ns.run("tc filter show dev vnet0 ingress").contains("police");
+        assert_eq!(police(ns), has_police(ns));
+        wait_until("the ifb's end", SOON, || if ifbs(ns).is_empty() { Ok(()) } else { Err(ifbs(ns).join(" ")) });
+        guest.ping(ip("10.77.1.1"), SOON).unwrap();
+        // Whoever starts the daemon again finds nothing of its own.
+        host.kill();
+        host.start();
+        assert_eq!(class(), theirs);
+        assert_eq!(police(ns), has_police(ns));
     });
 }
 

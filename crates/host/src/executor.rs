@@ -476,7 +476,8 @@ impl Worker {
             none if none.is_empty() => Classes::new(),
             _ => shaping::read_classes(&mut self.kernel.route, link.index)?,
         };
-        let others = shaping::is_others_tap(link) && (incoming.others || self.kernel.has_others_root(link.index)?);
+        let limited = incoming.is_others(self.kernel.observed().shaping);
+        let others = shaping::is_others_tap(link) && (limited || self.kernel.has_others_root(link.index)?);
         let now = Shape { classes, police: incoming.police, others };
         if now != believed {
             self.changed(Change::Shape(link.index, now));

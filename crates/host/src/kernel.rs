@@ -207,9 +207,11 @@ impl Kernel {
     /// # Errors
     /// See [`observe::snapshot`].
     pub fn snapshot(&mut self) -> Result<Snapshot> {
-        let mut snapshot = observe::snapshot(&mut self.route, self.nft.as_mut(), &self.resolv_conf, self.instance)?;
+        let support = self.observed.shaping;
+        let mut snapshot =
+            observe::snapshot(&mut self.route, self.nft.as_mut(), &self.resolv_conf, self.instance, support)?;
         self.delete_half_made(&mut snapshot.observed);
-        snapshot.observed.shaping = self.observed.shaping;
+        snapshot.observed.shaping = support;
         snapshot.observed.functions = self.sriov.all()?;
         self.observed = snapshot.observed.clone();
         self.nodes.sweep(&self.observed);
@@ -321,6 +323,7 @@ fn target(op: &Op) -> Option<LinkRef> {
         | Op::EndClass(link, _)
         | Op::Police(link, _)
         | Op::EndPolice(link)
+        | Op::LeaveLimits(link, ..)
         | Op::Announce(link, _) => Some(*link),
         Op::MakeBridge(_)
         | Op::MakeTap(_)
@@ -339,7 +342,10 @@ fn target(op: &Op) -> Option<LinkRef> {
 /// Whether something may be done of an operation that was refused: the kernel refuses a message about a link when it is
 /// through with some of it, and classes take several.
 fn may_be_half_done(op: &Op) -> bool {
-    matches!(op, Op::SetLink(..) | Op::SetBridge(..) | Op::SetPort(..) | Op::AddHtb(..) | Op::SetClass(..))
+    matches!(
+        op,
+        Op::SetLink(..) | Op::SetBridge(..) | Op::SetPort(..) | Op::AddHtb(..) | Op::SetClass(..) | Op::LeaveLimits(..)
+    )
 }
 
 /// Whether an operation without an undo leaves something behind that people should know of. A port's settings go

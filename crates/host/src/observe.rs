@@ -8,6 +8,7 @@ use std::path::Path;
 use ipnet::IpNet;
 use patchcord_core::model::interface::{ArpValidate, BondCarrier, BondMode, BondMonitor, OperState};
 use patchcord_core::model::{DirectMode, MacAddr};
+use patchcord_core::plan::rates::ShapingSupport;
 use patchcord_core::plan::{
     BondState, BridgeState, Change, GROUP_DOOMED, Index, Link, LinkKind, Mark, MarkKind, Observed, PortFlags, Route,
     Sysctl, VlanState,
@@ -33,7 +34,7 @@ pub struct Snapshot {
 }
 
 /// Reads everything. Without an nftables socket there are no rules. What limits taps of others is ours if it is the
-/// `instance`'s.
+/// `instance`'s; what this kernel can do about rates says when it is not.
 ///
 /// # Errors
 /// The sockets'. Settings and a resolv.conf that can't be read are left out.
@@ -42,6 +43,7 @@ pub fn snapshot(
     rules: Option<&mut nft::Socket>,
     resolv_conf: &Path,
     instance: Uuid,
+    support: Option<ShapingSupport>,
 ) -> Result<Snapshot> {
     let mut observed = Observed::default();
     let links = route.links()?;
@@ -79,7 +81,7 @@ pub fn snapshot(
             let incoming = shaping::read_incoming(route, &link, instance)?;
             observed.redirects.extend(incoming.redirect.map(|to| (index, to)));
             shape.police = incoming.police;
-            shape.others |= incoming.others && shaping::is_others_tap(&link);
+            shape.others |= incoming.is_others(support) && shaping::is_others_tap(&link);
         } else if shaping::is_our_htb(qdisc) {
             shape.classes = shaping::read_classes(route, index)?;
         } else if shaping::is_others_tap(&link) && shaping::is_others_root(qdisc) {
@@ -305,7 +307,7 @@ mod tests {
     fn name_servers_that_cannot_be_read_hide_nothing_else() {
         in_namespace(|_| {
             let a_directory = Path::new("/");
-            let snapshot = snapshot(&mut Socket::open().unwrap(), None, a_directory, Uuid::nil()).unwrap();
+            let snapshot = snapshot(&mut Socket::open().unwrap(), None, a_directory, Uuid::nil(), None).unwrap();
             assert!(snapshot.observed.link_named("lo").is_some());
             assert!(snapshot.observed.resolvers.is_empty());
         });

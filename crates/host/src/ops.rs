@@ -47,6 +47,7 @@ impl Kernel {
             Op::EndClass(link, number) => self.end_class(run.resolve(*link)?, *number)?,
             Op::Police(link, police) => self.police(run.resolve(*link)?, *police)?,
             Op::EndPolice(link) => self.end_police(run.resolve(*link)?)?,
+            Op::LeaveLimits(link, classes, police) => self.leave_limits(run.resolve(*link)?, classes, *police)?,
             Op::Delete(index) => gone_is_done(self.route.delete_link(index.0))?,
             Op::SetLink(link, change) => {
                 let controller = match change.controller {

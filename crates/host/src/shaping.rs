@@ -22,6 +22,8 @@ use crate::ops::{gone_is_done, set_sysctl};
 
 /// The major number of our token buckets, by which they are known as ours. It spells `pc`.
 const MAJOR: u16 = 0x7063;
+/// That of the ones that libvirt's driver makes, and that we leave to it.
+const LIBVIRTS: u16 = 1;
 /// The longest frame that a limit lets pass, in bytes: more than any that a guest sends.
 const MTU: u32 = 128 * 1024;
 /// MTU of a link that nothing is said about, in bytes.
@@ -53,8 +55,17 @@ pub(crate) struct Incoming {
     pub(crate) redirect: Option<Option<Index>>,
     /// How it is limited.
     pub(crate) police: Option<Police>,
-    /// Whether others limit it.
+    /// Whether others limit it, or have a filter where ours would be.
     pub(crate) others: bool,
+    /// Whether others have any filter, which asks for frames after ours.
+    pub(crate) filtered: bool,
+}
+
+impl Incoming {
+    /// Whether it is others' to limit. Filters behind ours see what passes, unless it is all handed to an ifb.
+    pub(crate) fn is_others(&self, support: Option<ShapingSupport>) -> bool {
+        self.others || self.filtered && support.is_some_and(|support| !support.police)
+    }
 }
 
 /// Whether a link's rates may be ours: it is ours, or a tap that others made for a port.
@@ -82,14 +93,22 @@ fn may_limit(filter: &Filter) -> bool {
     unread || filter.actions.iter().any(limits)
 }
 
+/// Whether ours can't be beside a filter: the kernel finds u32 filters by their number, in the first table of a link's
+/// whatever their priority is, and all of a priority are of one kind.
+fn is_in_our_way(filter: &Filter) -> bool {
+    const FIRST_TABLE: u32 = 0x800;
+    filter.priority == PRIORITY.get() || filter.kind == "u32" && filter.handle >> 20 == FIRST_TABLE
+}
+
 /// Reads what of ours is done to what comes in at a link, and whether others limit it. What is ours is known by the
 /// instance, since taps of others carry no mark.
 pub(crate) fn read_incoming(route: &mut Socket, link: &Link, instance: Uuid) -> Result<Incoming> {
     let cookie = link.mark.map_or(instance, |mark| mark.instance).into_bytes();
     let filters = route.ingress_filters(link.index.0)?.entries;
     let ours = |action: &Action| action.cookie.as_deref() == Some(&cookie[..]);
-    let others = filters.iter().any(|filter| may_limit(filter) && !filter.actions.iter().any(ours));
-    let mut incoming = Incoming { others, ..Incoming::default() };
+    let others: Vec<_> = filters.iter().filter(|filter| !filter.actions.iter().any(ours)).collect();
+    let in_the_way = others.iter().any(|filter| may_limit(filter) || is_in_our_way(filter));
+    let mut incoming = Incoming { others: in_the_way, filtered: !others.is_empty(), ..Incoming::default() };
     for action in filters.iter().flat_map(|filter| &filter.actions) {
         if !ours(action) {
             continue;
@@ -192,14 +211,19 @@ impl Kernel {
     /// Takes our token bucket away. Another one at the root stays. A tap that others made is left as libvirt's driver has
     /// those that nothing limits.
     pub(crate) fn end_htb(&mut self, link: Index) -> Result<(), Cause> {
-        match self.route.delete_root(link.0, MAJOR) {
-            // So says the kernel when it is gone, or another one is there.
-            Err(error) if error.errno() == Some(Errno::INVAL.raw_os_error()) => return Ok(()),
-            result => gone_is_done(result)?,
-        }
-        match self.is_others_tap(link) {
+        match self.delete_htb(link)? && self.is_others_tap(link) {
             true => gone_is_done(self.route.execute(&Request::no_queue(link.0))),
             false => Ok(()),
+        }
+    }
+
+    /// Whether a link had a token bucket of ours, which it has not any more.
+    fn delete_htb(&mut self, link: Index) -> Result<bool, Cause> {
+        match self.route.delete_root(link.0, MAJOR) {
+            // So says the kernel when it is gone, or another one is there.
+            Err(error) if error.errno() == Some(Errno::INVAL.raw_os_error()) => Ok(false),
+            Err(error) if error.is_not_found() => Ok(false),
+            result => Ok(result.map(|()| true)?),
         }
     }
 
@@ -223,19 +247,19 @@ impl Kernel {
     /// Puts queues below classes: of the best kind that this kernel has, which the first one finds out.
     fn set_leaves(&mut self, link: Index, classes: impl IntoIterator<Item = u16>) -> Result<(), Cause> {
         let mut requests = Vec::new();
-        for number in classes {
+        for class in classes.into_iter().map(handle) {
             match self.leaf {
-                Some(leaf) => requests.push(Request::set_leaf(link.0, handle(number), leaf)),
-                None => self.leaf = Some(self.set_best_leaf(link, number)?),
+                Some(leaf) => requests.push(Request::set_leaf(link.0, class, leaf)),
+                None => self.leaf = Some(self.set_best_leaf(link, class)?),
             }
         }
         all(self.route.execute_all(&requests)?)
     }
 
-    fn set_best_leaf(&mut self, link: Index, number: u16) -> Result<Leaf, Cause> {
+    fn set_best_leaf(&mut self, link: Index, class: Handle) -> Result<Leaf, Cause> {
         let mut refused = Cause::ours("there is no queue for a class");
         for leaf in LEAVES {
-            match self.route.set_leaf(link.0, handle(number), leaf) {
+            match self.route.set_leaf(link.0, class, leaf) {
                 Ok(()) => return Ok(leaf),
                 Err(error) => refused = error.into(),
             }
@@ -264,8 +288,12 @@ impl Kernel {
 
     /// Limits what comes in at a link.
     pub(crate) fn police(&mut self, link: Index, police: Police) -> Result<(), Cause> {
+        self.police_as(link, police, self.instance)
+    }
+
+    fn police_as(&mut self, link: Index, police: Police, instance: Uuid) -> Result<(), Cause> {
         let rate = NonZeroU64::new(police.rate).ok_or_else(|| Cause::ours("a rate of 0 is none"))?;
-        let cookie = self.instance.into_bytes();
+        let cookie = instance.into_bytes();
         let limit = tc::Police { link: link.0, priority: PRIORITY, rate, burst: police.burst, mtu: MTU, cookie };
         let mut results = self.route.execute_all(&[Request::add_ingress(link.0), Request::police(&limit)])?.into_iter();
         match results.next() {
@@ -277,6 +305,25 @@ impl Kernel {
     /// Limits it no longer.
     pub(crate) fn end_police(&mut self, link: Index) -> Result<(), Cause> {
         gone_is_done(self.route.delete_police(link.0, PRIORITY))
+    }
+
+    /// Leaves limits at a tap that others made to libvirt's driver: what leaves it waits as where that driver has it wait, and
+    /// what comes in is limited by nobody in particular.
+    pub(crate) fn leave_limits(&mut self, link: Index, classes: &Classes, police: Option<Police>) -> Result<(), Cause> {
+        if self.route.link_by_index(link.0)?.is_none() {
+            return Ok(());
+        }
+        if let Some(class) = classes.get(&rates::FIRST)
+            && self.delete_htb(link)?
+        {
+            let Limit { rate, ceil, burst, cburst } = class.limit;
+            let [parent, handle] = [0, rates::FIRST].map(|minor| Handle { major: LIBVIRTS, minor });
+            let htb = HtbClass { link: link.0, handle, parent, priority: 0, rate, ceil, burst, cburst, leaf: None };
+            self.route.add_htb(&Htb { link: link.0, major: LIBVIRTS, default: rates::FIRST })?;
+            self.route.set_htb_class(&htb)?;
+            self.set_best_leaf(link, handle)?;
+        }
+        police.map_or(Ok(()), |police| self.police_as(link, police, Uuid::nil()))
     }
 
     /// Finds out what this kernel can do about rates, on a link that is made for that and deleted.

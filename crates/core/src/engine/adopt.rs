@@ -10,10 +10,10 @@ use super::input::{Adoption, JobOutcome, RequestId};
 use super::work::{Goal, Operation};
 use super::{Engine, Object};
 use crate::intent::{NetworkIntent, NicIntent};
-use crate::model::{ForwardMode, Network};
+use crate::model::{ForwardMode, MacAddr, Network};
 use crate::plan::nft::foreign::Owner;
 use crate::plan::nft::{ForeignTable, libvirt::Signs};
-use crate::plan::{Link, Mark, MarkKind, Plan, adopt, diff};
+use crate::plan::{Link, Mark, MarkKind, Plan, adopt, claim, diff};
 use crate::{Error, ErrorKind};
 use uuid::Uuid;
 
@@ -144,6 +144,14 @@ impl Engine {
         self.transfer_of(object).is_some_and(|transfer| !matches!(transfer, Transfer::Adopted))
     }
 
+    /// Whether a link may be the tap of a port that is going to others.
+    pub(super) fn is_tap_in_transfer(&self, link: &Link) -> bool {
+        let transfers = self.work.values().filter_map(|work| work.operation.as_ref()?.transfer.as_ref());
+        let gone =
+            transfers.filter_map(|transfer| if let Transfer::Gone(ports) = transfer { Some(ports) } else { None });
+        gone.flatten().any(|port| link.mac.is_some() && port.nic.mac.map(MacAddr::of_tap) == link.mac)
+    }
+
     /// A transfer failed: a network that came goes back, and ports that went come back.
     pub(super) fn end_transfer(&mut self, object: Object) {
         match self.take_transfer(object) {
@@ -212,9 +220,11 @@ impl Engine {
                 let link = self.observed.link_marked(MarkKind::Bridge, uuid);
                 link.into_iter().for_each(|link| adopt::claim(plan, link, mark));
             }
-            Some(Transfer::Gone(_)) => {
+            Some(Transfer::Gone(ports)) => {
                 let before = self.rules_before(object);
                 diff::hand_back(plan, (self.config.instance, uuid), &self.observed, before)?;
+                // Last, since it is not taken back.
+                claim::leave_limits(plan, &self.intent, &self.observed, ports);
             }
             Some(Transfer::Adopted) | None => {}
         }

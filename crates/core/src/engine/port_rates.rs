@@ -24,6 +24,11 @@ impl Engine {
         }
     }
 
+    /// Takes our limits off taps that are no port's any more. Those of ports that are on their way to others stay.
+    pub(super) fn lift_ports_limits(&self, plan: &mut Plan) {
+        claim::lift_limits(plan, &self.intent, &self.observed, |link| self.is_tap_in_transfer(link));
+    }
+
     /// Whether a port's rates are for its tap, and ours to see to, so that its driver is not to hear of them.
     pub(super) fn shapes_port(&self, port: &NicIntent) -> bool {
         self.config.shapes_ports && rates::at_ports_tap(&self.intent, port)
@@ -78,7 +83,7 @@ impl Engine {
             return;
         };
         if self.limited_by_others.insert(id) {
-            let what = format!("somebody else limits its tap {tap}, so that we don't as long as that is so");
+            let what = format!("somebody else limits or filters at its tap {tap}, so that we don't limit it meanwhile");
             self.drift(object, what, false);
         }
     }

@@ -4,7 +4,7 @@ use super::effect::{Effect, Event, Job, PlanId, RecordKey};
 use super::work::{Flight, Goal, PLANS, Repairs, backoff};
 use super::{Engine, Object};
 use crate::intent::{NetworkIntent, NicIntent};
-use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, Sysctl, claim, desired, diff, nft, plug, vlan};
+use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, Sysctl, desired, diff, nft, plug, vlan};
 use crate::{Error, ErrorKind, xml};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -80,7 +80,7 @@ impl Engine {
                     self.plan_port(&mut plan, port);
                 } else {
                     if self.intent.nic(id).is_none() {
-                        claim::lift_limits(&mut plan, &self.intent, &self.observed);
+                        self.lift_ports_limits(&mut plan);
                     }
                     let desired = desired::nic(&self.intent, &self.observed, id);
                     plug::nic(&mut plan, id, desired.as_ref(), &self.observed);
@@ -93,7 +93,7 @@ impl Engine {
             Object::Host => {
                 let wanted = desired::host(&self.intent, &self.observed);
                 diff::host(&mut plan, &wanted, self.to_be_put_back(), &self.observed);
-                claim::lift_limits(&mut plan, &self.intent, &self.observed);
+                self.lift_ports_limits(&mut plan);
                 diff::orphans(&mut plan, &self.intent, &self.observed, |mark| self.may_be_damaged(mark));
                 // With a network whose record can't be read, rules that nobody seems to need may be its own.
                 let scope = if self.damaged.networks.is_empty() { nft::Scope::Whole } else { nft::Scope::Changed };

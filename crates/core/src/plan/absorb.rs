@@ -87,7 +87,8 @@ impl Observed {
             | Op::SetClass(link, ..)
             | Op::EndClass(link, _)
             | Op::Police(link, _)
-            | Op::EndPolice(link) => {
+            | Op::EndPolice(link)
+            | Op::LeaveLimits(link, ..) => {
                 if let Some(index) = resolve(*link, all) {
                     self.absorb_shape(index, op);
                 }

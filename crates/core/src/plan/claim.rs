@@ -130,14 +130,31 @@ pub fn is_limited_by_others(intent: &Intent, observed: &Observed, port: &NicInte
     shape.is_some_and(|shape| shape.others)
 }
 
-/// Takes our limits off taps of others that are no port's any more.
-pub fn lift_limits(plan: &mut Plan, intent: &Intent, observed: &Observed) {
+/// Takes our limits off taps of others that are no port's any more, save those that are `left` as they are.
+pub fn lift_limits(plan: &mut Plan, intent: &Intent, observed: &Observed, left: impl Fn(&Link) -> bool) {
     let limited = observed.shapes.keys().chain(observed.redirects.keys().filter(|i| !observed.shapes.contains_key(i)));
-    for link in limited.filter_map(|index| observed.link(*index)).filter(|link| link.mark.is_none()) {
-        if !of_tap(intent, link).any(|port| claimed(intent, observed, port).is_some_and(|l| l.index == link.index)) {
+    let taps = limited.filter_map(|index| observed.link(*index)).filter(|link| link.kind == LinkKind::Tap);
+    for link in taps.filter(|link| link.mark.is_none()) {
+        if !left(link) && !is_claimed(intent, observed, link) {
             shape::lift(plan, link.index, observed);
         }
     }
+}
+
+/// Leaves our limits at the taps of ports that have gone to others: their driver was never told of them, and would set none
+/// before the guest starts anew.
+pub fn leave_limits(plan: &mut Plan, intent: &Intent, observed: &Observed, ports: &[NicIntent]) {
+    for tap in ports.iter().filter_map(|port| port.nic.mac).flat_map(|mac| observed.foreign_taps(mac.of_tap())) {
+        if tap.kind == LinkKind::Tap && !is_claimed(intent, observed, tap) {
+            shape::leave(plan, tap.index, observed);
+        }
+    }
+    ports.iter().for_each(|port| shape::no_other_ifb(plan, (MarkKind::Ifb, port.id), None, observed));
+}
+
+/// Whether a link is the tap of a port's guest.
+fn is_claimed(intent: &Intent, observed: &Observed, link: &Link) -> bool {
+    of_tap(intent, link).any(|port| claimed(intent, observed, port).is_some_and(|tap| tap.index == link.index))
 }
 
 /// The ports whose guest's tap a link may be.

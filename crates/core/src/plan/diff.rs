@@ -7,7 +7,7 @@ use super::mark::{Mark, MarkKind, ROUTE_PROTOCOL};
 use super::nft::{self, ForeignTable, NetworkRules};
 use super::observed::{Index, Link, Observed, Sysctl};
 use super::step::{LinkChange, LinkRef, Op, Plan, RouteSpec};
-use super::vlan;
+use super::{shape, vlan};
 use crate::intent::Intent;
 use crate::model::LinkName;
 use ipnet::IpNet;
@@ -63,8 +63,10 @@ pub fn hand_back(
 ) -> Result<(), ForeignTable> {
     rules(plan, instance, &DesiredNetwork::default(), observed, before)?;
     if let Some(link) = observed.link_marked(MarkKind::Bridge, uuid) {
+        shape::end_waiting(plan, link.index, observed);
         adopt::release(plan, link);
     }
+    shape::no_other_ifb(plan, (MarkKind::NetworkIfb, uuid), None, observed);
     Ok(())
 }
 

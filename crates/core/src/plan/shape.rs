@@ -133,6 +133,27 @@ pub(super) fn lift(plan: &mut Plan, index: Index, observed: &Observed) {
     let at = (LinkRef::Index(index), Some(index));
     outgoing(plan, at, &Classes::new(), observed, "");
     police(plan, at, None, observed, "");
+    end_waiting(plan, index, observed);
+}
+
+/// Those limits of ours at a link of others that can be left to them are; what waits at an ifb of ours waits no more.
+pub(super) fn leave(plan: &mut Plan, index: Index, observed: &Observed) {
+    let at = (LinkRef::Index(index), Some(index));
+    if let Some(Shape { classes, police, .. }) = shape(observed, Some(index))
+        && (police.is_some() || !classes.is_empty())
+    {
+        plan.push(
+            Op::LeaveLimits(at.0, classes.clone(), *police),
+            None,
+            "its limits stay, and are others' from now on",
+        );
+    }
+    end_waiting(plan, index, observed);
+}
+
+/// What comes in at a link is handed to no ifb any more. Without one that it is handed to it would be lost.
+pub(super) fn end_waiting(plan: &mut Plan, index: Index, observed: &Observed) {
+    let at = (LinkRef::Index(index), Some(index));
     plug::end_redirect(plan, at, observed, "what comes in no longer waits");
 }
 
@@ -156,6 +177,7 @@ impl Observed {
             Op::EndClass(_, number) => drop(shape.classes.remove(number)),
             Op::Police(_, police) => shape.police = Some(*police),
             Op::EndPolice(_) => shape.police = None,
+            Op::LeaveLimits(..) => shape = Shape { others: true, ..Shape::default() },
             _ => {}
         }
         self.set_shape(index, shape);

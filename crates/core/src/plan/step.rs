@@ -144,6 +144,8 @@ pub enum Op {
     Police(LinkRef, Police),
     /// Limits it no longer.
     EndPolice(LinkRef),
+    /// Leaves what limits a link of others to them: it stays, and nothing says that it was ours.
+    LeaveLimits(LinkRef, Classes, Option<Police>),
     /// Deletes a link of ours at once, which takes the kernel 15 to 30 ms: for what can't be there beside the next step.
     Delete(Index),
     /// Changes a link.
@@ -332,6 +334,7 @@ impl fmt::Display for Op {
                 write!(f, "tc filter replace dev {link} ingress u32 match u32 0 0 police rate {rate}bps burst {burst}")
             }
             Self::EndPolice(link) => write!(f, "tc filter del dev {link} ingress police"),
+            Self::LeaveLimits(link, ..) => write!(f, "tc qdisc replace dev {link} root handle 1: htb"),
             Self::Delete(index) => write!(f, "ip link del {}", LinkRef::Index(*index)),
             Self::SetLink(link, c) => {
                 write!(f, "ip link set {link}")?;

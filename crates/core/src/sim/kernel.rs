@@ -196,7 +196,7 @@ fn link_of(op: &Op) -> Option<LinkRef> {
         Op::SetFiltering(l, _) | Op::SetVlans { link: l, .. } => *l,
         Op::SetMode(l, _) | Op::Redirect(l, _) | Op::EndRedirect(l) => *l,
         Op::AddHtb(l, _) | Op::EndHtb(l) | Op::SetClass(l, ..) | Op::EndClass(l, _) => *l,
-        Op::Police(l, _) | Op::EndPolice(l) => *l,
+        Op::Police(l, _) | Op::EndPolice(l) | Op::LeaveLimits(l, ..) => *l,
         Op::Doom(index) | Op::Claim(index, _) | Op::Release(index) => LinkRef::Index(*index),
         Op::MakeBridge(_)
         | Op::MakeTap(_)

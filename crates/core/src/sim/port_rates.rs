@@ -119,6 +119,28 @@ fn a_port_that_went_while_the_daemon_was_dead_leaves_no_limits() {
 }
 
 #[test]
+fn a_guest_that_goes_to_libvirts_daemon_stays_limited() {
+    for police in [false, true] {
+        let (mut host, index) = with_guest(police, nic());
+        let bridge = host.kernel.link_named("virbr0").unwrap().index;
+        host.ask(Command::HandBack { network: "lab".into(), effect: true }).unwrap();
+        for crashes in [false, true] {
+            if crashes {
+                // A daemon that starts anew has no say in it.
+                host.crash();
+            }
+            host.settle_with_clock();
+            host.reap();
+            assert_eq!(host.kernel.shapes.get(&index), Some(&Shape { others: true, ..Shape::default() }));
+            // Where frames waited for an ifb, none wait for one that is gone.
+            assert_eq!([index, bridge].map(|link| host.kernel.redirects.get(&link)), [None; 2]);
+            assert!(!host.kernel.links().any(|link| link.mark.is_some()));
+            assert_eq!(at(&host, bridge).0, Some(1000), "as it was");
+        }
+    }
+}
+
+#[test]
 fn what_others_limit_we_do_not() {
     for police in [false, true] {
         let (mut host, index) = with_guest(police, nic());
@@ -133,7 +155,7 @@ fn what_others_limit_we_do_not() {
         assert_eq!(host.kernel.shapes.get(&index), Some(&others));
         assert_eq!(at(&host, index), (None, None));
         let told = drifts(&mut host);
-        assert_eq!(told, ["somebody else limits its tap vnet0, so that we don't as long as that is so"]);
+        assert_eq!(told, ["somebody else limits or filters at its tap vnet0, so that we don't limit it meanwhile"]);
         at_rest(&mut host);
         // A daemon that starts anew does not either.
         host.crash();
