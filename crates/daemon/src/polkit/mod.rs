@@ -12,6 +12,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -25,8 +26,9 @@ const FOR_RULES: Duration = Duration::from_secs(25);
 /// Questions that may wait for people at once, and of one user.
 const MAX_WAITING: usize = 20;
 const MAX_WAITING_OF_ONE: usize = 4;
-/// Conversations at once in which nobody is asked; others wait.
+/// Conversations at once in which nobody is asked, and about one user, so that nobody keeps others waiting; more wait.
 const MAX_TALKING: usize = 16;
+const MAX_TALKING_OF_ONE: usize = 4;
 /// Bytes of a line while the bus is told who we are.
 const MAX_LINE: usize = 512;
 /// Messages that are passed over while an answer is waited for: the bus tells us our name.
@@ -107,12 +109,22 @@ pub struct Polkit {
     /// How many questions of each user wait for people.
     waiting: RefCell<HashMap<u32, usize>>,
     talking: Semaphore,
+    /// The turns of users about whom rules are being asked.
+    turns: RefCell<HashMap<u32, Rc<Semaphore>>>,
 }
 
 impl Polkit {
     /// By the bus whose socket that is. Nothing is asked yet.
     pub fn new(bus: PathBuf) -> Self {
-        Self { bus, waiting: RefCell::default(), talking: Semaphore::new(MAX_TALKING) }
+        let (waiting, turns) = (RefCell::default(), RefCell::default());
+        Self { bus, waiting, talking: Semaphore::new(MAX_TALKING), turns }
+    }
+
+    /// The turns of a user. Those of users about whom nobody asks any more are forgotten.
+    fn turns_of(&self, uid: u32) -> Rc<Semaphore> {
+        let mut turns = self.turns.borrow_mut();
+        turns.retain(|_, turns| Rc::strong_count(turns) > 1);
+        Rc::clone(turns.entry(uid).or_insert_with(|| Rc::new(Semaphore::new(MAX_TALKING_OF_ONE))))
     }
 
     /// Whether somebody may do something; polkit may have people asked for a password. Who drops the future takes the
@@ -135,6 +147,8 @@ impl Polkit {
     /// # Errors
     /// As [`Polkit::ask_people`].
     pub async fn ask_rules(&self, subject: Subject, questions: &[Question]) -> Result<Vec<bool>, PolkitError> {
+        let turns = self.turns_of(subject.uid);
+        let _turn = turns.acquire().await.map_err(|_| PolkitError::TooMany)?;
         let _permit = self.talking.acquire().await.map_err(|_| PolkitError::TooMany)?;
         let mut bus = within(FOR_RULES, Bus::connect(&self.bus)).await?;
         let mut may = Vec::with_capacity(questions.len());
@@ -299,5 +313,52 @@ impl<'a> Bus<'a> {
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), PolkitError> {
         self.stream.write_all(bytes).await.map_err(|error| PolkitError::Bus(self.path.to_owned(), error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+    use tokio::runtime::Builder;
+    use tokio::task::{LocalSet, yield_now};
+
+    #[test]
+    fn who_asks_a_lot_keeps_nobody_else_waiting() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("bus");
+        let bus = UnixListener::bind(&socket).unwrap();
+        bus.set_nonblocking(true).unwrap();
+        let polkit = Rc::new(Polkit::new(socket));
+        let local = LocalSet::new();
+        local.block_on(&Builder::new_current_thread().enable_all().build().unwrap(), async {
+            let ask = |uid| {
+                let polkit = Rc::clone(&polkit);
+                let subject = Subject { process: ProcessId { pid: 1, start_time: 1 }, uid };
+                let question = Question { action: "a".into(), details: Vec::new() };
+                tokio::task::spawn_local(async move { polkit.ask_rules(subject, &[question]).await })
+            };
+            let conversations = async || {
+                for _ in 0..100 {
+                    yield_now().await;
+                }
+                std::iter::from_fn(|| bus.accept().ok()).map(|(stream, _)| stream).collect::<Vec<_>>()
+            };
+            let asked: Vec<_> = (0..3 * MAX_TALKING).map(|_| ask(1)).collect();
+            let first = conversations().await;
+            assert_eq!(first.len(), MAX_TALKING_OF_ONE);
+            let other = ask(2);
+            assert_eq!(conversations().await.len(), 1);
+            // The bus hangs up.
+            assert!(matches!(other.await, Ok(Err(PolkitError::Bus(..)))));
+            drop(first);
+            assert_eq!(conversations().await.len(), MAX_TALKING_OF_ONE, "others have their turn");
+            asked.iter().for_each(|asked| asked.abort());
+            for _ in 0..100 {
+                yield_now().await;
+            }
+            drop(polkit.turns_of(3));
+            assert_eq!(polkit.turns.borrow().keys().collect::<Vec<_>>(), [&3]);
+        });
     }
 }
