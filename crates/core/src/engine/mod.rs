@@ -403,9 +403,10 @@ impl Engine {
 
     /// The UUID of the network that a user names, by name or by UUID.
     fn find(&self, network: &str) -> Result<Uuid, Error> {
-        let named = crate::model::Name::new(network).ok().and_then(|name| self.intent.named(&name));
-        let known = named.or_else(|| Uuid::try_parse(network).ok().filter(|u| self.intent.network(*u).is_some()));
-        known.ok_or_else(|| {
+        let by_uuid = Uuid::try_parse(network).ok().filter(|uuid| self.intent.network(*uuid).is_some());
+        // Whoever says a UUID means that network, though somebody may have called another one so.
+        let named = || crate::model::Name::new(network).ok().and_then(|name| self.intent.named(&name));
+        by_uuid.or_else(named).ok_or_else(|| {
             Error::new(ErrorKind::NoNetwork, format!("network '{network}'"), "there is no such network")
                 .hint("'patchcord network list' shows those there are")
         })

@@ -487,3 +487,16 @@ fn a_bridge_that_was_made_just_now_is_looked_for_before_a_nic_is_refused() {
     host.add_link("br0", LinkKind::Bridge);
     host.ask(attach("web", nic)).unwrap();
 }
+
+#[test]
+fn nobody_gets_between_a_network_and_its_uuid_by_a_name() {
+    let mut host = host();
+    host.ask(Command::Define(nat("lab", 1))).unwrap();
+    let show = |host: &mut Host, name: &str| match host.ask(Command::ShowNetwork(name.to_owned())).unwrap().body {
+        Body::Network(view) => view,
+        other => panic!("{other:?}"),
+    };
+    let uuid = show(&mut host, "lab").uuid.to_string();
+    host.ask(Command::Define(nat(&uuid, 2))).unwrap();
+    assert_eq!(show(&mut host, &uuid).name, "lab");
+}
