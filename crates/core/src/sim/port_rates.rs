@@ -4,10 +4,10 @@ use super::Host;
 use super::bandwidth::{limited, shaped};
 use super::ports::{document, made, port, put, show, tap};
 use super::tests::{at_rest, host, nic_on};
-use crate::engine::{Command, Event, Input};
+use crate::engine::{Command, Effect, Event, Input};
 use crate::model::{MacAddr, Nic};
 use crate::plan::rates::Shape;
-use crate::plan::{Change, Index, MarkKind};
+use crate::plan::{Change, Index, LinkRef, MarkKind, Op};
 use uuid::Uuid;
 
 const ID: Uuid = Uuid::from_u128(1);
@@ -136,6 +136,36 @@ fn a_guest_that_goes_to_libvirts_daemon_stays_limited() {
             assert_eq!([index, bridge].map(|link| host.kernel.redirects.get(&link)), [None; 2]);
             assert!(!host.kernel.links().any(|link| link.mark.is_some()));
             assert_eq!(at(&host, bridge).0, Some(1000), "as it was");
+        }
+    }
+}
+
+#[test]
+fn what_else_goes_on_leaves_a_guest_alone_that_goes_to_libvirts_daemon() {
+    for steps in 0.. {
+        let (mut host, index) = with_guest(true, nic());
+        host.ask(Command::Define(shaped("other", 2))).unwrap();
+        host.ask(Command::Start("other".into())).unwrap();
+        let Command::Attach(mut wanted) = port(2, 8, "other", None) else { unreachable!() };
+        wanted.nic.mac = Some(MacAddr([0x52, 0x54, 0, 1, 2, 4]));
+        made(&mut host, Command::Attach(wanted));
+        host.request(Command::HandBack { network: "lab".into(), effect: true });
+        let went = (0..steps).all(|_| host.step());
+        // A port goes, whose tap may have limits. What has become libvirt's would go as well where it was taken for ours.
+        let lifts = |op: &Op| matches!(op, Op::EndHtb(at) | Op::EndPolice(at) if *at == LinkRef::Index(index));
+        host.request(Command::Detach(Uuid::from_u128(2)));
+        let last = host.inputs.pop_back().unwrap();
+        host.inputs.push_front(last);
+        while host.step() {
+            if let Some(Effect::Apply(_, plan)) = host.pending.front() {
+                assert!(!plan.steps.iter().any(|step| lifts(&step.op)), "after {steps} steps: {plan:?}");
+            }
+        }
+        let left = Shape { others: true, ..Shape::default() };
+        assert_eq!(host.kernel.shapes.get(&index), Some(&left), "after {steps} steps");
+        if !went {
+            assert!(steps > 5, "{steps} steps");
+            break;
         }
     }
 }
