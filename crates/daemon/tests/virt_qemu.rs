@@ -13,7 +13,9 @@ use common::rates::{KIB, Sending, assert_rate, has_police, ifbs, limits_of, qdis
 use common::switch::{pool, switch};
 use common::{Host, SOON, ip, pid};
 use patchcord_api::methods::ImportLibvirt;
-use patchcord_testkit::{Libvirtd, Namespace, Process, in_namespace, needs, probe, skip, test_name, unpacked, wait_until};
+use patchcord_testkit::{
+    Libvirtd, Namespace, Process, in_namespace, needs, probe, skip, test_name, unpacked, wait_until,
+};
 use rustix::process::{Signal, kill_process};
 use std::fs;
 use std::io::{Read, Write};
