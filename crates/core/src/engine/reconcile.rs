@@ -201,12 +201,17 @@ impl Engine {
                 let made = plan.steps.iter().any(|s| matches!(s.op, Op::MakeBridge(_)));
                 work.made_bridge |= made;
                 if let (true, Object::Network(uuid)) = (made, object) {
+                    let active = self.intent.network(uuid).and_then(|n| n.active.as_ref());
+                    let bridge = active.and_then(|n| n.bridge.name.as_ref());
+                    // firewalld still notes one of another name, which anybody may have next.
+                    if self.observed.zones.get(&uuid).is_some_and(|z| bridge.is_some_and(|b| z.bridge == b.as_str())) {
+                        self.observed.zones.remove(&uuid);
+                    }
                     // dnsmasq listens on the link that it was started on: one that outlived its bridge is deaf. What is
                     // not known to run is started, and a start ends what ran before.
-                    if self.intent.network(uuid).is_some_and(|n| n.active.is_some()) {
+                    if active.is_some() {
                         self.observed.services.remove(&uuid);
                     }
-                    self.observed.zones.remove(&uuid);
                 }
                 self.advance(object);
             }

@@ -21,8 +21,10 @@ pub(crate) fn resolve(link: LinkRef, made: &[Option<Index>]) -> Option<Index> {
 impl Observed {
     /// Takes on a plan that was carried out. A failed one left nothing behind, or the host reads it again.
     pub fn absorb(&mut self, plan: &Plan, outcome: &Outcome) {
-        if outcome.failed.is_some() {
-            return;
+        if let Some(failure) = &outcome.failed {
+            // What is out of use stays so, whatever else was taken back.
+            let doomed = plan.steps.iter().take(failure.step).filter(|step| matches!(step.op, Op::Doom(_)));
+            return doomed.for_each(|step| self.absorb_op(&step.op, None, &[]));
         }
         for (number, step) in plan.steps.iter().enumerate() {
             let made = outcome.made.get(number).copied().flatten();

@@ -402,7 +402,7 @@ impl Host {
                 JobOutcome::Done
             }
             Job::SetZone { network, bridge, zone, present, .. } => {
-                self.zone_of.retain(|(n, ..)| *n != network);
+                self.zone_of.retain(|(n, b, _)| (*n, b) != (network, &bridge));
                 if present {
                     self.zone_of.insert((network, bridge, zone));
                 }

@@ -210,3 +210,50 @@ fn a_host_bridge_is_another_and_its_guests_go_there() {
     assert_eq!(bridge(&mut host).as_deref(), Some("br1"));
     at_rest(&mut host);
 }
+
+/// A network with a zone, rates, and a guest.
+fn with_zone_and_rates() -> Host {
+    let mut host = host();
+    let lab = "<network><name>lab</name><forward mode='nat'/><bridge name='br7' zone='trusted'/>
+         <bandwidth><inbound average='1000'/><outbound average='500'/></bandwidth>
+         <ip address='10.0.1.1' prefix='24'/><ip family='ipv6' address='fd00::1' prefix='64'/>
+         <route address='10.77.0.0' prefix='16' gateway='10.0.1.7'/></network>";
+    host.ask(Command::Create(network(lab))).unwrap();
+    host.ask(attach("web", nic_on("lab"))).unwrap();
+    at_rest(&mut host);
+    host
+}
+
+#[test]
+fn nothing_is_left_in_a_zone_under_a_name_that_is_free() {
+    let mut host = with_zone_and_rates();
+    let zones =
+        |host: &Host| host.zone_of.iter().map(|(_, bridge, zone)| format!("{bridge} {zone}")).collect::<Vec<_>>();
+    change(&mut host, Do::Modify, In::Bridge, None, "<bridge name='swan' zone='trusted'/>").unwrap();
+    assert_eq!(zones(&host), ["swan trusted"]);
+    change(&mut host, Do::Modify, In::Bridge, None, "<bridge name='br7'/>").unwrap();
+    assert_eq!(zones(&host), Vec::<String>::new());
+    at_rest(&mut host);
+}
+
+#[test]
+fn a_bridge_that_cannot_be_made_leaves_the_one_that_was() {
+    let mut refused = 0;
+    loop {
+        let mut host = with_zone_and_rates();
+        let before = host.engine.intent().networks().next().unwrap().1.clone();
+        host.refuse_after = Some(refused);
+        let answer = change(&mut host, Do::Modify, In::Bridge, None, "<bridge name='swan'/>");
+        if host.refuse_after.take().is_some() {
+            assert!(answer.is_ok() && refused > 10, "all steps were carried out");
+            return;
+        }
+        // Some of them are a guest's, who is looked at again.
+        if answer.is_err() {
+            assert_eq!(host.engine.intent().networks().next().unwrap().1, &before);
+            assert!(host.kernel.link_named("br7").is_some(), "step {refused}: it is back before that is answered");
+        }
+        at_rest(&mut host);
+        refused += 1;
+    }
+}
