@@ -4,10 +4,11 @@
 use super::effect::{Effect, Event, NicEvent};
 use super::input::{Attach, Now};
 use super::view::NicState;
+use super::work::Goal;
 use super::{Engine, Object};
 use crate::intent::{Allocation, Claim, NetworkIntent, NicIntent};
 use crate::merge::Merged;
-use crate::model::{Network, NetworkPort, NicSource, Plug};
+use crate::model::{LinkName, Network, NetworkPort, NicSource, Plug};
 use crate::plan::desired::{self, Resolved};
 use crate::plan::{Plan, claim};
 use crate::pool::{Access, Device};
@@ -168,9 +169,18 @@ impl Engine {
         }
     }
 
+    /// The bridge that a port's network is leaving for another one.
+    fn bridge_left(&self, port: &NicIntent) -> Option<&LinkName> {
+        let operation = self.work.get(&Object::Network(port.network?))?.operation.as_ref()?;
+        let Goal::Network { previous: Some(previous), .. } = &operation.goal else { return None };
+        let before = previous.active.as_ref()?.bridge.name.as_ref();
+        before.filter(|_| self.intent.active_network_of(port).is_some_and(|now| now.bridge.name.as_ref() != before))
+    }
+
     /// The steps for a port's tap.
     pub(super) fn plan_port(&self, plan: &mut Plan, port: &NicIntent) {
-        let take_back = self.loose.get(&port.id).is_some_and(|at| *at <= self.now);
+        let loose = self.loose.get(&port.id).is_some_and(|at| *at <= self.now);
+        let take_back = claim::TakeBack { loose, left: self.bridge_left(port) };
         claim::steps(plan, &self.intent, &self.observed, port, take_back);
         self.plan_port_rates(plan, port);
     }

@@ -70,6 +70,7 @@ impl Engine {
                 diff::host(&mut plan, &wanted, self.to_be_put_back(), &self.observed);
                 let desired = desired::network(&self.intent, uuid);
                 let before = self.rules_before(object);
+                claim::come_out(&mut plan, &self.intent, &self.observed, uuid);
                 diff::network(&mut plan, (self.config.instance, uuid), &desired, &self.observed, before)
                     .map_err(foreign)?;
                 self.plan_release(&mut plan, uuid);

@@ -3,6 +3,7 @@
 use super::{Engine, Object};
 use crate::intent::{NicIntent, devices};
 use crate::model::{ActualType, ForwardMode, Ip, Network, VirtualPortType};
+use crate::plan::MarkKind;
 use crate::plan::desired::{self, Resolved};
 use crate::{Error, ErrorKind};
 use uuid::Uuid;
@@ -25,6 +26,18 @@ impl Engine {
             self.has_no_nics(uuid, after, "<forward mode>", "they are plugged in as its mode says")?;
         }
         self.intent.nics_of(uuid).try_for_each(|nic| self.nic_stays(nic, after))
+    }
+
+    /// Refuses to leave a bridge that others made: libvirt's guests would stay behind there, and what is left is nobody's,
+    /// so that it could not be had back if the change failed.
+    pub(super) fn bridge_may_be_left(&self, uuid: Uuid, network: &Network) -> Result<(), Error> {
+        let Some(link) = self.observed.link_marked(MarkKind::Bridge, uuid).filter(|link| link.is_claimed()) else {
+            return Ok(());
+        };
+        let cause = format!("{} was made by libvirt's daemon, and can't be left while the network runs", link.name);
+        Err(Error::new(ErrorKind::Unsupported, format!("network '{}'", network.name), cause)
+            .field("<bridge name>")
+            .hint("change the definition alone and stop and start the network"))
     }
 
     /// A NIC keeps its device, and what keeps it apart.

@@ -12,6 +12,8 @@ use super::rates::{self, Rates};
 use super::step::{LinkChange, LinkRef, Op, Plan};
 use super::{plug, shape, vlan};
 use crate::intent::{Claim, Intent, NicIntent};
+use crate::model::LinkName;
+use uuid::Uuid;
 
 /// The tap or macvtap of a port's guest, if there is one and it can be no other's: one in the port's bridge before one
 /// elsewhere. While its network is stopped, what it sits on is not known.
@@ -84,14 +86,26 @@ fn has_lost_its_bridge(tap: &Link, observed: &Observed) -> bool {
     tap.controller.is_none_or(|c| observed.link(c).is_none_or(Link::is_doomed))
 }
 
-/// The steps for a port's tap: to be in the bridge that its network has now, unless others keep it elsewhere. `take_back`
-/// says whether one that is in none is to be put there.
-pub fn steps(plan: &mut Plan, intent: &Intent, observed: &Observed, port: &NicIntent, take_back: bool) {
+/// When a port's tap is to be put into its bridge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TakeBack<'a> {
+    /// When it is in none.
+    pub loose: bool,
+    /// When it is in this one, which its network is leaving.
+    pub left: Option<&'a LinkName>,
+}
+
+/// The steps for a port's tap: to be in the bridge that its network has now, unless others keep it elsewhere.
+pub fn steps(plan: &mut Plan, intent: &Intent, observed: &Observed, port: &NicIntent, take_back: TakeBack<'_>) {
     let Some(tap) = claimed(intent, observed, port) else { return };
     let Some(wanted) = bridge(intent, observed, port) else { return };
     let Plug::Bridge { controller, flags, forwarding, .. } = &wanted else { return };
-    let lost = has_lost_its_bridge(tap, observed);
-    if if lost { !take_back } else { tap.controller != Some(*controller) } {
+    let loose = has_lost_its_bridge(tap, observed);
+    let there = tap.controller.filter(|_| !loose).and_then(|index| observed.link(index));
+    let left = there.is_some_and(|bridge| take_back.left.is_some_and(|name| bridge.name == name.as_str()));
+    // In no bridge, or not in the one that it should be in.
+    let lost = loose || left;
+    if if lost { !(left || take_back.loose) } else { tap.controller != Some(*controller) } {
         return;
     }
     let here = LinkRef::Index(tap.index);
@@ -101,16 +115,32 @@ pub fn steps(plan: &mut Plan, intent: &Intent, observed: &Observed, port: &NicIn
     }
     if lost {
         let change = |controller| LinkChange { controller: Some(controller), ..LinkChange::default() };
-        let undo = Op::SetLink(here, change(None));
+        let undo = Op::SetLink(here, change(there.map(|bridge| LinkRef::Index(bridge.index))));
         plan.push(
             Op::SetLink(here, change(Some(LinkRef::Index(*controller)))),
             Some(undo),
-            "the guest's tap is back in its bridge",
+            if left { "its network has another bridge now" } else { "the guest's tap is back in its bridge" },
         );
     }
     plug::port(plan, here, tap.port.filter(|_| !lost), *flags);
     if let Some(vlans) = &vlans {
         vlans.port(plan, here, Some(tap).filter(|_| !lost), observed, *forwarding);
+    }
+}
+
+/// The steps by which guests' taps come out of a bridge that others made, which their network has left for another one. It
+/// stays, and nobody could tell later that they are there by mistake.
+pub fn come_out(plan: &mut Plan, intent: &Intent, observed: &Observed, network: Uuid) {
+    let active = intent.network(network).and_then(|n| n.active.as_ref()?.bridge.name.as_ref());
+    let (Some(name), Some(old)) = (active, observed.link_marked(MarkKind::Bridge, network)) else { return };
+    if !old.is_claimed() || old.name == name.as_str() {
+        return;
+    }
+    let taps = intent.nics_of(network).filter(|nic| nic.is_port()).filter_map(|port| claimed(intent, observed, port));
+    for tap in taps.filter(|tap| tap.controller == Some(old.index)) {
+        let to = |controller| LinkChange { controller: Some(controller), ..LinkChange::default() };
+        let undo = Op::SetLink(tap.index.into(), to(Some(old.index.into())));
+        plan.push(Op::SetLink(tap.index.into(), to(None)), Some(undo), "its network has another bridge now");
     }
 }
 

@@ -1,9 +1,10 @@
 //! Networks of libvirt's daemon are taken over while they run, and handed back; crashes at every point included.
 
 use super::Host;
+use super::ports::{made, port, tap};
 use super::tests::{attach, host, network, nic_on};
 use crate::engine::{Adoption, Body, Command, Effect, Input, Job};
-use crate::model::Network;
+use crate::model::{Network, UpdateCommand, UpdateSection};
 use crate::plan::nft::foreign::{Firewalls, ForeignFirewall, Owner};
 use crate::plan::{Change, GROUP_NONE, Index, LinkKind, Op};
 use crate::{Error, ErrorKind};
@@ -260,5 +261,34 @@ fn what_cannot_be_taken_over_or_handed_back_is_refused() {
     let refused = host.ask(hand_back()).unwrap_err();
     assert!(refused.kind == ErrorKind::InUse && refused.cause.contains("web"), "{refused}");
     assert_eq!(active(&mut host), Some(true));
+    at_rest(&mut host);
+}
+
+#[test]
+fn a_bridge_that_others_made_is_left_at_a_start_and_guests_come_along() {
+    let (mut host, index) = with_libvirts_bridge();
+    host.ask(adopt()).unwrap();
+    made(&mut host, port(1, 7, "default", None));
+    let tap = tap(&mut host, Some("virbr0"));
+    let rename = |live, config| Command::Update {
+        network: "default".into(),
+        command: UpdateCommand::Modify,
+        section: UpdateSection::Bridge,
+        parent: None,
+        xml: "<bridge name='swan'/>".into(),
+        live,
+        config,
+    };
+    let refused = host.ask(rename(true, true)).unwrap_err();
+    assert_eq!((refused.kind, refused.field.as_deref()), (ErrorKind::Unsupported, Some("<bridge name>")), "{refused}");
+    assert!(is_up(&host, index) && host.kernel.link(tap).unwrap().controller == Some(index));
+    at_rest(&mut host);
+    host.ask(rename(false, true)).unwrap();
+    host.ask(Command::Stop("default".into())).unwrap();
+    host.ask(Command::Start("default".into())).unwrap();
+    let swan = host.kernel.link_named("swan").unwrap().index;
+    assert_eq!(host.kernel.link(tap).unwrap().controller, Some(swan));
+    let left = host.kernel.link(index).unwrap();
+    assert!(left.mark.is_none() && !left.up && host.kernel.addresses(index).count() == 0, "{left:?}");
     at_rest(&mut host);
 }

@@ -112,7 +112,7 @@ impl Host {
             }
             if nic.port == Some(Claim::Bound) {
                 let mut plan = crate::plan::Plan::default();
-                claim::steps(&mut plan, intent, kernel, nic, true);
+                claim::steps(&mut plan, intent, kernel, nic, claim::TakeBack { loose: true, left: None });
                 wrong.extend(plan.steps.iter().map(|s| format!("port {}: {}", nic.id, s.op)));
             }
             if !nic.confirmed {

@@ -2,10 +2,11 @@
 
 use super::Host;
 use super::hostdev::on_functions;
+use super::ports::{made, port, tap};
 use super::tests::{at_rest, attach, host, nat, network, nic, nic_on, on_devices};
 use crate::engine::{Answer, Command, Input, NicState};
 use crate::model::{UpdateCommand as Do, UpdateSection as In};
-use crate::plan::{Change, LinkKind, MarkKind, Op};
+use crate::plan::{Change, Link, LinkKind, MarkKind, Op};
 use crate::{ErrorKind, Result};
 
 /// Changes the active instance of network `lab`.
@@ -256,4 +257,31 @@ fn a_bridge_that_cannot_be_made_leaves_the_one_that_was() {
         at_rest(&mut host);
         refused += 1;
     }
+}
+
+#[test]
+fn libvirts_guests_go_to_another_host_bridge() {
+    let mut host = host();
+    for name in ["br0", "br1", "br2"] {
+        host.add_link(name, LinkKind::Bridge);
+    }
+    host.tell(Input::Observed(Change::Snapshot(Box::new(host.kernel.clone()))));
+    let lab = "<network><name>lab</name><forward mode='bridge'/><bridge name='br0'/></network>";
+    host.ask(Command::Create(network(lab))).unwrap();
+    made(&mut host, port(1, 7, "lab", None));
+    let tap = tap(&mut host, Some("br0"));
+    let is_in = |host: &Host, bridge: &str| {
+        let controller = host.kernel.link(tap).and_then(|link| link.controller);
+        assert_eq!(controller, host.kernel.link_named(bridge).map(|link| link.index), "{bridge}");
+    };
+    change(&mut host, Do::Modify, In::Bridge, None, "<bridge name='br1'/>").unwrap();
+    is_in(&host, "br1");
+    at_rest(&mut host);
+    // Where others put it since, it stays.
+    let elsewhere =
+        Link { controller: host.kernel.link_named("br2").map(|l| l.index), ..host.kernel.link(tap).unwrap().clone() };
+    host.kernel.set_link(tap, Some(elsewhere.clone()));
+    host.tell(Input::Observed(Change::Link(tap, Some(elsewhere))));
+    change(&mut host, Do::Modify, In::Bridge, None, "<bridge name='br0'/>").unwrap();
+    is_in(&host, "br2");
 }
