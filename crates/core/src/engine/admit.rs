@@ -61,7 +61,8 @@ impl Engine {
             network.bridge.name = Some(name);
         }
         network.bridge.pattern = None;
-        self.bridge_is_nobodys(uuid, &network)?;
+        let is_free = self.bridge_is_nobodys(uuid, &network);
+        is_free.map_err(|error| error.hint("leave the name out to get a free one"))?;
         let generated = || self.bridge_mac(&network.name, uuid, random);
         network.mac = network.mac.or_else(|| before.and_then(|n| n.mac)).or_else(|| Some(generated()));
         Ok(network)
@@ -78,7 +79,7 @@ impl Engine {
         let cause = format!("bridge {name} belongs to network '{who}'");
         Err(Error::new(ErrorKind::InUse, format!("network '{}'", network.name), cause)
             .field("<bridge name>")
-            .hint("leave the name out to get a free one"))
+            .hint("choose another name"))
     }
 
     /// The MAC of a bridge that gave none. It is made of the network's name, so that a network that is removed and made
@@ -125,7 +126,11 @@ impl Engine {
                 };
                 let own = self.observed.link_marked(MarkKind::Bridge, uuid).is_some_and(|l| l.name == bridge.as_str());
                 if let Some(link) = self.observed.link_named(bridge.as_str()).filter(|l| !own && !l.is_doomed()) {
-                    let what = if link.mark.is_some() { "another network's bridge" } else { "a link that is not ours" };
+                    let what = match link.mark.map(|mark| mark.kind) {
+                        Some(MarkKind::Bridge) => "another network's bridge",
+                        Some(_) => "a link of ours",
+                        None => "a link that is not ours",
+                    };
                     return Err(refuse(ErrorKind::InUse, format!("{bridge} is there already: {what}"))
                         .field("<bridge name>")
                         .hint("choose another name, or forward mode 'bridge' to use it as it is"));

@@ -3,8 +3,9 @@
 use super::{Engine, Object};
 use crate::intent::{NicIntent, devices};
 use crate::model::{ActualType, ForwardMode, Ip, Network, VirtualPortType};
-use crate::plan::MarkKind;
 use crate::plan::desired::{self, Resolved};
+use crate::plan::{MarkKind, driver};
+use crate::pool::Device;
 use crate::{Error, ErrorKind};
 use uuid::Uuid;
 
@@ -24,6 +25,9 @@ impl Engine {
         let [was, is] = [before, after].map(ActualType::of_network);
         if was != is {
             self.has_no_nics(uuid, after, "<forward mode>", "they are plugged in as its mode says")?;
+        }
+        if driver(before) != driver(after) {
+            self.has_no_nics(uuid, after, "<forward managed>", "their devices have the driver that it says")?;
         }
         self.intent.nics_of(uuid).try_for_each(|nic| self.nic_stays(nic, after))
     }
@@ -54,8 +58,13 @@ impl Engine {
             return Ok(());
         }
         let cause = format!("NIC {} of guest '{}' has {device}", nic.id, nic.guest);
+        let field = match device {
+            _ if after.forward.pf.is_some() => "<forward pf>",
+            Device::Link(_) => "<forward interface>",
+            Device::Pci(_) => "<forward address>",
+        };
         Err(Error::new(ErrorKind::InUse, format!("network '{}'", after.name), cause)
-            .field("<forward interface>")
+            .field(field)
             .hint("move or detach the NIC first"))
     }
 

@@ -191,7 +191,7 @@ pub fn function(intent: &Intent, observed: &Observed, nic: &NicIntent) -> Option
 
 /// The driver that a network's devices are bound to for their guests, where that is for us to do; by libvirt's words for
 /// them.
-fn driver(network: &crate::model::Network) -> Option<String> {
+pub fn driver(network: &crate::model::Network) -> Option<String> {
     let forward = &network.forward;
     let driver = match forward.driver.as_deref() {
         Some("kvm") => "pci-stub",

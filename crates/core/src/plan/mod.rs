@@ -39,7 +39,7 @@ pub mod vlan;
 
 pub use association::{Association, association, is_associated};
 pub use desired::{Plug, Unplugged};
-pub use function::{Cable, FunctionBefore, FunctionSetup, FunctionVlan, Functions, VirtualFunction, function};
+pub use function::{Cable, FunctionBefore, FunctionSetup, FunctionVlan, Functions, VirtualFunction, driver, function};
 pub use macvtap::DesiredMacvtap;
 pub use mark::{ADDRESS_PROTOCOL, GROUP_DOOMED, GROUP_LIVE, GROUP_NONE, Mark, MarkKind, ROUTE_PROTOCOL};
 pub use observed::{

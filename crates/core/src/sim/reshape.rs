@@ -285,3 +285,30 @@ fn libvirts_guests_go_to_another_host_bridge() {
     change(&mut host, Do::Modify, In::Bridge, None, "<bridge name='br0'/>").unwrap();
     is_in(&host, "br2");
 }
+
+#[test]
+fn a_guests_device_keeps_its_driver() {
+    let mut host = host();
+    host.add_link("eth4", LinkKind::Other(String::new()));
+    host.tell(Input::Observed(Change::Snapshot(Box::new(host.kernel.clone()))));
+    host.set_functions("eth4", &[(0, None)]);
+    let forward = |managed: &str, driver: &str| {
+        format!("<forward mode='hostdev' managed='{managed}'>{driver}<pf dev='eth4'/></forward>")
+    };
+    let lab = format!("<network><name>lab</name>{}</network>", forward("yes", ""));
+    host.ask(Command::Create(network(&lab))).unwrap();
+    let web = nic(host.ask(attach("web", nic_on("lab"))).unwrap().body);
+    for other in [forward("no", ""), forward("yes", "<driver name='kvm'/>")] {
+        let refused = change(&mut host, Do::Modify, In::Forward, None, &other).unwrap_err();
+        assert_eq!(
+            (refused.kind, refused.field.as_deref()),
+            (ErrorKind::InUse, Some("<forward managed>")),
+            "{refused}"
+        );
+        assert!(refused.to_string().contains("guest 'web'"), "{refused}");
+    }
+    change(&mut host, Do::Modify, In::Forward, None, &forward("yes", "<driver name='vfio'/>")).unwrap();
+    host.ask(Command::Detach(web.id)).unwrap();
+    change(&mut host, Do::Modify, In::Forward, None, &forward("no", "")).unwrap();
+    at_rest(&mut host);
+}
