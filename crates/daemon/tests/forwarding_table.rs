@@ -42,5 +42,13 @@ fn guests_meet_on_a_bridge_that_learns_nothing() {
         host.nics();
         assert_eq!(written(ns), 1);
         Host::reaches(&mut one, &second.to_string());
+
+        // It goes when the bridge learns again.
+        host.call(&common::update("net", "modify", "bridge", "<bridge stp='off'/>"));
+        assert_eq!(written(ns), 0);
+        Host::reaches(&mut one, &second.to_string());
+        host.call(&common::update("net", "modify", "bridge", "<bridge stp='off' macTableManager='libvirt'/>"));
+        assert_eq!(written(ns), 1);
+        Host::reaches(&mut one, &second.to_string());
     });
 }

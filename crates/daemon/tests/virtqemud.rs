@@ -446,6 +446,38 @@ fn a_network_takes_the_drivers_guests_to_another_bridge() {
 }
 
 #[test]
+fn a_table_that_learns_nothing_knows_the_drivers_guests() {
+    in_namespace(|ns| {
+        let mut host = Host::new(ns);
+        host.network(&network("red", 1, ""));
+        let mut guest = started(&host, ns, &port(FIRST, ""));
+        guest.dhcp(SOON).unwrap();
+        let written = || {
+            let entries = ns.json("bridge -j fdb show dev vnet0");
+            let mut entries = entries.as_array().unwrap().iter();
+            entries.any(|entry| entry["mac"] == "52:54:00:7b:35:93" && entry["state"] == "static")
+        };
+        assert!(!written());
+        let modify = |bridge: &str| says(&host, &["net-update", "red", "modify", "bridge", bridge, "--live"]);
+        modify("<bridge stp='off' macTableManager='libvirt'/>");
+        assert!(written());
+        modify("<bridge name='swan' stp='off' macTableManager='libvirt'/>");
+        assert!(written());
+        guest.ping(ip("10.77.1.1"), SOON).unwrap();
+        // So does the one that a start makes, and a new daemon.
+        let swan = "<bridge name='swan' stp='off' macTableManager='libvirt'/>";
+        says(&host, &["net-update", "red", "modify", "bridge", swan, "--config"]);
+        says(&host, &["net-destroy", "red"]);
+        says(&host, &["net-start", "red"]);
+        host.kill();
+        host.start();
+        is_plugged(&host, "red");
+        assert!(written());
+        guest.ping(ip("10.77.1.1"), SOON).unwrap();
+    });
+}
+
+#[test]
 fn the_driver_claims_back_what_a_host_lost() {
     in_namespace(|ns| {
         let mut host = Host::new(ns);

@@ -122,9 +122,14 @@ pub fn steps(plan: &mut Plan, intent: &Intent, observed: &Observed, port: &NicIn
             if left { "its network has another bridge now" } else { "the guest's tap is back in its bridge" },
         );
     }
-    plug::port(plan, here, tap.port.filter(|_| !lost), *flags);
-    if let Some(vlans) = &vlans {
-        vlans.port(plan, here, Some(tap).filter(|_| !lost), observed, *forwarding);
+    let there = Some(tap).filter(|_| !lost);
+    // A new tap's address is its driver's to write, who takes an entry that is there for an error. It wrote none where the
+    // bridge learned by itself, and none into a bridge that came later.
+    let learned = port.port == Some(Claim::Bound) && tap.port.is_some_and(|was| was.learning);
+    plug::port(plan, here, there.and_then(|tap| tap.port), *flags);
+    let forgotten = vlans.is_some_and(|vlans| vlans.port(plan, here, there, observed, *forwarding));
+    if lost || learned || forgotten {
+        plug::write(plan, (here, there.filter(|_| !forgotten).map(|tap| tap.index)), *forwarding, observed);
     }
 }
 

@@ -10,7 +10,7 @@ use super::rates::{Classes, IfbSpec};
 use super::shape::{self, At};
 use super::step::{LinkChange, LinkRef, MacvlanSpec, Op, Plan};
 use super::vlan;
-use crate::model::DirectMode;
+use crate::model::{DirectMode, MacAddr};
 use uuid::Uuid;
 
 /// Why frames are handed on.
@@ -64,18 +64,11 @@ pub fn nic(plan: &mut Plan, id: Uuid, desired: Option<&DesiredNic>, observed: &O
         _ => {}
     }
     if let Plug::Bridge { flags, forwarding, controller: to, .. } = &desired.plug {
-        port(plan, tap, now.filter(|l| l.controller == Some(*to)).and_then(|l| l.port), *flags);
+        let there = now.filter(|l| l.controller == Some(*to));
+        learns_again(plan, (there, *flags), desired.announce, observed);
+        port(plan, tap, there.and_then(|l| l.port), *flags);
         let forgotten = wanted.is_some_and(|vlans| vlans.port(plan, tap, now, observed, *forwarding));
-        if let Some(mac) = forwarding {
-            let written = !plugged && !forgotten && index.is_some_and(|i| observed.forwarding.contains(&(i, *mac)));
-            if !written {
-                plan.push(
-                    Op::SetForwarding { port: tap, mac: *mac, present: true },
-                    None,
-                    "the bridge learns the guest's address from us",
-                );
-            }
-        }
+        write(plan, (tap, index.filter(|_| !plugged && !forgotten)), *forwarding, observed);
     }
     if held_back {
         let up = |up| LinkChange { up: Some(up), ..LinkChange::default() };
@@ -238,6 +231,31 @@ pub(super) fn port(plan: &mut Plan, link: LinkRef, now: Option<PortFlags>, wante
     if was != wanted {
         let undo = now.map(|was| Op::SetPort(link, was));
         plan.push(Op::SetPort(link, wanted), undo, "isolation and learning as defined");
+    }
+}
+
+/// The guest's address in the bridge's table, where we write it there. The index is that of a port whose entries are as
+/// they were.
+pub(super) fn write(plan: &mut Plan, (port, there): At, forwarding: Option<MacAddr>, observed: &Observed) {
+    let Some(mac) = forwarding else { return };
+    if !there.is_some_and(|index| observed.forwarding.contains(&(index, mac))) {
+        let entry = Op::SetForwarding { port, mac, present: true };
+        plan.push(entry, None, "the bridge learns the guest's address from us");
+    }
+}
+
+/// What we wrote into the bridge's table for a port that is there goes when it learns again.
+fn learns_again(
+    plan: &mut Plan,
+    (there, flags): (Option<&Link>, PortFlags),
+    mac: Option<MacAddr>,
+    observed: &Observed,
+) {
+    let (Some(link), Some(mac)) = (there, mac) else { return };
+    let learned = link.port.is_none_or(|was| was.learning);
+    if flags.learning && !learned && observed.forwarding.contains(&(link.index, mac)) {
+        let entry = |present| Op::SetForwarding { port: link.index.into(), mac, present };
+        plan.push(entry(false), Some(entry(true)), "the bridge learns the guest's address again");
     }
 }
 
