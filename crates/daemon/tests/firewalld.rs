@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Host, SOON, differences};
+use common::{Host, SOON, differences, update};
 use patchcord_api::methods::StartNetwork;
 use patchcord_testkit::{Guest, Namespace, Process, in_namespace, skip, test_name, unpacked, wait_until};
 use std::fs;
@@ -89,7 +89,11 @@ impl<'a> Firewalld<'a> {
 
     /// The zone of the network's bridge, as firewalld tells.
     fn zone(&self) -> String {
-        let answer = self.ns.command("firewall-cmd --get-zone-of-interface=brz").output().unwrap();
+        self.zone_of("brz")
+    }
+
+    fn zone_of(&self, bridge: &str) -> String {
+        let answer = self.ns.command(&format!("firewall-cmd --get-zone-of-interface={bridge}")).output().unwrap();
         String::from_utf8_lossy(&answer.stdout).trim().to_owned()
     }
 
@@ -128,6 +132,15 @@ fn a_bridge_is_in_its_zone_while_its_network_runs() {
         host.kill();
         host.start();
         assert_eq!(firewalld.zone(), "trusted");
+        // With another bridge, and a zone that there is not.
+        host.call(&update("z", "modify", "bridge", "<bridge name='swan' stp='off' zone='trusted'/>"));
+        assert_eq!([firewalld.zone(), firewalld.zone_of("swan")], ["", "trusted"]);
+        let (error, refusal) = host.refused(&update("z", "modify", "bridge", "<bridge stp='off' zone='nowhere'/>"));
+        assert_eq!((error.as_str(), refusal.field.as_deref()), ("HostFailed", Some("<bridge zone>")), "{refusal}");
+        assert_eq!(firewalld.zone_of("swan"), "trusted");
+        assert!(gets_a_lease(&mut guest, SOON));
+        host.call(&update("z", "modify", "bridge", "<bridge name='brz' stp='off' zone='trusted'/>"));
+        assert_eq!([firewalld.zone(), firewalld.zone_of("swan")], ["trusted", ""]);
         host.stop_network("z");
         assert_eq!(firewalld.zone(), "", "nothing is left in firewalld");
     });
