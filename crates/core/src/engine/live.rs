@@ -66,7 +66,7 @@ impl Engine {
             self.list_functions(&mut changed);
             if changed.bridge.name != active.bridge.name {
                 self.bridge_is_nobodys(uuid, &changed)?;
-                self.bridge_may_be_left(uuid, &changed)?;
+                self.bridge_may_be_left(uuid, &active, &changed)?;
             }
             let warnings = self.may_start(uuid, &changed)?;
             // Who changed something else was told when it started.

@@ -4,7 +4,7 @@ use super::{Engine, Object};
 use crate::intent::{NicIntent, devices};
 use crate::model::{ActualType, ForwardMode, Ip, Network, VirtualPortType};
 use crate::plan::desired::{self, Resolved};
-use crate::plan::{MarkKind, driver};
+use crate::plan::{Link, MarkKind, driver};
 use crate::pool::Device;
 use crate::{Error, ErrorKind};
 use uuid::Uuid;
@@ -20,28 +20,41 @@ impl Engine {
         let kept = |ip: &Ip| after.ips.iter().any(|other| other.network() == ip.network());
         if let Some(ip) = before.ips.iter().find(|ip| !kept(ip)) {
             let what = format!("{} is their gateway and their subnet's", ip.network());
-            self.has_no_nics(uuid, after, "<ip address>", &what)?;
+            none_cut_off(self.intent.nics_of(uuid), after, "<ip address>", &what)?;
         }
         let [was, is] = [before, after].map(ActualType::of_network);
         if was != is {
-            self.has_no_nics(uuid, after, "<forward mode>", "they are plugged in as its mode says")?;
+            none_cut_off(self.intent.nics_of(uuid), after, "<forward mode>", "they are plugged in as its mode says")?;
         }
         if driver(before) != driver(after) {
-            self.has_no_nics(uuid, after, "<forward managed>", "their devices have the driver that it says")?;
+            none_cut_off(
+                self.intent.nics_of(uuid),
+                after,
+                "<forward managed>",
+                "their devices have the driver that it says",
+            )?;
         }
         self.intent.nics_of(uuid).try_for_each(|nic| self.nic_stays(nic, after))
     }
 
-    /// Refuses to leave a bridge that others made: libvirt's guests would stay behind there, and what is left is nobody's,
-    /// so that it could not be had back if the change failed.
-    pub(super) fn bridge_may_be_left(&self, uuid: Uuid, network: &Network) -> Result<(), Error> {
-        let Some(link) = self.observed.link_marked(MarkKind::Bridge, uuid).filter(|link| link.is_claimed()) else {
+    /// Refuses to leave a bridge for one of another name where guests would stay behind: those that know it by its name, and
+    /// libvirt's in one that libvirt made. That is nobody's once it is left, and could not be had back if the change failed.
+    pub(super) fn bridge_may_be_left(&self, uuid: Uuid, before: &Network, after: &Network) -> Result<(), Error> {
+        let Some(bridge) = before.bridge.name.as_ref().filter(|_| before.forward.mode.has_own_bridge()) else {
             return Ok(());
         };
-        let cause = format!("{} was made by libvirt's daemon, and can't be left while the network runs", link.name);
-        Err(Error::new(ErrorKind::Unsupported, format!("network '{}'", network.name), cause)
-            .field("<bridge name>")
-            .hint("change the definition alone and stop and start the network"))
+        if self.observed.link_marked(MarkKind::Bridge, uuid).is_some_and(Link::is_claimed) {
+            let cause = format!("{bridge} was made by libvirt's daemon, and can't be left while the network runs");
+            return Err(Error::new(ErrorKind::Unsupported, format!("network '{}'", after.name), cause)
+                .field("<bridge name>")
+                .hint("change the definition alone and stop and start the network"));
+        }
+        let by_name = |nic: &&NicIntent| match desired::resolve(&self.intent, nic) {
+            Resolved::HostBridge(name, _) => name == bridge,
+            _ => false,
+        };
+        let what = format!("they are in {bridge} by its name, not as this network's");
+        none_cut_off(self.intent.nics().filter(by_name), after, "<bridge name>", &what)
     }
 
     /// A NIC keeps its device, and what keeps it apart.
@@ -67,22 +80,26 @@ impl Engine {
             .field(field)
             .hint("move or detach the NIC first"))
     }
+}
 
-    /// Refuses while there are NICs, naming them; `what` says what they have of it.
-    fn has_no_nics(&self, uuid: Uuid, network: &Network, field: &str, what: &str) -> Result<(), Error> {
-        let mut nics = self.intent.nics_of(uuid);
-        let named: Vec<_> =
-            nics.by_ref().take(NAMED).map(|nic| format!("NIC {} of guest '{}'", nic.id, nic.guest)).collect();
-        if named.is_empty() {
-            return Ok(());
-        }
-        let more = match nics.count() {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
-        let cause = format!("{}{more} would be cut off: {what}", named.join(", "));
-        Err(Error::new(ErrorKind::InUse, format!("network '{}'", network.name), cause)
-            .field(field)
-            .hint("detach them first, or change the definition alone and stop and start the network"))
+/// Refuses while there are NICs, naming them; `what` says what they have of it.
+fn none_cut_off<'a>(
+    mut nics: impl Iterator<Item = &'a NicIntent>,
+    network: &Network,
+    field: &str,
+    what: &str,
+) -> Result<(), Error> {
+    let named: Vec<_> =
+        nics.by_ref().take(NAMED).map(|nic| format!("NIC {} of guest '{}'", nic.id, nic.guest)).collect();
+    if named.is_empty() {
+        return Ok(());
     }
+    let more = match nics.count() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let cause = format!("{}{more} would be cut off: {what}", named.join(", "));
+    Err(Error::new(ErrorKind::InUse, format!("network '{}'", network.name), cause)
+        .field(field)
+        .hint("detach them first, or change the definition alone and stop and start the network"))
 }

@@ -7,7 +7,7 @@ use super::tests::{at_rest, attach, host, nat, network, nic, nic_on, on_devices}
 use crate::engine::{Answer, Command, Input, NicState};
 use crate::model::{UpdateCommand as Do, UpdateSection as In};
 use crate::plan::{Change, Link, LinkKind, MarkKind, Op};
-use crate::{ErrorKind, Result};
+use crate::{ErrorKind, Result, xml};
 
 /// Changes the active instance of network `lab`.
 fn change(host: &mut Host, command: Do, section: In, parent: Option<u32>, xml: &str) -> Result<Answer> {
@@ -257,6 +257,22 @@ fn a_bridge_that_cannot_be_made_leaves_the_one_that_was() {
         at_rest(&mut host);
         refused += 1;
     }
+}
+
+#[test]
+fn guests_that_know_a_bridge_by_its_name_keep_it() {
+    let mut host = in_use();
+    let by_name = "<interface type='bridge'><source bridge='virbr0'/></interface>";
+    let db = nic(host.ask(attach("db", xml::read_nic(by_name).unwrap())).unwrap().body);
+    assert_eq!(db.state, NicState::Plugged);
+    let refused = change(&mut host, Do::Modify, In::Bridge, None, "<bridge name='swan'/>").unwrap_err();
+    assert_eq!((refused.kind, refused.field.as_deref()), (ErrorKind::InUse, Some("<bridge name>")), "{refused}");
+    assert!(refused.to_string().contains("guest 'db' would") && !refused.to_string().contains("'web'"), "{refused}");
+    at_rest(&mut host);
+    change(&mut host, Do::Modify, In::Bridge, None, "<bridge delay='2'/>").unwrap();
+    host.ask(Command::Detach(db.id)).unwrap();
+    change(&mut host, Do::Modify, In::Bridge, None, "<bridge name='swan'/>").unwrap();
+    at_rest(&mut host);
 }
 
 #[test]
