@@ -31,6 +31,8 @@ pub enum ErrorKind {
     PortExists,
     /// A bridge, MAC, address range or device that someone else holds.
     InUse,
+    /// Something of a network that its NICs need.
+    NeededByNics,
     /// The document is not well-formed XML, too large or too deep.
     BadXml,
     /// The document is well-formed, but an element, attribute or value in it is wrong.
@@ -97,6 +99,7 @@ impl ErrorKind {
             Self::NetworkExists => row(9, NETWORK, "operation failed", "Exists", 4),
             Self::PortExists => row(106, NETWORK, "network port already exists", "Exists", 4),
             Self::InUse => row(1, NETWORK, "internal error", "InUse", 4),
+            Self::NeededByNics => row(55, NETWORK, "Requested operation is not valid", "InUse", 4),
             Self::BadXml => row(35, NETWORK, "", "InvalidXml", 1),
             Self::InvalidXml => row(27, NETWORK, "XML error", "InvalidXml", 1),
             Self::InvalidArgument => row(8, NETWORK, "invalid argument", "InvalidArgument", 2),

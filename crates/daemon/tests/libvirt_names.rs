@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Host, SOON, interface};
+use common::{Host, SOON, interface, update};
 use patchcord_api::methods::ModifyNIC;
 use patchcord_testkit::{in_namespace, wait_until};
 use std::fs;
@@ -46,10 +46,22 @@ fn guests_are_found_by_their_names() {
         fs::remove_file(files.join("virbr7.macs")).unwrap();
         host.start();
         known(&host);
+        // Files are called like their bridge.
+        host.call(&update("lab", "modify", "bridge", "<bridge name='swan'/>"));
+        let left = || {
+            let names = fs::read_dir(&files).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
+            names.collect::<std::collections::BTreeSet<_>>()
+        };
+        let of_swan = ["swan.macs", "swan.status"].map(str::to_owned).into();
+        wait_until(
+            "the bridge's files",
+            SOON,
+            || if left() == of_swan { Ok(()) } else { Err(format!("{:?}", left())) },
+        );
+        known(&host);
         host.detach(&nic.id);
         wait_until("the name's end", SOON, || asked("web").map_or(Ok(()), Err));
         host.stop_network("lab");
-        let left = || fs::read_dir(&files).unwrap().flatten().map(|e| e.file_name()).collect::<Vec<_>>();
         wait_until("the files' end", SOON, || if left().is_empty() { Ok(()) } else { Err(format!("{:?}", left())) });
     });
 }

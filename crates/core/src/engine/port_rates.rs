@@ -51,7 +51,9 @@ impl Engine {
         };
         let Some(link) = link.filter(|link| link.mark.is_none()) else { return };
         let ports: Vec<Uuid> = claim::of_tap(&self.intent, link).map(|port| port.id).collect();
-        if ports.is_empty() {
+        // Links come and go by the hundred; those that we limit are few.
+        let limited = [observed.shapes.contains_key(&link.index), observed.redirects.contains_key(&link.index)];
+        if ports.is_empty() && (limited.contains(&true) || !matches!(change, Change::Link(..))) {
             concerned.insert(Object::Host);
         }
         for id in ports {

@@ -4,7 +4,7 @@ use super::effect::{Effect, Event, Job, PlanId, RecordKey};
 use super::work::{Flight, Goal, PLANS, Repairs, backoff};
 use super::{Engine, Object};
 use crate::intent::{NetworkIntent, NicIntent};
-use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, Sysctl, desired, diff, nft, plug, vlan};
+use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, Sysctl, claim, desired, diff, nft, plug, vlan};
 use crate::{Error, ErrorKind, xml};
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -76,7 +76,7 @@ impl Engine {
             Device::Link(_) => "<forward interface>",
             Device::Pci(_) => "<forward address>",
         };
-        Err(Error::new(ErrorKind::InUse, format!("network '{}'", after.name), cause)
+        Err(Error::new(ErrorKind::NeededByNics, format!("network '{}'", after.name), cause)
             .field(field)
             .hint("move or detach the NIC first"))
     }
@@ -99,7 +99,7 @@ fn none_cut_off<'a>(
         more => format!(" and {more} more"),
     };
     let cause = format!("{}{more} would be cut off: {what}", named.join(", "));
-    Err(Error::new(ErrorKind::InUse, format!("network '{}'", network.name), cause)
+    Err(Error::new(ErrorKind::NeededByNics, format!("network '{}'", network.name), cause)
         .field(field)
         .hint("detach them first, or change the definition alone and stop and start the network"))
 }

@@ -40,16 +40,7 @@ pub fn network(
     };
     match there {
         Some(link) if link.name == bridge.spec.name.as_str() => existing_bridge(plan, bridge, link, observed),
-        other => {
-            match other {
-                Some(link) if link.is_claimed() => adopt::release(plan, link),
-                Some(link) => {
-                    plan.push(Op::Doom(link.index), None, "the network's bridge has another name now");
-                }
-                None => {}
-            }
-            new_bridge(plan, bridge, observed);
-        }
+        former => new_bridge(plan, bridge, former, observed),
     }
     rules(plan, instance, desired, observed, before)
 }
@@ -96,9 +87,17 @@ fn rules(
     Ok(())
 }
 
-/// A bridge that is not there yet.
-fn new_bridge(plan: &mut Plan, bridge: &DesiredBridge, observed: &Observed) {
+/// A bridge that is not there yet, and the end of one of another name. That comes second: it is not taken back, and somebody
+/// may have made a link of the new name meanwhile.
+fn new_bridge(plan: &mut Plan, bridge: &DesiredBridge, former: Option<&Link>, observed: &Observed) {
     let made = plan.push(Op::MakeBridge(bridge.spec.clone()), None, "the network's bridge");
+    match former {
+        Some(link) if link.is_claimed() => adopt::release(plan, link),
+        Some(link) => {
+            plan.push(Op::Doom(link.index), None, "the network's bridge has another name now");
+        }
+        None => {}
+    }
     on_bridge(plan, bridge, made, None, observed);
     vlan::bridge(plan, bridge, made, None, observed);
     let up = LinkChange { up: Some(true), ..LinkChange::default() };

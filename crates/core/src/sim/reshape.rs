@@ -52,12 +52,16 @@ fn an_address_that_guests_have_stays() {
     for (command, xml) in cut_off {
         change(&mut host, Do::AddLast, In::Ip, None, "<ip address='10.0.9.1' prefix='24'/>").unwrap();
         let refused = change(&mut host, command, In::Ip, Some(0), xml).unwrap_err();
-        assert_eq!((refused.kind, refused.field.as_deref()), (ErrorKind::InUse, Some("<ip address>")), "{refused}");
+        assert_eq!(
+            (refused.kind, refused.field.as_deref()),
+            (ErrorKind::NeededByNics, Some("<ip address>")),
+            "{refused}"
+        );
         assert!(refused.to_string().contains("guest 'web'"), "it names who: {refused}");
         at_rest(&mut host);
         let no_nics_there = change(&mut host, Do::Delete, In::Ip, None, "<ip address='10.0.9.1' prefix='24'/>");
         // Nobody can say which of the subnets a guest has.
-        assert_eq!(no_nics_there.unwrap_err().kind, ErrorKind::InUse);
+        assert_eq!(no_nics_there.unwrap_err().kind, ErrorKind::NeededByNics);
         let id = host.engine.intent().nics().next().unwrap().id;
         host.ask(Command::Detach(id)).unwrap();
         change(&mut host, Do::Delete, In::Ip, None, "<ip address='10.0.9.1' prefix='24'/>").unwrap();
@@ -151,7 +155,11 @@ fn guests_on_devices_keep_theirs() {
     let refused = change(&mut host, Do::Modify, In::Forward, None, "<forward mode='vepa' dev='eth1'/>").unwrap_err();
     assert!(refused.to_string().contains("guest 'web' has eth0"), "{refused}");
     let refused = change(&mut host, Do::Modify, In::Forward, None, &xml.replace("vepa", "private")).unwrap_err();
-    assert_eq!((refused.kind, refused.field.as_deref()), (ErrorKind::InUse, Some("<forward mode>")), "{refused}");
+    assert_eq!(
+        (refused.kind, refused.field.as_deref()),
+        (ErrorKind::NeededByNics, Some("<forward mode>")),
+        "{refused}"
+    );
     at_rest(&mut host);
     host.ask(Command::Detach(web.id)).unwrap();
     change(&mut host, Do::Modify, In::Forward, None, &xml.replace("vepa", "private")).unwrap();
@@ -266,7 +274,7 @@ fn guests_that_know_a_bridge_by_its_name_keep_it() {
     let db = nic(host.ask(attach("db", xml::read_nic(by_name).unwrap())).unwrap().body);
     assert_eq!(db.state, NicState::Plugged);
     let refused = change(&mut host, Do::Modify, In::Bridge, None, "<bridge name='swan'/>").unwrap_err();
-    assert_eq!((refused.kind, refused.field.as_deref()), (ErrorKind::InUse, Some("<bridge name>")), "{refused}");
+    assert_eq!((refused.kind, refused.field.as_deref()), (ErrorKind::NeededByNics, Some("<bridge name>")), "{refused}");
     assert!(refused.to_string().contains("guest 'db' would") && !refused.to_string().contains("'web'"), "{refused}");
     at_rest(&mut host);
     change(&mut host, Do::Modify, In::Bridge, None, "<bridge delay='2'/>").unwrap();
@@ -318,7 +326,7 @@ fn a_guests_device_keeps_its_driver() {
         let refused = change(&mut host, Do::Modify, In::Forward, None, &other).unwrap_err();
         assert_eq!(
             (refused.kind, refused.field.as_deref()),
-            (ErrorKind::InUse, Some("<forward managed>")),
+            (ErrorKind::NeededByNics, Some("<forward managed>")),
             "{refused}"
         );
         assert!(refused.to_string().contains("guest 'web'"), "{refused}");
