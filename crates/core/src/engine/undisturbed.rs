@@ -4,7 +4,7 @@ use super::{Engine, Object};
 use crate::intent::{NicIntent, devices};
 use crate::model::{ActualType, ForwardMode, Ip, Network, VirtualPortType};
 use crate::plan::desired::{self, Resolved};
-use crate::plan::{Link, MarkKind, driver};
+use crate::plan::{Link, MarkKind, claim, driver};
 use crate::pool::Device;
 use crate::{Error, ErrorKind};
 use uuid::Uuid;
@@ -20,7 +20,8 @@ impl Engine {
         let kept = |ip: &Ip| after.ips.iter().any(|other| other.network() == ip.network());
         if let Some(ip) = before.ips.iter().find(|ip| !kept(ip)) {
             let what = format!("{} is their gateway and their subnet's", ip.network());
-            none_cut_off(self.intent.nics_of(uuid), after, "<ip address>", &what)?;
+            let nics = self.intent.nics_of(uuid).chain(self.nics_by_name(before));
+            none_cut_off(nics, after, "<ip address>", &what)?;
         }
         let [was, is] = [before, after].map(ActualType::of_network);
         if was != is {
@@ -37,8 +38,8 @@ impl Engine {
         self.intent.nics_of(uuid).try_for_each(|nic| self.nic_stays(nic, after))
     }
 
-    /// Refuses to leave a bridge for one of another name where guests would stay behind: those that know it by its name, and
-    /// libvirt's in one that libvirt made. That is nobody's once it is left, and could not be had back if the change failed.
+    /// Refuses to leave a bridge for one of another name where guests would stay behind: those that know it by its name,
+    /// whatever others put there, and libvirt's in one that libvirt made. That is nobody's once it is left, and could not be had back if the change failed.
     pub(super) fn bridge_may_be_left(&self, uuid: Uuid, before: &Network, after: &Network) -> Result<(), Error> {
         let Some(bridge) = before.bridge.name.as_ref().filter(|_| before.forward.mode.has_own_bridge()) else {
             return Ok(());
@@ -49,12 +50,34 @@ impl Engine {
                 .field("<bridge name>")
                 .hint("change the definition alone and stop and start the network"));
         }
-        let by_name = |nic: &&NicIntent| match desired::resolve(&self.intent, nic) {
-            Resolved::HostBridge(name, _) => name == bridge,
-            _ => false,
-        };
         let what = format!("they are in {bridge} by its name, not as this network's");
-        none_cut_off(self.intent.nics().filter(by_name), after, "<bridge name>", &what)
+        none_cut_off(self.nics_by_name(before), after, "<bridge name>", &what)?;
+        let others = self.others_ports(uuid);
+        if others.is_empty() {
+            return Ok(());
+        }
+        let cause = format!("what others put into {bridge} would be cut off: {}", others.join(", "));
+        Err(Error::new(ErrorKind::NeededByNics, format!("network '{}'", after.name), cause)
+            .field("<bridge name>")
+            .hint("take it out first ('ip link set dev PORT nomaster')"))
+    }
+
+    /// NICs that are in a network's own bridge since they name that, and not the network.
+    fn nics_by_name<'a>(&'a self, network: &'a Network) -> impl Iterator<Item = &'a NicIntent> {
+        let bridge = network.bridge.name.as_ref().filter(|_| network.forward.mode.has_own_bridge());
+        self.intent.nics().filter(move |nic| match desired::resolve(&self.intent, nic) {
+            Resolved::HostBridge(name, _) => bridge == Some(name),
+            _ => false,
+        })
+    }
+
+    /// The ports of a network's bridge that are neither ours nor those of its guests, by name.
+    fn others_ports(&self, uuid: Uuid) -> Vec<&str> {
+        let bridge = self.observed.link_marked(MarkKind::Bridge, uuid).map(|bridge| bridge.index);
+        let of_guests = |link: &Link| claim::of_tap(&self.intent, link).any(|port| port.network == Some(uuid));
+        let ports = self.observed.links().filter(|link| bridge.is_some() && link.controller == bridge);
+        let others = ports.filter(|link| link.mark.is_none() && !of_guests(link));
+        others.map(|link| link.name.as_str()).collect()
     }
 
     /// A NIC keeps its device, and what keeps it apart.

@@ -278,8 +278,25 @@ fn guests_that_know_a_bridge_by_its_name_keep_it() {
     assert!(refused.to_string().contains("guest 'db' would") && !refused.to_string().contains("'web'"), "{refused}");
     at_rest(&mut host);
     change(&mut host, Do::Modify, In::Bridge, None, "<bridge delay='2'/>").unwrap();
+    let web = host.engine.intent().nics().find(|nic| nic.id != db.id).unwrap().id;
+    host.ask(Command::Detach(web)).unwrap();
+    let other = "<ip address='10.0.7.1' prefix='24'/>";
+    let refused = change(&mut host, Do::Modify, In::Ip, Some(0), other).unwrap_err();
+    assert_eq!((refused.kind, refused.field.as_deref()), (ErrorKind::NeededByNics, Some("<ip address>")), "{refused}");
     host.ask(Command::Detach(db.id)).unwrap();
-    change(&mut host, Do::Modify, In::Bridge, None, "<bridge name='swan'/>").unwrap();
+    change(&mut host, Do::Modify, In::Ip, Some(0), other).unwrap();
+    // Nor are others' ports left behind.
+    let veth = host.add_link("veth7", LinkKind::Other("veth".into()));
+    let controller = host.kernel.link_named("virbr0").map(|bridge| bridge.index);
+    let port = |controller| Link { controller, ..host.kernel.link(veth).unwrap().clone() };
+    let [inside, outside] = [port(controller), port(None)];
+    for (link, ends_well) in [(inside, false), (outside, true)] {
+        host.kernel.set_link(veth, Some(link.clone()));
+        host.tell(Input::Observed(Change::Link(veth, Some(link))));
+        let answer = change(&mut host, Do::Modify, In::Bridge, None, "<bridge name='swan'/>");
+        assert_eq!(answer.is_ok(), ends_well);
+        assert!(answer.err().is_none_or(|refused| refused.cause.ends_with("cut off: veth7")));
+    }
     at_rest(&mut host);
 }
 
