@@ -43,7 +43,7 @@ impl Engine {
             Change::Redirect(index, now) => {
                 (observed.link(*index), now.is_none() && observed.redirects.contains_key(index))
             }
-            Change::Link(index, Some(now)) => {
+            Change::Link(index, Some(now)) if self.config.shapes_ports => {
                 let same = |was: &Link| (was.mac, was.controller) == (now.mac, now.controller);
                 (Some(now).filter(|_| !observed.link(*index).is_some_and(same)), true)
             }
