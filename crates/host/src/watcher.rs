@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use patchcord_netlink::{DeviceMonitor, LINK_GROUPS, Monitor, nft};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -18,8 +18,9 @@ use crate::executor::ExecutorRequest;
 use crate::hints::Hints;
 use crate::{Error, Result};
 
-/// How long to wait for more announcements when some were heard this short a time ago. One change brings several, and
-/// being woken by each of them would slow down whoever makes it; the first is noted at once.
+/// How long to wait for more announcements when one was heard. One change brings several, and whoever makes it, most
+/// often the executor's own plan, would be slowed down by a thread that is woken by each of them, and by another one
+/// that asks the kernel about an object half made.
 const GATHER: Duration = Duration::from_millis(1);
 
 /// The thread that listens.
@@ -43,7 +44,6 @@ impl Watcher {
             hints,
             executor,
             stop: Arc::clone(&stop),
-            heard: Instant::now(),
         };
         let thread = std::thread::Builder::new()
             .name("watcher".to_owned())
@@ -71,8 +71,6 @@ struct Listener {
     hints: Arc<Hints>,
     executor: SyncSender<ExecutorRequest>,
     stop: Arc<OwnedFd>,
-    /// When something was heard last.
-    heard: Instant,
 }
 
 impl Listener {
@@ -110,10 +108,7 @@ impl Listener {
             }
             (links, rules, devices)
         };
-        if self.heard.elapsed() < GATHER {
-            std::thread::sleep(GATHER);
-        }
-        self.heard = Instant::now();
+        std::thread::sleep(GATHER);
         if links {
             self.hints.add_route(self.links.receive(Some(Duration::ZERO))?);
         }
