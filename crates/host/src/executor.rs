@@ -3,8 +3,8 @@
 //! One [`Kernel`] does both, and whoever holds it. That is a thread of its own, which takes requests from one bounded
 //! queue; between them, when none waits, it looks at what the watcher heard: it reads the object and reports it, unless
 //! it is what whoever gets the reports believes already. Plans go first, so a flood of announcements delays a plan by
-//! one object's reading at most. While that thread has nothing to do, a short plan is carried out by whoever asks for
-//! it ([`Hands::apply`]): waking a thread and being woken by it takes as long as half of such a plan.
+//! one object's reading at most. While that thread has nothing else to do than that, a short plan is carried out by
+//! whoever asks for it ([`Hands::apply`]): waking a thread and being woken by it takes as long as half of such a plan.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -30,6 +30,8 @@ use crate::{Error, Result, shaping, vlan};
 const QUEUE: usize = 256;
 /// The longest plan that is carried out by whoever asks for it, in steps: nobody is to wait long for the kernel there.
 const SHORT: usize = 24;
+/// How long to wait while the executor looks at an object: handing it the plan would take longer.
+const PATIENCE: Duration = Duration::from_micros(50);
 /// How many times as long as a reading of routes or rules took it takes until the next, and the longest.
 const REST: u32 = 4;
 const REST_AT_MOST: Duration = Duration::from_secs(1);
@@ -115,11 +117,23 @@ impl Hands {
     /// comes the same way in both cases. Waits while the queue is full.
     pub fn apply(&self, id: PlanId, plan: Arc<Plan>) {
         if plan.steps.len() <= SHORT
-            && let Ok(mut worker) = self.worker.try_lock()
+            && let Some(mut worker) = self.idle_worker()
         {
             return worker.apply(id, &plan);
         }
         self.ask(ExecutorRequest::Apply(id, plan));
+    }
+
+    /// The worker, unless it stays busy.
+    fn idle_worker(&self) -> Option<MutexGuard<'_, Worker>> {
+        let begun = Instant::now();
+        loop {
+            match self.worker.try_lock() {
+                Ok(worker) => return Some(worker),
+                Err(_) if begun.elapsed() > PATIENCE => return None,
+                Err(_) => std::thread::yield_now(),
+            }
+        }
     }
 
     /// Asks the executor. Waits while the queue is full.
