@@ -189,7 +189,8 @@ pub struct Intent {
     pub instance: Uuid,
     networks: BTreeMap<Uuid, NetworkIntent>,
     names: BTreeMap<Name, Uuid>,
-    nics: BTreeMap<Uuid, NicIntent>,
+    /// Apart, so that looking through and adding to them moves none.
+    nics: BTreeMap<Uuid, Box<NicIntent>>,
     nics_of: BTreeMap<Uuid, BTreeSet<Uuid>>,
     by_mac: BTreeMap<MacAddr, BTreeSet<Uuid>>,
     by_owner: BTreeMap<Owner, BTreeSet<Uuid>>,
@@ -256,7 +257,7 @@ impl Intent {
 
     /// The NICs that hold that device.
     pub fn nics_on_device(&self, device: &Device) -> impl Iterator<Item = &NicIntent> {
-        self.pool.holders(device).filter_map(|id| self.nics.get(&id))
+        self.pool.holders(device).filter_map(|id| self.nic(id))
     }
 
     /// How many active networks need the host to forward.
@@ -277,7 +278,7 @@ impl Intent {
 
     /// The NIC of that id.
     pub fn nic(&self, id: Uuid) -> Option<&NicIntent> {
-        self.nics.get(&id)
+        self.nics.get(&id).map(|nic| &**nic)
     }
 
     /// The active network that a NIC names.
@@ -287,12 +288,12 @@ impl Intent {
 
     /// All NICs, by id.
     pub fn nics(&self) -> impl Iterator<Item = &NicIntent> {
-        self.nics.values()
+        self.nics.values().map(|nic| &**nic)
     }
 
     /// The NICs that name that network.
     pub fn nics_of(&self, network: Uuid) -> impl Iterator<Item = &NicIntent> {
-        self.nics_of.get(&network).into_iter().flatten().filter_map(|id| self.nics.get(id))
+        self.nics_of.get(&network).into_iter().flatten().filter_map(|id| self.nic(*id))
     }
 
     /// How many NICs name that network.
@@ -333,6 +334,13 @@ impl Intent {
     /// Adds a NIC, or puts it in place of the one, or of the reservation, of that id.
     pub fn set_nic(&mut self, nic: NicIntent) {
         self.unreserve(nic.id);
+        // Most changes are of nothing that NICs are found by.
+        if let Some(old) = self.nics.get_mut(&nic.id)
+            && found_alike(old, &nic)
+        {
+            **old = nic;
+            return;
+        }
         self.remove_nic(nic.id);
         if let Some(network) = nic.network {
             self.nics_of.entry(network).or_default().insert(nic.id);
@@ -352,12 +360,12 @@ impl Intent {
         if let Some(allocation) = &nic.allocation {
             self.pool.hold(nic.id, &allocation.device(), allocation.access());
         }
-        self.nics.insert(nic.id, nic);
+        self.nics.insert(nic.id, Box::new(nic));
     }
 
     /// The NICs with that address, on whatever network.
     pub fn nics_with(&self, mac: MacAddr) -> impl Iterator<Item = &NicIntent> {
-        self.by_mac.get(&mac).into_iter().flatten().filter_map(|id| self.nics.get(id))
+        self.by_mac.get(&mac).into_iter().flatten().filter_map(|id| self.nic(*id))
     }
 
     /// The ports whose taps have that address.
@@ -367,18 +375,18 @@ impl Intent {
 
     /// The NICs that belong to that process.
     pub fn nics_owned_by(&self, owner: Owner) -> impl Iterator<Item = &NicIntent> {
-        self.by_owner.get(&owner).into_iter().flatten().filter_map(|id| self.nics.get(id))
+        self.by_owner.get(&owner).into_iter().flatten().filter_map(|id| self.nic(*id))
     }
 
     /// The NICs whose network is not known (any more), by the name they gave.
     pub fn nics_without_network(&self) -> impl Iterator<Item = &NicIntent> {
         let lost = self.nics_of.iter().filter(|(network, _)| !self.networks.contains_key(network));
-        lost.flat_map(|(_, ids)| ids).filter_map(|id| self.nics.get(id))
+        lost.flat_map(|(_, ids)| ids).filter_map(|id| self.nic(*id))
     }
 
     /// Forgets a NIC.
     pub fn remove_nic(&mut self, id: Uuid) -> Option<NicIntent> {
-        let nic = self.nics.remove(&id)?;
+        let nic = *self.nics.remove(&id)?;
         self.pool.release(id);
         if let Some(network) = nic.network {
             remove(&mut self.nics_of, &network, id);
@@ -404,6 +412,12 @@ impl Intent {
 pub fn devices(forward: &Forward) -> impl Iterator<Item = Device> {
     let links = forward.devices.iter().map(|d| Device::Link(d.dev.clone()));
     links.chain(forward.addresses.iter().map(|address| Device::Pci(*address)))
+}
+
+/// Whether two NICs are found by the same: network, VLANs there, address, that of a tap, owner and device.
+fn found_alike(one: &NicIntent, other: &NicIntent) -> bool {
+    let place = |nic: &NicIntent| (nic.network, nic.nic.vlan.is_some(), nic.nic.mac, nic.is_port(), nic.owner);
+    place(one) == place(other) && one.allocation == other.allocation
 }
 
 fn remove<K: Ord>(index: &mut BTreeMap<K, BTreeSet<Uuid>>, key: &K, id: Uuid) {

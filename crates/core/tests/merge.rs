@@ -84,7 +84,7 @@ fn with_engineering(text: &str) -> String {
 }
 
 fn outcome(nic: &Nic, network: &Network) -> String {
-    let given = Given { object: "NIC", nic, network: Some(network), precedence: Precedence::Nic, id: ID };
+    let given = Given { object: format_args!("NIC"), nic, network: Some(network), precedence: Precedence::Nic, id: ID };
     let merged = match merge(&given) {
         Ok(merged) => merged,
         Err(error) => return format!("{:?}: {error}", error.kind),

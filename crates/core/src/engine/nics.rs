@@ -127,7 +127,7 @@ impl Engine {
         if let Some(error) = operation.error {
             return self.out.push(Effect::refuse(request, error));
         }
-        let Some(nic) = self.intent.nic(id).cloned() else {
+        let Some(nic) = self.intent.nic(id) else {
             if event != NicEvent::Detached {
                 let error =
                     Error::new(ErrorKind::NoNic, self.describe(Object::Nic(id)), "its owner is gone, and it too");
@@ -140,6 +140,7 @@ impl Engine {
             }
             return;
         };
+        let (pending, owner) = (!nic.confirmed, nic.owner);
         let confirmed = NicIntent { confirmed: true, ..nic.clone() };
         let view = self.nic_view(&confirmed);
         if view.port {
@@ -147,8 +148,7 @@ impl Engine {
         }
         let answer = Answer { body: Body::Nic(Box::new(view.clone())), warnings: operation.warnings };
         self.out.push(Effect::Reply(request, Ok(answer)));
-        if !nic.confirmed {
-            let owner = nic.owner;
+        if pending {
             self.set_nic(id, Some(confirmed));
             self.out.push(Effect::Confirm(id));
             self.watch(owner);

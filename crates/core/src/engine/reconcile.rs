@@ -147,6 +147,9 @@ impl Engine {
 
     /// Host-wide settings that the plan is going to change are written down first, with the value they have.
     fn remember_settings(&mut self, plan: &Plan) {
+        if !plan.steps.iter().any(|step| matches!(step.op, Op::SetSysctl(..))) {
+            return;
+        }
         let wanted = desired::host(&self.intent, &self.observed);
         let mut saved = self.intent.saved.clone();
         for step in &plan.steps {

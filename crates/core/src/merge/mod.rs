@@ -9,6 +9,7 @@ use crate::model::{ActualType, Bandwidth, Name, Network, Nic, NicSource, Portgro
 use crate::{Error, ErrorKind, Result};
 use place::Place;
 use std::collections::HashSet;
+use std::fmt::Arguments;
 use uuid::Uuid;
 
 /// Whose value of a whole element counts (`<vlan>`, `<bandwidth>`, isolation, trust) where both sides give one. It has no
@@ -27,7 +28,7 @@ pub enum Precedence {
 #[derive(Clone, Copy, Debug)]
 pub struct Given<'a> {
     /// What errors call the NIC.
-    pub object: &'a str,
+    pub object: Arguments<'a>,
     /// The NIC's own configuration.
     pub nic: &'a Nic,
     /// The active network that it names; none for other sources, and while the network is stopped.
@@ -105,7 +106,7 @@ fn portgroup<'a>(given: &Given<'a>) -> Result<Option<&'a Portgroup>> {
         return Ok(None);
     };
     network.portgroup(portgroup.as_ref()).map_err(|cause| {
-        Error::new(ErrorKind::NoPortgroup, given.object, format!("network '{}': {cause}", network.name))
+        Error::new(ErrorKind::NoPortgroup, given.object.to_string(), format!("network '{}': {cause}", network.name))
             .field("<source portgroup>")
             .hint("leave it out to get the network's default")
     })
@@ -153,7 +154,7 @@ impl<'a> Sides<'a> {
     }
 
     fn refuse(&self, kind: ErrorKind, field: &str, cause: impl Into<String>) -> Error {
-        Error::new(kind, self.given.object, cause).field(field)
+        Error::new(kind, self.given.object.to_string(), cause).field(field)
     }
 
     /// What the NIC is connected to, for messages: `network 'red' (forward mode 'vepa') gives its NICs macvtap`.

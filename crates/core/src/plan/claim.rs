@@ -201,5 +201,6 @@ pub fn of_tap<'a>(intent: &'a Intent, link: &Link) -> impl Iterator<Item = &'a N
 /// The bridge that a port's tap should be in, and how.
 fn bridge(intent: &Intent, observed: &Observed, port: &NicIntent) -> Option<Plug> {
     let bridge = observed.link(home(intent, observed, port)?)?;
-    Some(desired::bridge_port(intent, port, desired::resolve(intent, port).network(), bridge))
+    let merged = desired::merged(intent, port).ok();
+    Some(desired::bridge_port(port, merged.as_ref(), desired::resolve(intent, port).network(), bridge))
 }

@@ -177,7 +177,7 @@ pub fn merged(intent: &Intent, nic: &NicIntent) -> crate::Result<Merged> {
 /// See [`merge::merge`].
 pub fn merged_with(network: Option<&Network>, nic: &NicIntent) -> crate::Result<Merged> {
     merge::merge(&merge::Given {
-        object: &format!("NIC {} of guest '{}'", nic.id, nic.guest),
+        object: format_args!("NIC {} of guest '{}'", nic.id, nic.guest),
         nic: &nic.nic,
         network,
         precedence: nic.precedence,
@@ -272,6 +272,8 @@ pub fn nic_as(intent: &Intent, observed: &Observed, nic: &NicIntent) -> Option<D
     let id = nic.id;
     let name = nic.nic.target.clone()?;
     let resolved = resolve(intent, nic);
+    // One whose configuration contradicts its network's, changed meanwhile, gets nothing.
+    let merged = merged(intent, nic).ok();
     let network = resolved.network();
     let link = match &resolved {
         Resolved::Virtual(bridge, _) | Resolved::HostBridge(bridge, _) => {
@@ -290,14 +292,18 @@ pub fn nic_as(intent: &Intent, observed: &Observed, nic: &NicIntent) -> Option<D
     // Unplugged, it keeps the MTU it had: the guest behind it was told.
     let mtu = mtu.or_else(|| observed.link_marked(MarkKind::Tap, id).map(|l| l.mtu)).unwrap_or(MTU);
     let plug = match (&resolved, link) {
-        _ if nic.is_macvtap() => Plug::Macvtap(macvtap::desired(intent, observed, nic, (&resolved, link, mtu))),
+        _ if nic.is_macvtap() => {
+            Plug::Macvtap(macvtap::desired((intent, observed), nic, merged.as_ref(), (&resolved, link, mtu)))
+        }
         _ if nic.nic.link == Some(LinkState::Down) => Plug::Nothing(Unplugged::Wanted),
         (Resolved::None, _) => Plug::Nothing(Unplugged::Wanted),
         (Resolved::Stopped, _) => Plug::Nothing(Unplugged::Parked),
-        (Resolved::HostBridge(bridge, _), _) if is_ovs(intent, nic) => Plug::Ovs((*bridge).clone()),
+        (Resolved::HostBridge(bridge, _), _) if merged.as_ref().is_some_and(is_ovs) => Plug::Ovs((*bridge).clone()),
         (_, None) => Plug::Nothing(Unplugged::Waiting),
-        (Resolved::Device(_, mode, _), Some(device)) => cord(intent, observed, nic, (*mode, device, mtu)),
-        (_, Some(bridge)) => bridge_port(intent, nic, network, bridge),
+        (Resolved::Device(_, mode, _), Some(device)) => {
+            cord((intent, observed), nic, merged.as_ref(), (*mode, device, mtu))
+        }
+        (_, Some(bridge)) => bridge_port(nic, merged.as_ref(), network, bridge),
     };
     Some(DesiredNic {
         tap: TapSpec {
@@ -315,15 +321,14 @@ pub fn nic_as(intent: &Intent, observed: &Observed, nic: &NicIntent) -> Option<D
 }
 
 /// Whether a NIC's bridge is one of Open vSwitch.
-fn is_ovs(intent: &Intent, nic: &NicIntent) -> bool {
-    let kind = |merged: Merged| merged.virtualport.and_then(|v| v.kind);
-    merged(intent, nic).ok().and_then(kind) == Some(VirtualPortType::OpenVSwitch)
+fn is_ovs(merged: &Merged) -> bool {
+    merged.virtualport.as_ref().and_then(|v| v.kind) == Some(VirtualPortType::OpenVSwitch)
 }
 
-/// A tap in a bridge. A NIC whose configuration contradicts its network's, changed meanwhile, is in none: better out than
-/// in without what keeps it apart.
-pub(super) fn bridge_port(intent: &Intent, nic: &NicIntent, network: Option<&Network>, bridge: &Link) -> Plug {
-    let Ok(merged) = merged(intent, nic) else { return Plug::Nothing(Unplugged::Waiting) };
+/// A tap in a bridge. A NIC whose configuration contradicts its network's, and so comes to nothing, is in none: better out
+/// than in without what keeps it apart.
+pub(super) fn bridge_port(nic: &NicIntent, merged: Option<&Merged>, network: Option<&Network>, bridge: &Link) -> Plug {
+    let Some(merged) = merged else { return Plug::Nothing(Unplugged::Waiting) };
     let own = network.is_some_and(|n| n.forward.mode.has_own_bridge());
     let vlans = match &merged.vlan {
         Some(vlan) if own || bridge.vlan.filtering => PortVlans::of(vlan),
@@ -347,12 +352,17 @@ pub(super) fn keeps_apart(merged: &Merged, device: &Link, observed: &Observed) -
 }
 
 /// A tap joined to a macvlan on a device. A NIC without an address, or without a device of its own, has none.
-fn cord(intent: &Intent, observed: &Observed, nic: &NicIntent, (mode, device, mtu): (DirectMode, &Link, u32)) -> Plug {
+fn cord(
+    (intent, observed): (&Intent, &Observed),
+    nic: &NicIntent,
+    merged: Option<&Merged>,
+    (mode, device, mtu): (DirectMode, &Link, u32),
+) -> Plug {
     let macvlan = nic.allocation.as_ref().and_then(Allocation::macvlan);
-    let (Some(mac), Some(macvlan), Ok(merged)) = (nic.nic.mac, macvlan, merged(intent, nic)) else {
+    let (Some(mac), Some(macvlan), Some(merged)) = (nic.nic.mac, macvlan, merged) else {
         return Plug::Nothing(Unplugged::Waiting);
     };
-    if !keeps_apart(&merged, device, observed) {
+    if !keeps_apart(merged, device, observed) {
         return Plug::Nothing(Unplugged::Waiting);
     }
     Plug::Cord(MacvlanSpec {

@@ -4,13 +4,14 @@
 //! plugged into nothing it is down. When its device goes the link goes along, and with it for good whatever descriptors
 //! of it there are.
 
-use super::desired::{DesiredNic, Resolved, Unplugged, keeps_apart, merged};
+use super::desired::{DesiredNic, Resolved, Unplugged, keeps_apart};
 use super::mark::{Mark, MarkKind};
 use super::observed::{Link, LinkKind, Observed};
 use super::plug::{change_macvlan, changes_in_place};
 use super::shape;
 use super::step::{Handover, LinkChange, LinkRef, MacvlanSpec, MacvtapSpec, Op, Plan};
 use crate::intent::{Intent, NicIntent};
+use crate::merge::Merged;
 use crate::model::LinkState;
 use uuid::Uuid;
 
@@ -25,9 +26,9 @@ pub struct DesiredMacvtap {
 
 /// What a NIC's macvtap should be; `device` is the link that it sits on, and `mtu` in bytes what it should have.
 pub(super) fn desired(
-    intent: &Intent,
-    observed: &Observed,
+    (intent, observed): (&Intent, &Observed),
     nic: &NicIntent,
+    merged: Option<&Merged>,
     (resolved, device, mtu): (&Resolved<'_>, Option<&Link>, u32),
 ) -> DesiredMacvtap {
     let down = |why| DesiredMacvtap { spec: None, unplugged: Some(why) };
@@ -42,11 +43,10 @@ pub(super) fn desired(
             return down(Unplugged::Misfit);
         }
     };
-    let (Some(device), Some(mac), Some(name), Ok(merged)) = (device, nic.nic.mac, &nic.nic.target, merged(intent, nic))
-    else {
+    let (Some(device), Some(mac), Some(name), Some(merged)) = (device, nic.nic.mac, &nic.nic.target, merged) else {
         return down(Unplugged::Waiting);
     };
-    if !keeps_apart(&merged, device, observed) {
+    if !keeps_apart(merged, device, observed) {
         return down(Unplugged::Waiting);
     }
     let listed = network.is_none_or(|n| n.forward.devices.iter().any(|d| d.dev.as_str() == device.name));

@@ -6,7 +6,7 @@
 use super::desired::{DesiredNic, Plug};
 use super::mark::MarkKind;
 use super::observed::{Index, Link, LinkKind, Observed, PortFlags};
-use super::rates::{Classes, IfbSpec};
+use super::rates::Classes;
 use super::shape::{self, At};
 use super::step::{LinkChange, LinkRef, MacvlanSpec, Op, Plan};
 use super::vlan;
@@ -42,7 +42,7 @@ pub fn nic(plan: &mut Plan, id: Uuid, desired: Option<&DesiredNic>, observed: &O
     match &desired.plug {
         Plug::Cord(spec) => end = Some(far_end(plan, tap, id, (spec, &waiting), observed)),
         Plug::Bridge { .. } => {
-            ifb = shape::ifb(plan, IfbSpec::of(desired.tap.mark.instance, MarkKind::Ifb, id), &waiting, observed);
+            ifb = shape::ifb(plan, (desired.tap.mark.instance, MarkKind::Ifb, id), &waiting, observed);
         }
         Plug::Ovs(_) | Plug::Macvtap(_) | Plug::Nothing(_) => {}
     }

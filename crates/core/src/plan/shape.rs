@@ -67,12 +67,19 @@ pub(super) fn police(
 }
 
 /// The ifb of a NIC or network, up and with the classes of what comes in at their link.
-pub(super) fn ifb(plan: &mut Plan, spec: Option<IfbSpec>, classes: &Classes, observed: &Observed) -> Option<At> {
-    let spec = spec.filter(|_| !classes.is_empty())?;
-    let there = observed.link_marked(spec.mark.kind, spec.mark.id);
+pub(super) fn ifb(
+    plan: &mut Plan,
+    (instance, kind, id): (Uuid, MarkKind, Uuid),
+    classes: &Classes,
+    observed: &Observed,
+) -> Option<At> {
+    if classes.is_empty() {
+        return None;
+    }
+    let there = observed.link_marked(kind, id);
     let (link, index) = match there {
         Some(link) => (LinkRef::Index(link.index), Some(link.index)),
-        None => (plan.push(Op::MakeIfb(spec), None, "where what comes in waits"), None),
+        None => (plan.push(Op::MakeIfb(IfbSpec::of(instance, kind, id)?), None, "where what comes in waits"), None),
     };
     outgoing(plan, (link, index), classes, observed, "the rate from guests");
     if there.is_none_or(|link| !link.up) {
@@ -119,7 +126,7 @@ pub(super) fn limits(
     if let Some((link, rates)) = at {
         outgoing(plan, link, &rates.classes, observed, leaves);
         police(plan, link, rates.incoming.police(), observed, comes_in);
-        kept = ifb(plan, IfbSpec::of(instance, kind, id), &rates.incoming.classes(), observed);
+        kept = ifb(plan, (instance, kind, id), &rates.incoming.classes(), observed);
         match kept {
             Some((ifb, _)) => drop(plug::redirect(plan, link, ifb, observed, "what comes in waits for its turn")),
             None => plug::end_redirect(plan, link, observed, "what comes in no longer waits"),

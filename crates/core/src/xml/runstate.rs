@@ -7,6 +7,7 @@ use super::network::{read_network_element, write_network_into};
 use super::nic::{read_nic_element, write_nic_into};
 use super::parts::{read_virtualport, write_virtualport};
 use super::reader::{Cursor, Mode, read_document};
+use super::writer::Tag;
 use super::{WriteOptions, Writer};
 use crate::intent::{Allocation, Claim, NicIntent, Owner};
 use crate::merge::Precedence;
@@ -30,14 +31,9 @@ pub struct Stamp {
     pub netns: u64,
 }
 
-fn document(root: &str, stamp: &Stamp, attrs: &[(&str, String)], body: impl FnOnce(&mut Writer)) -> String {
-    let mut w = Writer::new();
-    let mut tag = w.element(root).attr("format", FORMAT).attr("boot", &stamp.boot_id).attr("netns", stamp.netns);
-    for (name, value) in attrs {
-        tag = tag.attr(name, value);
-    }
-    tag.body(body);
-    w.finish()
+/// Begins a document.
+fn begin<'w>(w: &'w mut Writer, root: &'w str, stamp: &Stamp) -> Tag<'w> {
+    w.element(root).attr("format", FORMAT).attr("boot", &stamp.boot_id).attr("netns", stamp.netns)
 }
 
 /// Reads a document if it is true here and now.
@@ -68,7 +64,9 @@ fn uuid(text: &str) -> Result<Uuid, String> {
 
 /// An active network.
 pub fn write_network_state(stamp: &Stamp, network: &Network) -> String {
-    document("networkstatus", stamp, &[], |w| write_network_into(w, network, &WriteOptions::default()))
+    let mut w = Writer::new();
+    begin(&mut w, "networkstatus", stamp).body(|w| write_network_into(w, network, &WriteOptions::default()));
+    w.finish()
 }
 
 /// An active network with its UUID; `None` when it is gone.
@@ -83,33 +81,27 @@ pub fn read_network_state(stamp: &Stamp, text: &str) -> Result<Option<(Uuid, Net
 
 /// A NIC: as given, and what was filled in.
 pub fn write_nic_state(stamp: &Stamp, nic: &NicIntent) -> String {
-    let mut attrs = vec![("id", nic.id.to_string()), ("guest", nic.guest.to_string())];
-    let mut add = |name, value: Option<String>| attrs.extend(value.map(|v| (name, v)));
-    add("guestuuid", nic.guest_uuid.map(|u| u.to_string()));
-    add("networkuuid", nic.network.map(|u| u.to_string()));
-    add("mac", nic.nic.mac.map(|m| m.to_string()));
-    add("tap", nic.nic.target.as_ref().map(ToString::to_string));
-    add("plug", nic.is_macvtap().then(|| DevicePlug::Macvtap.as_str().to_owned()));
-    add("queues", nic.nic.queues.map(|q| q.to_string()));
-    add("ownerpid", nic.owner.map(|o| o.pid.to_string()));
-    add("ownerstart", nic.owner.map(|o| o.start_time.to_string()));
-    match nic.handover {
+    let mut w = Writer::new();
+    let tag = begin(&mut w, "nicstatus", stamp)
+        .attr("id", nic.id)
+        .attr("guest", &nic.guest)
+        .opt("guestuuid", nic.guest_uuid)
+        .opt("networkuuid", nic.network)
+        .opt("mac", nic.nic.mac)
+        .opt("tap", nic.nic.target.as_ref())
+        .opt("plug", nic.is_macvtap().then_some(DevicePlug::Macvtap.as_str()))
+        .opt("queues", nic.nic.queues)
+        .opt("ownerpid", nic.owner.map(|o| o.pid))
+        .opt("ownerstart", nic.owner.map(|o| o.start_time));
+    let tag = match nic.handover {
         _ if nic.is_port() => {
-            add("handover", Some("port".into()));
-            add("bound", (nic.port == Some(Claim::Bound)).then(|| "yes".into()));
+            tag.attr("handover", "port").opt("bound", (nic.port == Some(Claim::Bound)).then_some("yes"))
         }
-        Handover::Descriptor => add("handover", Some("descriptor".into())),
-        Handover::Name { uid } => {
-            add("handover", Some("name".into()));
-            add("opener", uid.map(|u| u.to_string()));
-        }
-    }
-    add("class", nic.class.map(|c| c.to_string()));
-    add("uid", Some(nic.uid.to_string()));
-    if nic.precedence == Precedence::Host {
-        attrs.push(("policy", "host".into()));
-    }
-    document("nicstatus", stamp, &attrs, |w| {
+        Handover::Descriptor => tag.attr("handover", "descriptor"),
+        Handover::Name { uid } => tag.attr("handover", "name").opt("opener", uid),
+    };
+    let policy = (nic.precedence == Precedence::Host).then_some("host");
+    tag.opt("class", nic.class).attr("uid", nic.uid).opt("policy", policy).body(|w| {
         write_nic_into(w, &nic.given, None);
         match &nic.allocation {
             None => {}
@@ -124,7 +116,8 @@ pub fn write_nic_state(stamp: &Stamp, nic: &NicIntent) -> String {
                 w.element("actual").attr("type", "hostdev").body(|w| w.element("source").attr("pci", address).close());
             }
         }
-    })
+    });
+    w.finish()
 }
 
 /// What a daemon that starts needs of a NIC's document before anything is known of the host: whom to look for, and
@@ -222,18 +215,20 @@ fn read_allocation(c: &Cursor<'_, '_>) -> Result<Option<Allocation>> {
 
 /// What a virtual function was before a NIC got it.
 pub fn write_function(stamp: &Stamp, nic: Uuid, address: PciAddress, before: &FunctionBefore) -> String {
-    let mut attrs = vec![("nic", nic.to_string()), ("address", address.to_string())];
-    let mut add = |name, value: Option<String>| attrs.extend(value.map(|v| (name, v)));
-    let yes_no = |on: bool| if on { "yes" } else { "no" }.to_owned();
-    add("mac", before.mac.map(|mac| mac.to_string()));
-    add("vlan", before.vlan.map(|vlan| vlan.id.to_string()));
-    add("priority", before.vlan.map(|vlan| vlan.priority.to_string()));
-    add("service", before.vlan.map(|vlan| yes_no(vlan.service)));
-    add("trusted", before.trusted.map(yes_no));
-    add("cable", before.cable.map(|cable| cable.as_str().to_owned()));
-    add("driver", before.driver.clone());
-    add("bound", before.bound.then(|| yes_no(true)));
-    document("function", stamp, &attrs, |_| ())
+    let mut w = Writer::new();
+    begin(&mut w, "function", stamp)
+        .attr("nic", nic)
+        .attr("address", address)
+        .opt("mac", before.mac)
+        .opt("vlan", before.vlan.map(|vlan| vlan.id))
+        .opt("priority", before.vlan.map(|vlan| vlan.priority))
+        .yes_no("service", before.vlan.map(|vlan| vlan.service))
+        .yes_no("trusted", before.trusted)
+        .opt("cable", before.cable.map(Cable::as_str))
+        .opt("driver", before.driver.as_ref())
+        .yes_no("bound", before.bound.then_some(true))
+        .body(|_| ());
+    w.finish()
 }
 
 /// The same, with the NIC and the function; `None` when the host has booted since.
@@ -259,16 +254,17 @@ pub fn read_function(stamp: &Stamp, text: &str) -> Result<Option<(Uuid, PciAddre
 /// What a switch is about to be asked to give a NIC's port.
 pub fn write_association(stamp: &Stamp, of: &Association) -> String {
     let Index(index) = of.index;
-    let mut attrs = vec![
-        ("nic", of.nic.to_string()),
-        ("dev", of.device.to_string()),
-        ("index", index.to_string()),
-        ("mac", of.mac.to_string()),
-        ("vlan", of.vlan.to_string()),
-        ("guestuuid", of.guest.to_string()),
-    ];
-    attrs.extend(of.function.map(|address| ("pci", address.to_string())));
-    document("association", stamp, &attrs, |w| write_virtualport(w, Some(&of.port)))
+    let mut w = Writer::new();
+    begin(&mut w, "association", stamp)
+        .attr("nic", of.nic)
+        .attr("dev", &of.device)
+        .attr("index", index)
+        .attr("mac", of.mac)
+        .attr("vlan", of.vlan)
+        .attr("guestuuid", of.guest)
+        .opt("pci", of.function)
+        .body(|w| write_virtualport(w, Some(&of.port)));
+    w.finish()
 }
 
 /// The same; `None` when the host has booted since.
@@ -289,7 +285,8 @@ pub fn read_association(stamp: &Stamp, text: &str) -> Result<Option<Association>
 
 /// The host's settings as they were before us.
 pub fn write_host_state(stamp: &Stamp, saved: &BTreeMap<Sysctl, String>) -> String {
-    document("hoststatus", stamp, &[], |w| {
+    let mut w = Writer::new();
+    begin(&mut w, "hoststatus", stamp).body(|w| {
         for (sysctl, was) in saved {
             let (key, link) = match sysctl {
                 Sysctl::Ipv4Forward => ("ipv4-forward", None),
@@ -300,7 +297,8 @@ pub fn write_host_state(stamp: &Stamp, saved: &BTreeMap<Sysctl, String>) -> Stri
             };
             w.element("setting").attr("key", key).opt("link", link).attr("was", was).close();
         }
-    })
+    });
+    w.finish()
 }
 
 /// The host's settings as they were before us; `None` when the host has booted since.

@@ -1,6 +1,6 @@
 //! Printing as libvirt prints: two spaces a level, single quotes, libvirt's escapes.
 
-use std::fmt::{self, Display, Write as _};
+use std::fmt::{Display, Write as _};
 
 /// Builds a document, one element after the other.
 #[derive(Debug, Default)]
@@ -58,14 +58,23 @@ impl Writer {
             self.out.push_str("  ");
         }
     }
+
+    fn end(&mut self, name: &str) {
+        self.out.push_str("</");
+        self.out.push_str(name);
+        self.out.push_str(">\n");
+    }
 }
 
 impl Tag<'_> {
     /// Adds an attribute.
     pub fn attr(self, name: &str, value: impl Display) -> Self {
         let out = &mut self.writer.out;
-        // Writing to a String can't fail.
-        let _ = write!(out, " {name}='{}'", Escaped { value, attribute: true });
+        out.push(' ');
+        out.push_str(name);
+        out.push_str("='");
+        append(out, value, true);
+        out.push('\'');
         self
     }
 
@@ -89,7 +98,9 @@ impl Tag<'_> {
 
     /// Ends an element with text.
     pub fn text(self, text: impl Display) {
-        let _ = writeln!(self.writer.out, ">{}</{}>", Escaped { value: text, attribute: false }, self.name);
+        self.writer.out.push('>');
+        append(&mut self.writer.out, text, false);
+        self.writer.end(self.name);
     }
 
     /// Ends an element with children; both tags are written even if there are none.
@@ -99,7 +110,7 @@ impl Tag<'_> {
         children(self.writer);
         self.writer.level -= 1;
         self.writer.indent();
-        let _ = writeln!(self.writer.out, "</{}>", self.name);
+        self.writer.end(self.name);
     }
 
     /// Ends an element with children, or closes it at once if `children` writes none.
@@ -115,46 +126,38 @@ impl Tag<'_> {
             self.writer.out.push_str("/>\n");
         } else {
             self.writer.indent();
-            let _ = writeln!(self.writer.out, "</{}>", self.name);
+            self.writer.end(self.name);
         }
     }
 }
 
-/// A value with libvirt's escapes: the five that XML names. White space that an XML reader would change is written
-/// as a character reference, and control characters, which XML can't hold, are left out.
-struct Escaped<T> {
-    value: T,
-    attribute: bool,
-}
-
-impl<T: Display> Display for Escaped<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(Escaper { out: f, attribute: self.attribute }, "{}", self.value)
+/// Appends a value with libvirt's escapes: the five that XML names. White space that an XML reader would change is
+/// written as a character reference, and control characters, which XML can't hold, are left out.
+fn append(out: &mut String, value: impl Display, attribute: bool) {
+    let begin = out.len();
+    // Writing to a String can't fail.
+    let _ = write!(out, "{value}");
+    // Most values are as they are written, and this is on the way of each attach.
+    if out[begin..]
+        .bytes()
+        .all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'<' | b'>' | b'&' | b'"' | b'\''))
+    {
+        return;
     }
-}
-
-struct Escaper<'f, 'b> {
-    out: &'f mut fmt::Formatter<'b>,
-    attribute: bool,
-}
-
-impl fmt::Write for Escaper<'_, '_> {
-    fn write_str(&mut self, s: &str) -> fmt::Result {
-        for c in s.chars() {
-            match c {
-                '<' => self.out.write_str("&lt;")?,
-                '>' => self.out.write_str("&gt;")?,
-                '&' => self.out.write_str("&amp;")?,
-                '"' => self.out.write_str("&quot;")?,
-                '\'' => self.out.write_str("&apos;")?,
-                '\r' => self.out.write_str("&#13;")?,
-                '\n' if self.attribute => self.out.write_str("&#10;")?,
-                '\t' if self.attribute => self.out.write_str("&#9;")?,
-                '\n' | '\t' => self.out.write_char(c)?,
-                '\0'..='\x1f' | '\u{fffe}' | '\u{ffff}' => {}
-                c => self.out.write_char(c)?,
-            }
+    let plain = out.split_off(begin);
+    for c in plain.chars() {
+        match c {
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '&' => out.push_str("&amp;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&apos;"),
+            '\r' => out.push_str("&#13;"),
+            '\n' if attribute => out.push_str("&#10;"),
+            '\t' if attribute => out.push_str("&#9;"),
+            '\n' | '\t' => out.push(c),
+            '\0'..='\x1f' | '\u{fffe}' | '\u{ffff}' => {}
+            c => out.push(c),
         }
-        Ok(())
     }
 }

@@ -21,7 +21,8 @@ fn whose_element_counts() {
             let get = |set: Set<'_>| {
                 let (mut nic, mut network) = (nic(), red(ForwardMode::Nat));
                 set(&mut nic, &mut network);
-                merge(&Given { object: "NIC", nic: &nic, network: Some(&network), precedence, id: ID }).ok()
+                merge(&Given { object: format_args!("NIC"), nic: &nic, network: Some(&network), precedence, id: ID })
+                    .ok()
             };
             let rate = |bit: u64| has(bit).then(|| inbound(bit));
             let bandwidth = get(&|nic, network| {
@@ -180,7 +181,13 @@ fn elements_that_are_refused() {
     let mut told = String::new();
     for (what, mut nic, network) in connections() {
         let mut tell = |nic: &Nic| {
-            let given = Given { object: "NIC", nic, network: network.as_ref(), precedence: Precedence::Nic, id: ID };
+            let given = Given {
+                object: format_args!("NIC"),
+                nic,
+                network: network.as_ref(),
+                precedence: Precedence::Nic,
+                id: ID,
+            };
             let error = merge(&given).unwrap_err();
             writeln!(told, "{:?}: {error}", error.kind).unwrap();
         };

@@ -59,8 +59,13 @@ fn nic() -> Nic {
 }
 
 fn merged(nic: &Nic, network: &Network) -> Result<Merged, Error> {
-    let given =
-        Given { object: "NIC of guest 'web'", nic, network: Some(network), precedence: Precedence::Nic, id: ID };
+    let given = Given {
+        object: format_args!("NIC of guest 'web'"),
+        nic,
+        network: Some(network),
+        precedence: Precedence::Nic,
+        id: ID,
+    };
     merge(&given)
 }
 
@@ -95,8 +100,13 @@ fn for_each_connection(changes: &[impl Fn(&mut Nic)]) -> String {
         for change in changes {
             let mut nic = nic.clone();
             change(&mut nic);
-            let given =
-                Given { object: "NIC", nic: &nic, network: network.as_ref(), precedence: Precedence::Nic, id: ID };
+            let given = Given {
+                object: format_args!("NIC"),
+                nic: &nic,
+                network: network.as_ref(),
+                precedence: Precedence::Nic,
+                id: ID,
+            };
             write!(table, "{:<9}", if merge(&given).is_ok() { "yes" } else { "-" }).unwrap();
         }
         table.truncate(table.trim_end().len());

@@ -57,7 +57,7 @@ proptest! {
             (n.virtualport, n.bandwidth, n.vlan, n.trust_guest_rx_filters, n.port_isolated, n.tags) = network;
         }
         let precedence = if host { Precedence::Host } else { Precedence::Nic };
-        let once = merge(&Given { object: "NIC", nic: &nic, network: of.as_ref(), precedence, id: ID });
+        let once = merge(&Given { object: format_args!("NIC"), nic: &nic, network: of.as_ref(), precedence, id: ID });
         let Ok(once) = once else { return Ok(()) };
         if let NicSource::Network { portgroup, .. } = &mut nic.source {
             *portgroup = once.portgroup.clone();
@@ -69,7 +69,7 @@ proptest! {
         nic.port_isolated = Some(once.isolated);
         nic.tags = once.tags.clone();
         let other = Uuid::from_u128(0x2d);
-        let twice = merge(&Given { object: "NIC", nic: &nic, network: of.as_ref(), precedence, id: other });
+        let twice = merge(&Given { object: format_args!("NIC"), nic: &nic, network: of.as_ref(), precedence, id: other });
         prop_assert_eq!(twice, Ok(Merged { id_used: false, ..once }));
     }
 
@@ -79,7 +79,7 @@ proptest! {
         let (_, nic, mut of) = connections().swap_remove(which);
         of.iter_mut().for_each(|n| n.portgroups.clear());
         let precedence = if host { Precedence::Host } else { Precedence::Nic };
-        let got = merge(&Given { object: "NIC", nic: &nic, network: of.as_ref(), precedence, id: ID });
+        let got = merge(&Given { object: format_args!("NIC"), nic: &nic, network: of.as_ref(), precedence, id: ID });
         prop_assert_eq!(got, Ok(Merged::default()));
     }
 }
