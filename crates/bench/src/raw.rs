@@ -72,19 +72,21 @@ impl Raw {
     }
 
     /// Makes and plugs in what the daemon makes and plugs in for a NIC: a tap with alias, group, MAC, MTU and without
-    /// IPv6, into a bridge or by a cord, or a macvtap, up. By name a tap is made persistent and let go, and a macvtap's
-    /// node not opened.
+    /// IPv6, into a bridge or by a cord, or a macvtap, up. By name a tap is made persistent and let go once it has all
+    /// that, as one must that is not to be left behind without a mark, and a macvtap's node is not opened.
     pub(crate) fn attach(&mut self, by_name: bool) -> Result<(Duration, RawNic)> {
         timed(|| match self.place {
             Place::Bridge(bridge) => {
-                let (tap, queue) = self.tap(by_name)?;
+                let (tap, queue) = self.tap()?;
                 self.settle_tap(tap)?;
+                let queue = hand_over(queue, by_name)?;
                 self.socket.set_link(tap, &LinkChange { controller: Some(Some(bridge)), ..up() })?;
                 Ok(RawNic { tap, macvlan: None, queue })
             }
             Place::Cord(device) => {
-                let (tap, queue) = self.tap(by_name)?;
+                let (tap, queue) = self.tap()?;
                 self.settle_tap(tap)?;
+                let queue = hand_over(queue, by_name)?;
                 let macvlan = self.far_end(tap, device)?;
                 self.redirect(tap, macvlan)?;
                 self.socket.set_link(tap, &up())?;
@@ -101,13 +103,10 @@ impl Raw {
     }
 
     /// A new NIC's tap.
-    pub(crate) fn tap(&mut self, by_name: bool) -> Result<(u32, Option<OwnedFd>)> {
+    pub(crate) fn tap(&mut self) -> Result<(u32, OwnedFd)> {
         self.made += 1;
         let queue = open_tap(&self.name())?;
-        if by_name {
-            keep_tap(&queue, 0)?;
-        }
-        Ok((name_to_index(&self.socket, &self.name())?, (!by_name).then_some(queue)))
+        Ok((name_to_index(&self.socket, &self.name())?, queue))
     }
 
     fn name(&self) -> String {
@@ -220,6 +219,14 @@ impl Raw {
         }
         Ok(begun.elapsed())
     }
+}
+
+/// Keeps a tap's queue, or makes the tap one that is opened by its name.
+pub(crate) fn hand_over(queue: OwnedFd, by_name: bool) -> Result<Option<OwnedFd>> {
+    if by_name {
+        keep_tap(&queue, 0)?;
+    }
+    Ok((!by_name).then_some(queue))
 }
 
 /// Up.

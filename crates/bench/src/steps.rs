@@ -11,7 +11,7 @@ use patchcord_testkit::Namespace;
 
 use crate::devices::{self, DEVICES};
 use crate::nics::REST;
-use crate::raw::{Place, Raw, redirect, up};
+use crate::raw::{Place, Raw, hand_over, redirect, up};
 use crate::stats::{Samples, show, table, timed};
 use crate::{Result, Setup};
 
@@ -95,9 +95,10 @@ fn cord(raw: &mut Raw, device: u32, kind: &Kind) -> Result<[Duration; STEPS.len(
         times[step] = now - std::mem::replace(&mut last, now);
         step += 1;
     };
-    let (tap, _) = raw.tap(true)?;
+    let (tap, queue) = raw.tap()?;
     done();
     raw.settle_tap(tap)?;
+    hand_over(queue, true)?;
     if !kind.queue {
         raw.socket.execute(&Request::no_queue(tap))?;
     }
