@@ -136,6 +136,14 @@ impl NicIntent {
         }
     }
 
+    /// The bridge that it names itself, if it names one.
+    pub const fn named_bridge(&self) -> Option<&LinkName> {
+        match &self.nic.source {
+            NicSource::Bridge { bridge } => Some(bridge),
+            _ => None,
+        }
+    }
+
     /// Whether it is a port of libvirt's.
     pub const fn is_port(&self) -> bool {
         self.port.is_some()
@@ -194,6 +202,7 @@ pub struct Intent {
     nics_of: BTreeMap<Uuid, BTreeSet<Uuid>>,
     by_mac: BTreeMap<MacAddr, BTreeSet<Uuid>>,
     by_owner: BTreeMap<Owner, BTreeSet<Uuid>>,
+    by_bridge: BTreeMap<LinkName, BTreeSet<Uuid>>,
     /// Ports, by the address that their taps have.
     by_tap_mac: BTreeMap<MacAddr, BTreeSet<Uuid>>,
     pool: Pool,
@@ -357,6 +366,9 @@ impl Intent {
         if let Some(owner) = nic.owner {
             self.by_owner.entry(owner).or_default().insert(nic.id);
         }
+        if let Some(bridge) = nic.named_bridge() {
+            self.by_bridge.entry(bridge.clone()).or_default().insert(nic.id);
+        }
         if let Some(allocation) = &nic.allocation {
             self.pool.hold(nic.id, &allocation.device(), allocation.access());
         }
@@ -376,6 +388,11 @@ impl Intent {
     /// The NICs that belong to that process.
     pub fn nics_owned_by(&self, owner: Owner) -> impl Iterator<Item = &NicIntent> {
         self.by_owner.get(&owner).into_iter().flatten().filter_map(|id| self.nic(*id))
+    }
+
+    /// The NICs that name that bridge themselves.
+    pub fn nics_by_bridge(&self, bridge: &LinkName) -> impl Iterator<Item = &NicIntent> {
+        self.by_bridge.get(bridge).into_iter().flatten().filter_map(|id| self.nic(*id))
     }
 
     /// The NICs whose network is not known (any more), by the name they gave.
@@ -404,6 +421,9 @@ impl Intent {
         if let Some(owner) = nic.owner {
             remove(&mut self.by_owner, &owner, id);
         }
+        if let Some(bridge) = nic.named_bridge() {
+            remove(&mut self.by_bridge, bridge, id);
+        }
         Some(nic)
     }
 }
@@ -414,10 +434,10 @@ pub fn devices(forward: &Forward) -> impl Iterator<Item = Device> {
     links.chain(forward.addresses.iter().map(|address| Device::Pci(*address)))
 }
 
-/// Whether two NICs are found by the same: network, VLANs there, address, that of a tap, owner and device.
+/// Whether two NICs are found by the same: network, VLANs there, address, that of a tap, owner, bridge and device.
 fn found_alike(one: &NicIntent, other: &NicIntent) -> bool {
     let place = |nic: &NicIntent| (nic.network, nic.nic.vlan.is_some(), nic.nic.mac, nic.is_port(), nic.owner);
-    place(one) == place(other) && one.allocation == other.allocation
+    place(one) == place(other) && one.named_bridge() == other.named_bridge() && one.allocation == other.allocation
 }
 
 fn remove<K: Ord>(index: &mut BTreeMap<K, BTreeSet<Uuid>>, key: &K, id: Uuid) {

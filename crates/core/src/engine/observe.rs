@@ -3,7 +3,7 @@
 use super::effect::{DeviceEvent, Effect, Event, LeaseEvent, NicEvent};
 use super::{Engine, Object, view};
 use crate::intent::NetworkIntent;
-use crate::model::{LinkName, NicSource};
+use crate::model::LinkName;
 use crate::plan::nft::foreign::ForeignFirewall;
 use crate::plan::{Change, Index, Link, LinkKind, Mark, MarkKind};
 use crate::pool::Device;
@@ -154,7 +154,8 @@ impl Engine {
         if was != is {
             // A host bridge came or went, or treats VLANs otherwise: whoever names it is concerned.
             for (bridge, _) in was.iter().chain(&is) {
-                concerned.extend(self.users_of_bridge(bridge));
+                let Ok(bridge) = LinkName::new(bridge.as_str()) else { continue };
+                concerned.extend(self.users_of_bridge(&bridge).map(Object::Nic));
             }
         }
         self.concerned_by_device(before, link, concerned);
@@ -209,18 +210,14 @@ impl Engine {
         self.out.push(Effect::Publish(Event::Device { device: device.to_string(), networks, what }));
     }
 
-    /// NICs that are to be plugged into that host bridge.
-    fn users_of_bridge(&self, bridge: &str) -> Vec<Object> {
-        let networks = self.intent.networks().filter(|(_, n)| {
+    /// NICs that are to be plugged into the bridge of that name, which is not their own network's.
+    pub(super) fn users_of_bridge<'a>(&'a self, bridge: &'a LinkName) -> impl Iterator<Item = Uuid> + 'a {
+        let networks = self.intent.networks().filter(move |(_, n)| {
             let names = n.active.as_ref().filter(|a| !a.forward.mode.has_own_bridge());
-            names.and_then(|a| a.bridge.name.as_ref()).is_some_and(|b| b.as_str() == bridge)
+            names.and_then(|a| a.bridge.name.as_ref()).is_some_and(|b| b == bridge)
         });
         let of_networks = networks.flat_map(|(uuid, _)| self.intent.nics_of(uuid));
-        let by_themselves = self
-            .intent
-            .nics()
-            .filter(|n| matches!(&n.nic.source, NicSource::Bridge { bridge: b } if b.as_str() == bridge));
-        of_networks.chain(by_themselves).map(|n| Object::Nic(n.id)).collect()
+        of_networks.chain(self.intent.nics_by_bridge(bridge)).map(|n| n.id)
     }
 
     fn object_of_link(&self, index: Index) -> Option<Object> {

@@ -4,9 +4,10 @@ use super::effect::{Effect, Event, Job, PlanId, RecordKey};
 use super::work::{Flight, Goal, PLANS, Repairs, backoff};
 use super::{Engine, Object};
 use crate::intent::{NetworkIntent, NicIntent};
+use crate::model::LinkName;
 use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, Sysctl, claim, desired, diff, nft, plug, vlan};
 use crate::{Error, ErrorKind, xml};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -372,18 +373,37 @@ impl Engine {
         }
     }
 
-    /// A network's NICs look at where they belong now; an operation waits for them.
+    /// A network's NICs look at where they belong now; an operation waits for them. So do those that know its bridge by
+    /// name, themselves or through another network.
     fn follow(&mut self, uuid: Uuid) {
         let object = Object::Network(uuid);
-        let nics: Vec<Uuid> = self.intent.nics_of(uuid).map(|n| n.id).collect();
-        for nic in nics {
-            self.tap_may_come_back(nic);
-            self.advance(Object::Nic(nic));
-            let busy = self.work.get(&Object::Nic(nic)).is_some_and(|w| w.flight.is_some() && w.operation.is_none());
+        let own: Vec<Uuid> = self.intent.nics_of(uuid).map(|n| n.id).collect();
+        let bridges = self.bridges_of(uuid);
+        let guests: Vec<Uuid> = bridges.iter().flat_map(|bridge| self.users_of_bridge(bridge)).collect();
+        for nic in &own {
+            self.tap_may_come_back(*nic);
+            self.advance(Object::Nic(*nic));
+            let busy = self.work.get(&Object::Nic(*nic)).is_some_and(|w| w.flight.is_some() && w.operation.is_none());
             if let (true, Some(operation)) = (busy, self.work.get_mut(&object).and_then(|w| w.operation.as_mut())) {
-                operation.nics.insert(nic);
+                operation.nics.insert(*nic);
             }
         }
+        for nic in guests {
+            self.tap_may_come_back(nic);
+            self.advance(Object::Nic(nic));
+        }
+    }
+
+    /// The bridge that a network has of its own now, and the one that it had when its operation began.
+    fn bridges_of(&self, uuid: Uuid) -> BTreeSet<LinkName> {
+        let operation = self.work.get(&Object::Network(uuid)).and_then(|work| work.operation.as_ref());
+        let before = match operation.map(|operation| &operation.goal) {
+            Some(Goal::Network { previous, .. }) => previous.as_deref(),
+            _ => None,
+        };
+        let instances = [before, self.intent.network(uuid)].into_iter().flatten().filter_map(|n| n.active.as_ref());
+        let own = instances.filter(|active| active.forward.mode.has_own_bridge());
+        own.filter_map(|active| active.bridge.name.clone()).collect()
     }
 
     /// A NIC that a network's operation waits for is settled, or failed and will be looked at again.

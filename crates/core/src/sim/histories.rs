@@ -5,7 +5,7 @@ use super::associations::associated;
 use super::bandwidth::{limited, pick_shaped, shaped};
 use super::hostdev::on_functions;
 use super::ports::port_id;
-use super::tests::{attach, host, nat, nic_on, on_devices, on_open_vswitch};
+use super::tests::{attach, host, nat, nic_in, nic_on, on_devices, on_open_vswitch};
 use super::{Full, Host};
 use crate::engine::{Command, Input};
 use crate::intent::Owner;
@@ -40,6 +40,8 @@ enum Happening {
         vlan: bool,
         rates: u8,
     },
+    /// A NIC that knows a network's bridge by its name.
+    AttachToBridge(u8),
     Detach(u8),
     Modify(u8, Option<u8>, bool, u8),
     Link(u8, bool),
@@ -115,6 +117,7 @@ fn happening() -> impl Strategy<Value = Happening> {
             .prop_map(|(network, part, live, config)| Reshape(network, part, live, config)),
         4 => (network.clone(), any::<bool>(), proptest::option::of(0u8..3), plug(), any::<bool>(), 0u8..6)
             .prop_map(|(network, by_name, owner, plug, vlan, rates)| Attach { network, by_name, owner, plug, vlan, rates }),
+        2 => (0u8..3).prop_map(AttachToBridge),
         1 => nic.prop_map(Detach),
         1 => (nic, proptest::option::of(network.clone()), any::<bool>(), 0u8..6)
             .prop_map(|(n, to, vlan, rates)| Modify(n, to, vlan, rates)),
@@ -293,6 +296,7 @@ fn happen(host: &mut Host, what: &Happening) {
             wanted.owner = of.map(owner).filter(|o| host.processes.contains(o));
             request(host, Command::Attach(wanted));
         }
+        Happening::AttachToBridge(n) => request(host, attach("guest", nic_in(&format!("virbr{n}")))),
         Happening::Detach(n) => {
             if let Some(id) = pick(host, *n) {
                 request(host, Command::Detach(id));
@@ -468,6 +472,7 @@ fn in_use(running: u8, police: bool) -> Host {
         let plug = Some(DevicePlug::Macvtap);
         host.request(attach("guest", Nic { plug, ..nic_of(n, false, running % 6) }));
     }
+    happen(&mut host, &Happening::AttachToBridge(0));
     host.settle();
     host
 }

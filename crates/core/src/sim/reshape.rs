@@ -3,11 +3,11 @@
 use super::Host;
 use super::hostdev::on_functions;
 use super::ports::{made, port, tap};
-use super::tests::{at_rest, attach, host, nat, network, nic, nic_on, on_devices};
+use super::tests::{at_rest, attach, host, nat, network, nic, nic_in, nic_on, on_devices};
 use crate::engine::{Answer, Command, Input, NicState};
 use crate::model::{UpdateCommand as Do, UpdateSection as In};
 use crate::plan::{Change, Link, LinkKind, MarkKind, Op};
-use crate::{ErrorKind, Result, xml};
+use crate::{ErrorKind, Result};
 
 /// Changes the active instance of network `lab`.
 fn change(host: &mut Host, command: Do, section: In, parent: Option<u32>, xml: &str) -> Result<Answer> {
@@ -270,8 +270,7 @@ fn a_bridge_that_cannot_be_made_leaves_the_one_that_was() {
 #[test]
 fn guests_that_know_a_bridge_by_its_name_keep_it() {
     let mut host = in_use();
-    let by_name = "<interface type='bridge'><source bridge='virbr0'/></interface>";
-    let db = nic(host.ask(attach("db", xml::read_nic(by_name).unwrap())).unwrap().body);
+    let db = nic(host.ask(attach("db", nic_in("virbr0"))).unwrap().body);
     assert_eq!(db.state, NicState::Plugged);
     let refused = change(&mut host, Do::Modify, In::Bridge, None, "<bridge name='swan'/>").unwrap_err();
     assert_eq!((refused.kind, refused.field.as_deref()), (ErrorKind::NeededByNics, Some("<bridge name>")), "{refused}");

@@ -57,6 +57,10 @@ pub(super) fn nic_on(name: &str) -> Nic {
     xml::read_nic(&format!("<interface type='network'><source network='{name}'/></interface>")).unwrap()
 }
 
+pub(super) fn nic_in(bridge: &str) -> Nic {
+    xml::read_nic(&format!("<interface type='bridge'><source bridge='{bridge}'/></interface>")).unwrap()
+}
+
 pub(super) fn attach(guest: &str, nic: Nic) -> Command {
     Command::Attach(Box::new(Attach {
         guest: Name::new(guest).unwrap(),
@@ -481,11 +485,37 @@ fn a_bridge_that_was_made_just_now_is_looked_for_before_a_nic_is_refused() {
     use crate::plan::LinkKind;
     let mut host = host();
     host.settle();
-    let nic = xml::read_nic("<interface type='bridge'><source bridge='br0'/></interface>").unwrap();
+    let nic = nic_in("br0");
     assert_eq!(host.ask(attach("web", nic.clone())).unwrap_err().kind, ErrorKind::NoDevice);
     // The kernel's announcement is still on its way.
     host.add_link("br0", LinkKind::Bridge);
     host.ask(attach("web", nic)).unwrap();
+}
+
+#[test]
+fn a_nic_that_knows_a_networks_bridge_by_its_name_comes_back_with_it() {
+    let mut host = host();
+    let on_it = "<network><name>lan</name><forward mode='bridge'/><bridge name='virbr0'/></network>";
+    for network in [nat("lab", 1), network(on_it)] {
+        let name = network.name.to_string();
+        host.ask(Command::Define(network)).unwrap();
+        host.ask(Command::Start(name)).unwrap();
+    }
+    for nic in [nic_in("virbr0"), nic_on("lan")] {
+        host.ask(attach("web", nic)).unwrap();
+    }
+    let plugged = |host: &Host| {
+        let bridge = host.kernel.link_named("virbr0").map(|bridge| bridge.index);
+        let taps = host.engine.intent().nics().filter_map(|nic| host.kernel.link_marked(MarkKind::Tap, nic.id));
+        taps.filter(|tap| tap.controller.is_some() && tap.controller == bridge).count()
+    };
+    assert_eq!(plugged(&host), 2);
+    host.ask(Command::Stop("lab".into())).unwrap();
+    host.settle();
+    assert_eq!(plugged(&host), 0);
+    host.ask(Command::Start("lab".into())).unwrap();
+    host.settle();
+    assert_eq!(plugged(&host), 2);
 }
 
 #[test]
