@@ -2,6 +2,7 @@
 
 use crate::merge::Precedence;
 use crate::model::{DevicePlug, Forward, LinkName, MacAddr, Name, Network, Nic, NicSource, PciAddress};
+use crate::plan::uplink::Carried;
 use crate::plan::{Handover, Sysctl};
 use crate::pool::{Access, Device, Pool};
 use std::collections::{BTreeMap, BTreeSet};
@@ -190,6 +191,15 @@ impl Routed {
     }
 }
 
+/// What we changed of the host's own and is to be put back, since nothing there says that it was us.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Saved {
+    /// Settings that we changed, with their values before.
+    pub settings: BTreeMap<Sysctl, String>,
+    /// VLANs that we added to ports of host bridges.
+    pub carried: Carried,
+}
+
 /// All intent, and the values that were there before we changed host-wide settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Intent {
@@ -211,8 +221,8 @@ pub struct Intent {
     routed: Routed,
     /// How many NICs of each network have a `<vlan>` of their own.
     with_vlan: BTreeMap<Uuid, usize>,
-    /// Settings that we changed, with their values before.
-    pub saved: BTreeMap<Sysctl, String>,
+    /// What is different on the host by our doing, and bears no mark.
+    pub saved: Saved,
 }
 
 impl Intent {
@@ -390,9 +400,15 @@ impl Intent {
         self.by_owner.get(&owner).into_iter().flatten().filter_map(|id| self.nic(*id))
     }
 
-    /// The NICs that name that bridge themselves.
-    pub fn nics_by_bridge(&self, bridge: &LinkName) -> impl Iterator<Item = &NicIntent> {
-        self.by_bridge.get(bridge).into_iter().flatten().filter_map(|id| self.nic(*id))
+    /// The NICs that are to be plugged into the bridge of that name and are not on a network that it is the own bridge of.
+    pub fn nics_on_bridge<'a>(&'a self, bridge: &'a LinkName) -> impl Iterator<Item = &'a NicIntent> {
+        let networks = self.networks().filter(move |(_, n)| {
+            let named = n.active.as_ref().filter(|active| !active.forward.mode.has_own_bridge());
+            named.and_then(|active| active.bridge.name.as_ref()).is_some_and(|name| name == bridge)
+        });
+        let of_networks = networks.flat_map(|(uuid, _)| self.nics_of(uuid));
+        let by_themselves = self.by_bridge.get(bridge).into_iter().flatten().filter_map(|id| self.nic(*id));
+        of_networks.chain(by_themselves)
     }
 
     /// The NICs whose network is not known (any more), by the name they gave.

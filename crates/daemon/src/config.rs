@@ -2,9 +2,11 @@
 
 use crate::access::Entry;
 use crate::libvirt::Switch;
-use patchcord_core::model::DevicePlug;
+use patchcord_core::model::{DevicePlug, LinkName};
+use patchcord_core::plan::uplink::Uplinks;
 use patchcord_libvirt_wire::Driver;
 use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +21,9 @@ pub struct Config {
     pub dnsmasq: PathBuf,
     /// `[devices]`: how NICs get devices of the host's.
     pub devices: Devices,
+    /// `[bridges.NAME]`, of host bridges: `uplinks`, those of its ports that are to carry the VLANs of NICs there.
+    #[serde(deserialize_with = "uplinks")]
+    pub bridges: Uplinks,
     /// `[libvirt]`: whether libvirt's clients are served.
     pub libvirt: Libvirt,
     /// `[hooks]`: programs that are called when networks and NICs come, change and go.
@@ -201,6 +206,7 @@ impl Default for Config {
             log: LogLevel::default(),
             dnsmasq: "/usr/sbin/dnsmasq".into(),
             devices: Devices::default(),
+            bridges: Uplinks::new(),
             libvirt: Libvirt::default(),
             hooks: Hooks::default(),
             openvswitch: OpenVSwitch::default(),
@@ -257,6 +263,24 @@ fn timeout<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u16, D::
         .ok_or_else(|| serde::de::Error::custom(format!("{seconds} seconds are not between 1 and 300")))
 }
 
+fn uplinks<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Uplinks, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct HostBridge {
+        uplinks: Vec<String>,
+    }
+    let link = |name: &str| LinkName::new(name).map_err(serde::de::Error::custom);
+    let mut bridges = Uplinks::new();
+    for (name, bridge) in BTreeMap::<String, HostBridge>::deserialize(deserializer)? {
+        let ports = bridge.uplinks.iter().map(|port| link(port)).collect::<Result<BTreeSet<_>, _>>()?;
+        if let Some(port) = ports.iter().find(|port| bridges.values().any(|others| others.contains(port))) {
+            return Err(serde::de::Error::custom(format!("{port} can't be an uplink of two bridges")));
+        }
+        bridges.insert(link(&name)?, ports);
+    }
+    Ok(bridges)
+}
+
 fn plug<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<DevicePlug, D::Error> {
     let word = String::deserialize(deserializer)?;
     let known = DevicePlug::WORDS.iter().find(|(known, _)| *known == word);
@@ -282,6 +306,9 @@ mod tests {
         let config = Config::parse("log = 'debug'\ndnsmasq = '/opt/dnsmasq'").unwrap();
         assert_eq!((config.log.as_str(), config.dnsmasq), ("debug", PathBuf::from("/opt/dnsmasq")));
         assert_eq!((config.hooks.timeout, Config::parse("[hooks]\ntimeout = 300").unwrap().hooks.timeout), (30, 300));
+        let uplinks = Config::parse("[bridges.br0]\nuplinks = ['eth0', 'eth1']").unwrap().bridges;
+        let uplinks: Vec<String> = uplinks.iter().map(|(bridge, ports)| format!("{bridge} {}", ports.len())).collect();
+        assert_eq!(uplinks, ["br0 2"]);
         let config = Config::parse("[devices]\nplug = 'macvtap'").unwrap();
         assert_eq!(config.devices, Devices { plug: DevicePlug::Macvtap, ..Devices::default() });
         let libvirt = Config::parse("[libvirt]\nnetwork = 'off'\nnodedev = 'on'").unwrap().libvirt;
@@ -306,6 +333,9 @@ mod tests {
             ("[hooks]\ntimeout = 0", 2, "not between 1 and 300"),
             ("[devices]\nassociation_timeout = 0", 2, "not between 1 and 300"),
             ("[hooks]\ntimeout = 301", 2, "not between 1 and 300"),
+            ("[bridges.br0]\nuplinks = ['e/0']", 1, "'/'"),
+            ("[bridges.br0]\nuplink = 'eth0'", 2, "unknown field `uplink`"),
+            ("[bridges]\nb.uplinks = ['e']\na.uplinks = ['e']", 1, "uplink of two bridges"),
             ("[devices]\nplug = 'wire'", 2, "expected 'cord' or 'macvtap'"),
             ("[libvirt]\ninterface = 'ifpassed'", 2, "expected one of `auto`, `on`, `off`"),
             ("[libvirt]\nshaping = 'both'", 2, "expected `libvirt` or `patchcord`"),

@@ -195,6 +195,7 @@ impl Service {
             binds_drivers: config.devices.bind_drivers,
             plug: config.devices.plug,
             shapes_ports: config.libvirt.shaping == Shaping::Patchcord,
+            uplinks: config.bridges.clone(),
             nodes: root.nodes().to_string_lossy().into_owned(),
             dnsmasq: dnsmasq::Settings {
                 dir: root.dnsmasq().to_string_lossy().into_owned(),

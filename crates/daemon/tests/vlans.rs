@@ -301,6 +301,62 @@ fn a_host_bridges_vlans_are_its_owners() {
 }
 
 #[test]
+fn an_uplink_carries_what_networks_share_until_their_last_nic_is_gone() {
+    in_namespace(|ns| {
+        if !vlans_here() {
+            return;
+        }
+        let outside = ns.peer("outside");
+        ns.veth("eth10", &outside, "up0");
+        ns.run("ip link add name br0 type bridge vlan_filtering 1");
+        ns.run("ip link set br0 up");
+        ns.run("ip link set eth10 master br0");
+        ns.run("bridge vlan add dev eth10 vid 7");
+        outside.run("ip link add link up0 name v42 type vlan id 42");
+        outside.run("ip addr add 10.5.0.2/24 dev v42");
+        outside.run("ip link set v42 up");
+        let mut host = Host::without_daemon(ns);
+        let config = "[bridges.br0]\nuplinks = ['eth10']\n";
+        let directory = host.root.join("etc/patchcord");
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("patchcord.toml"), config).unwrap();
+        host.start();
+        for (name, vid) in [("red", 42), ("blue", 42)] {
+            host.transient(&format!(
+                "<network><name>{name}</name><forward mode='bridge'/><bridge name='br0'/>{}</network>",
+                access(vid)
+            ));
+        }
+        let before = (ns.run("bridge -j vlan show"), host.state());
+        let carries = |wanted: &[&str]| {
+            wait_until("the uplink's VLANs", SOON, || match seen(ns, "eth10") {
+                vlans if vlans == wanted => Ok(()),
+                other => Err(format!("{other:?}")),
+            });
+        };
+        let (red, mut web) = guest(&host, "web", &nic("network='red'", ""), 10);
+        carries(&["1 PVID Egress Untagged", "7", "42"]);
+        reaches(&mut web, 2);
+        let (blue, mut db) = guest(&host, "db", &nic("network='blue'", ""), 11);
+        host.detach(&red.id);
+        // It is still carried by whoever comes after, and for the other network.
+        host.kill();
+        host.start();
+        reaches(&mut db, 2);
+        carries(&["1 PVID Egress Untagged", "7", "42"]);
+        ns.run("bridge vlan del dev eth10 vid 42");
+        carries(&["1 PVID Egress Untagged", "7", "42"]);
+        host.detach(&blue.id);
+        carries(&["1 PVID Egress Untagged", "7"]);
+        wait_until("all to be as before", SOON, || {
+            let now = (ns.run("bridge -j vlan show"), host.state());
+            let differences = common::differences(&before.1, &now.1);
+            if now.0 == before.0 && differences.is_empty() { Ok(()) } else { Err(differences) }
+        });
+    });
+}
+
+#[test]
 fn where_the_kernel_has_no_vlans_they_are_refused_and_nothing_changes() {
     in_namespace(|ns| {
         let host = Host::new(ns);

@@ -330,6 +330,7 @@ fn target(op: &Op) -> Option<LinkRef> {
         | Op::MakeMacvlan(_)
         | Op::MakeMacvtap(_)
         | Op::MakeIfb(_)
+        | Op::Carry { .. }
         | Op::Doom(_)
         | Op::Claim(..)
         | Op::Release(_)
@@ -344,7 +345,13 @@ fn target(op: &Op) -> Option<LinkRef> {
 fn may_be_half_done(op: &Op) -> bool {
     matches!(
         op,
-        Op::SetLink(..) | Op::SetBridge(..) | Op::SetPort(..) | Op::AddHtb(..) | Op::SetClass(..) | Op::LeaveLimits(..)
+        Op::Carry { .. }
+            | Op::SetLink(..)
+            | Op::SetBridge(..)
+            | Op::SetPort(..)
+            | Op::AddHtb(..)
+            | Op::SetClass(..)
+            | Op::LeaveLimits(..)
     )
 }
 

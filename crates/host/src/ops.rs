@@ -64,6 +64,7 @@ impl Kernel {
                 self.route.set_bridge(run.resolve(*link)?.0, &options)?;
             }
             Op::SetVlans { link, own, vlans } => self.set_vlans(run.resolve(*link)?, *own, vlans)?,
+            Op::Carry { port, add, end } => self.carry(*port, add, end)?,
             Op::Doom(index) => self.doom(*index, Vec::new())?,
             Op::Claim(index, mark) => self.route.set_link(
                 index.0,

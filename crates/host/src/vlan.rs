@@ -1,6 +1,6 @@
 //! VLANs of bridge ports and bridges: reading them, and making them what they should be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use patchcord_core::plan::{Index, Link, Observed, PortVlans};
 use patchcord_netlink::{BridgeVlans, Request, Socket, VlansOf};
@@ -8,11 +8,26 @@ use patchcord_netlink::{BridgeVlans, Request, Socket, VlansOf};
 use crate::Result;
 use crate::cause::Cause;
 use crate::kernel::Kernel;
+use crate::ops::gone_is_done;
 
 /// VLANs or ranges of them in one message: what is in a netlink attribute may have 64 KiB, and each takes 16 bytes.
 const MESSAGE: usize = 2048;
 
 impl Kernel {
+    /// Adds VLANs to a port, with a tag, and takes it out of others; whatever it is in besides stays.
+    pub(crate) fn carry(&mut self, port: Index, add: &BTreeSet<u16>, end: &BTreeSet<u16>) -> Result<(), Cause> {
+        let of = VlansOf::Port(port.0);
+        let one = |vid: &u16| BridgeVlans { first: *vid, last: *vid, pvid: false, untagged: false };
+        for vids in add.iter().map(one).collect::<Vec<_>>().chunks(MESSAGE) {
+            self.route.execute(&Request::add_vlans(of, vids))?;
+        }
+        // One by one: somebody may have taken it out of some already.
+        for vid in end {
+            gone_is_done(self.route.execute(&Request::delete_vlans(of, &[one(vid)])))?;
+        }
+        Ok(())
+    }
+
     /// Puts a port, or a bridge itself, into these VLANs first and takes it out of others then, so that what is in both
     /// goes on.
     pub(crate) fn set_vlans(&mut self, index: Index, own: bool, wanted: &PortVlans) -> Result<(), Cause> {

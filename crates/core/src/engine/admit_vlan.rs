@@ -32,6 +32,10 @@ impl Engine {
     /// That none of the ports that others put into a host bridge is in a VLAN, so that its frames don't leave the host.
     fn without_uplink(&self, bridge: &Link, vlan: &Vlan) -> Option<String> {
         let ports: Vec<&Link> = self.observed.ports_of(bridge.index).filter(|port| port.mark.is_none()).collect();
+        let uplinks = self.config.uplinks.iter().filter(|(name, _)| name.as_str() == bridge.name);
+        if uplinks.flat_map(|(_, names)| names).any(|name| ports.iter().any(|port| port.name == name.as_str())) {
+            return None;
+        }
         let carried = |vid: u16| ports.iter().any(|port| self.observed.vlans_of(port).contains(vid));
         let wanted = PortVlans::of(vlan);
         let missing = wanted.untagged.union(&wanted.tagged).copied().filter(|vid| !carried(*vid));
@@ -42,8 +46,8 @@ impl Engine {
         let names = some_of(ports.iter().map(|port| port.name.clone()));
         Some(format!(
             "no other port of {} ({names}) carries VLAN {missing}: the guest reaches only guests on this bridge there; \
-             'bridge vlan add dev PORT vid VLAN' lets it out",
-            bridge.name
+             'bridge vlan add dev PORT vid VLAN' lets it out, or uplinks of [bridges.{}] in patchcord.toml",
+            bridge.name, bridge.name
         ))
     }
 

@@ -9,7 +9,7 @@ use super::effect::{Answer, Body, Effect, Job, NetworkEvent};
 use super::input::{Adoption, JobOutcome, RequestId};
 use super::work::{Goal, Operation};
 use super::{Engine, Object};
-use crate::intent::{NetworkIntent, NicIntent};
+use crate::intent::{NetworkIntent, NicIntent, Saved};
 use crate::model::{ForwardMode, MacAddr, Network};
 use crate::plan::nft::foreign::Owner;
 use crate::plan::nft::{ForeignTable, libvirt::Signs};
@@ -199,8 +199,8 @@ impl Engine {
         let before = self.intent.routed();
         let active = self.intent.network(uuid).and_then(|n| n.active.as_ref());
         let routed = active.is_some_and(|n| n.forward.mode.has_own_bridge() && n.forward.mode != ForwardMode::Isolated);
-        if routed && (before.v4 > 0 || before.v6 > 0) && !self.intent.saved.is_empty() {
-            self.set_saved(std::collections::BTreeMap::new());
+        if routed && (before.v4 > 0 || before.v6 > 0) && !self.intent.saved.settings.is_empty() {
+            self.set_saved(Saved { settings: Default::default(), ..self.intent.saved.clone() });
             self.persist_host();
         }
     }

@@ -3,11 +3,11 @@
 use super::effect::{Effect, Job, JobId, PlanId, Record, RecordKey};
 use super::work::{Flight, Goal, Operation};
 use super::{Engine, Object, promise};
-use crate::intent::{NetworkIntent, NicIntent};
+use crate::intent::{NetworkIntent, NicIntent, Saved};
 use crate::model::{Name, Network};
-use crate::plan::{Outcome, StepFailure, Sysctl};
+use crate::plan::{Outcome, StepFailure, uplink};
 use crate::{Error, ErrorKind, xml};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use uuid::Uuid;
 
 /// The values before the call's changes, in the order of the changes.
@@ -35,7 +35,7 @@ impl Journal {
 enum Entry {
     Network(Uuid, Option<Box<NetworkIntent>>),
     Nic(Uuid, Option<Box<NicIntent>>),
-    Saved(BTreeMap<Sysctl, String>),
+    Saved(Saved),
 }
 
 impl Engine {
@@ -53,6 +53,7 @@ impl Engine {
         let none = NetworkIntent { definition: None, autostart: false, active: None };
         self.intent.set_network(uuid, network.unwrap_or(none));
         self.untold(Object::Network(uuid), told);
+        self.uplinks_concerned |= !self.config.uplinks.is_empty();
     }
 
     /// Changes a NIC's intent, and remembers what it was.
@@ -62,6 +63,8 @@ impl Engine {
         self.journal.note(|| Entry::Nic(id, before.cloned().map(Box::new)));
         let network = before.and_then(|nic| nic.network).filter(|network| self.intent.has_vlans(*network));
         promise::note(&mut self.promises, before, nic.as_ref());
+        let on_uplink = |nic: &NicIntent| uplink::may_need(&self.intent, nic, &self.config.uplinks);
+        self.uplinks_concerned |= before.into_iter().chain(nic.as_ref()).any(on_uplink);
         match nic {
             Some(nic) => self.intent.set_nic(nic),
             None => {
@@ -74,7 +77,7 @@ impl Engine {
     }
 
     /// Changes what is known of the host's settings before us.
-    pub(super) fn set_saved(&mut self, saved: BTreeMap<Sysctl, String>) {
+    pub(super) fn set_saved(&mut self, saved: Saved) {
         let before = std::mem::replace(&mut self.intent.saved, saved);
         // Always: a setting must not be changed while what it was stands in no file.
         self.journal.entries.push(Entry::Saved(before));
@@ -249,7 +252,7 @@ impl Engine {
                 RecordKey::Function(nic, address) => self.function_record(*nic, *address),
                 RecordKey::Host => {
                     let saved = &self.intent.saved;
-                    (!saved.is_empty()).then(|| xml::write_host_state(&self.config.stamp, saved))
+                    (*saved != Saved::default()).then(|| xml::write_host_state(&self.config.stamp, saved))
                 }
             };
             self.persist(key, content);

@@ -52,6 +52,7 @@ mod reconcile;
 mod reserve;
 mod startup;
 mod undisturbed;
+mod uplinks;
 mod view;
 mod work;
 
@@ -67,6 +68,7 @@ pub use view::{LeaseView, NetworkView, NicState, NicView};
 
 use crate::intent::Intent;
 use crate::model::{DevicePlug, PciAddress};
+use crate::plan::uplink::Uplinks;
 use crate::plan::{Observed, Plan, dnsmasq};
 use crate::{Error, ErrorKind, xml};
 use journal::Journal;
@@ -90,6 +92,8 @@ pub struct Config {
     pub plug: DevicePlug,
     /// Whether the rates of ports' taps are ours to see to, and not of those who make them.
     pub shapes_ports: bool,
+    /// Ports of host bridges that are to carry the VLANs of NICs there.
+    pub uplinks: Uplinks,
     /// The directory with the device nodes of macvtaps that are opened by name, each called like its link.
     pub nodes: String,
     /// Where dnsmasq keeps its files, and as whom it runs; the name servers are observed.
@@ -143,6 +147,8 @@ pub struct Engine {
     damaged: startup::Damaged,
     /// Objects of which hooks don't know yet what is intended.
     untold: HashMap<Object, hooks::Untold>,
+    /// Whether uplinks may have to carry other VLANs, to be looked at when this call is through.
+    uplinks_concerned: bool,
     /// Networks that promise other rates than before, to be looked at when this call is through.
     promises: BTreeSet<Uuid>,
     /// What switches were asked for, by NIC.
@@ -195,6 +201,7 @@ impl Engine {
             start_by_itself: BTreeSet::new(),
             damaged: startup::Damaged::default(),
             untold: HashMap::new(),
+            uplinks_concerned: false,
             promises: BTreeSet::new(),
             associations: BTreeMap::new(),
             functions: BTreeMap::new(),
@@ -223,6 +230,7 @@ impl Engine {
             Input::Tick => self.tick(),
         }
         self.keep_promises();
+        self.keep_uplinks();
         std::mem::take(&mut self.out)
     }
 

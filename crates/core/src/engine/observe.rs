@@ -67,6 +67,7 @@ impl Engine {
             Change::Functions(_) | Change::Snapshot(_) | Change::Shaping(_) => {}
         }
         let everything = matches!(change, Change::Snapshot(_));
+        let uplinks = matches!(change, Change::Link(..) | Change::Vlans(..));
         let macvtaps = self.macvtaps(&change);
         let functions =
             matches!(change, Change::Functions(_) | Change::Snapshot(_)).then(|| self.observed.functions.clone());
@@ -82,6 +83,9 @@ impl Engine {
         }
         if everything {
             return self.look_at_everything();
+        }
+        if uplinks && self.uplinks_differ() {
+            concerned.insert(Object::Host);
         }
         for object in concerned {
             self.advance(object);
@@ -155,7 +159,7 @@ impl Engine {
             // A host bridge came or went, or treats VLANs otherwise: whoever names it is concerned.
             for (bridge, _) in was.iter().chain(&is) {
                 let Ok(bridge) = LinkName::new(bridge.as_str()) else { continue };
-                concerned.extend(self.users_of_bridge(&bridge).map(Object::Nic));
+                concerned.extend(self.intent.nics_on_bridge(&bridge).map(|nic| Object::Nic(nic.id)));
             }
         }
         self.concerned_by_device(before, link, concerned);
@@ -208,16 +212,6 @@ impl Engine {
         let networks = networks.into_iter().filter_map(|uuid| self.intent.network(uuid)?.current());
         let networks = networks.map(|n| n.name.to_string()).collect();
         self.out.push(Effect::Publish(Event::Device { device: device.to_string(), networks, what }));
-    }
-
-    /// NICs that are to be plugged into the bridge of that name, which is not their own network's.
-    pub(super) fn users_of_bridge<'a>(&'a self, bridge: &'a LinkName) -> impl Iterator<Item = Uuid> + 'a {
-        let networks = self.intent.networks().filter(move |(_, n)| {
-            let names = n.active.as_ref().filter(|a| !a.forward.mode.has_own_bridge());
-            names.and_then(|a| a.bridge.name.as_ref()).is_some_and(|b| b == bridge)
-        });
-        let of_networks = networks.flat_map(|(uuid, _)| self.intent.nics_of(uuid));
-        of_networks.chain(self.intent.nics_by_bridge(bridge)).map(|n| n.id)
     }
 
     fn object_of_link(&self, index: Index) -> Option<Object> {

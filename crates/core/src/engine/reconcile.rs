@@ -3,9 +3,9 @@
 use super::effect::{Effect, Event, Job, PlanId, RecordKey};
 use super::work::{Flight, Goal, PLANS, Repairs, backoff};
 use super::{Engine, Object};
-use crate::intent::{NetworkIntent, NicIntent};
+use crate::intent::{NetworkIntent, NicIntent, Saved};
 use crate::model::LinkName;
-use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, Sysctl, claim, desired, diff, nft, plug, vlan};
+use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, Sysctl, claim, desired, diff, nft, plug, uplink, vlan};
 use crate::{Error, ErrorKind, xml};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -95,6 +95,7 @@ impl Engine {
             Object::Host => {
                 let wanted = desired::host(&self.intent, &self.observed);
                 diff::host(&mut plan, &wanted, self.to_be_put_back(), &self.observed);
+                self.plan_uplinks(&mut plan);
                 self.lift_ports_limits(&mut plan);
                 diff::orphans(&mut plan, &self.intent, &self.observed, |mark| self.may_be_damaged(mark));
                 // With a network whose record can't be read, rules that nobody seems to need may be its own.
@@ -108,7 +109,7 @@ impl Engine {
     /// Settings that go back to what they were once no network needs them. A network whose record can't be read may.
     fn to_be_put_back(&self) -> &BTreeMap<Sysctl, String> {
         static NONE: BTreeMap<Sysctl, String> = BTreeMap::new();
-        if self.damaged.networks.is_empty() { &self.intent.saved } else { &NONE }
+        if self.damaged.networks.is_empty() { &self.intent.saved.settings } else { &NONE }
     }
 
     /// The rules that a network's operation started from.
@@ -146,18 +147,26 @@ impl Engine {
         self.out.push(Effect::Apply(id, plan));
     }
 
-    /// Host-wide settings that the plan is going to change are written down first, with the value they have.
+    /// What the plan is going to change of the host's own is written down first: settings with the value that they have, and
+    /// VLANs that are added.
     fn remember_settings(&mut self, plan: &Plan) {
-        if !plan.steps.iter().any(|step| matches!(step.op, Op::SetSysctl(..))) {
+        if !plan.steps.iter().any(|step| matches!(step.op, Op::SetSysctl(..) | Op::Carry { .. })) {
             return;
         }
         let wanted = desired::host(&self.intent, &self.observed);
         let mut saved = self.intent.saved.clone();
         for step in &plan.steps {
-            if let Op::SetSysctl(sysctl, _) = &step.op
-                && let (true, Some(was)) = (wanted.contains_key(sysctl), self.observed.sysctls.get(sysctl))
-            {
-                saved.entry(sysctl.clone()).or_insert_with(|| was.clone());
+            match &step.op {
+                Op::SetSysctl(sysctl, _) => {
+                    if let (true, Some(was)) = (wanted.contains_key(sysctl), self.observed.sysctls.get(sysctl)) {
+                        saved.settings.entry(sysctl.clone()).or_insert_with(|| was.clone());
+                    }
+                }
+                Op::Carry { port, add, .. } if !add.is_empty() => {
+                    let port = self.observed.link(*port).and_then(|port| LinkName::new(port.name.as_str()).ok());
+                    port.into_iter().for_each(|port| saved.carried.entry(port).or_default().extend(add));
+                }
+                _ => {}
             }
         }
         if saved != self.intent.saved {
@@ -166,9 +175,9 @@ impl Engine {
         }
     }
 
-    /// Settings that are back to what they were need no remembering.
+    /// What is back to what it was needs no remembering.
     fn forget_settings(&mut self) {
-        if self.intent.saved.is_empty() {
+        if self.intent.saved == Saved::default() {
             return;
         }
         let wanted = desired::host(&self.intent, &self.observed);
@@ -178,10 +187,13 @@ impl Engine {
             steps.into_iter().any(|s| matches!(&s.op, Op::SetSysctl(written, _) if written == sysctl))
         };
         let mut saved = self.intent.saved.clone();
-        saved.retain(|sysctl, was| {
+        saved.settings.retain(|sysctl, was| {
             let restored = self.observed.sysctls.get(sysctl).is_none_or(|v| v == was);
             wanted.contains_key(sysctl) || !restored || in_flight(sysctl)
         });
+        if !self.plans.values().any(|(_, plan)| plan.steps.iter().any(|s| matches!(s.op, Op::Carry { .. }))) {
+            saved.carried = uplink::still_carried(&self.intent, &self.observed, &self.config.uplinks);
+        }
         if saved != self.intent.saved {
             self.set_saved(saved);
             self.persist_host();
@@ -189,8 +201,8 @@ impl Engine {
     }
 
     pub(super) fn persist_host(&mut self) {
-        let content =
-            (!self.intent.saved.is_empty()).then(|| xml::write_host_state(&self.config.stamp, &self.intent.saved));
+        let saved = &self.intent.saved;
+        let content = (*saved != Saved::default()).then(|| xml::write_host_state(&self.config.stamp, saved));
         self.persist(RecordKey::Host, content);
     }
 
@@ -379,7 +391,8 @@ impl Engine {
         let object = Object::Network(uuid);
         let own: Vec<Uuid> = self.intent.nics_of(uuid).map(|n| n.id).collect();
         let bridges = self.bridges_of(uuid);
-        let guests: Vec<Uuid> = bridges.iter().flat_map(|bridge| self.users_of_bridge(bridge)).collect();
+        let guests: Vec<Uuid> =
+            bridges.iter().flat_map(|bridge| self.intent.nics_on_bridge(bridge)).map(|nic| nic.id).collect();
         for nic in &own {
             self.tap_may_come_back(*nic);
             self.advance(Object::Nic(*nic));

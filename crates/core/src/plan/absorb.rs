@@ -105,6 +105,13 @@ impl Observed {
                     self.set_vlans(index, vlans.clone());
                 }
             }
+            Op::Carry { port, add, end } => {
+                if let Some(mut vlans) = self.link(*port).map(|port| self.vlans_of(port)) {
+                    vlans.tagged.extend(add);
+                    vlans.tagged.retain(|vid| !end.contains(vid));
+                    self.set_vlans(*port, vlans);
+                }
+            }
             Op::Doom(index) => {
                 let doomed = format!("pcdel{}", index.0);
                 self.redirects.remove(index);

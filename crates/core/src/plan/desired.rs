@@ -390,7 +390,7 @@ pub fn host(intent: &Intent, observed: &Observed) -> BTreeMap<Sysctl, String> {
             _ => false,
         };
         let listening = observed.sysctls.iter().filter(|(_, value)| *value == "1").map(|(sysctl, _)| sysctl);
-        let told = intent.saved.keys();
+        let told = intent.saved.settings.keys();
         wanted.extend(listening.chain(told).filter(uplink).map(|sysctl| (sysctl.clone(), "2".into())));
         wanted.insert(Sysctl::Ipv6Forward, "1".into());
     }

@@ -35,6 +35,7 @@ pub mod rates;
 pub mod shape;
 mod step;
 pub mod subnet;
+pub mod uplink;
 pub mod vlan;
 
 pub use association::{Association, association, is_associated};

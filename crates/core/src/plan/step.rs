@@ -7,6 +7,7 @@ use super::rates::{self, Class, Classes, IfbSpec, Police};
 use super::vlan::PortVlans;
 use crate::model::{DirectMode, LinkName, MacAddr};
 use ipnet::IpNet;
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// A link, by index, or as what an earlier step of the same plan makes.
@@ -164,6 +165,15 @@ pub enum Op {
         own: bool,
         /// The VLANs.
         vlans: PortVlans,
+    },
+    /// Has a bridge port of others' carry VLANs, with a tag, and others no longer; all else that it is in stays.
+    Carry {
+        /// The port.
+        port: Index,
+        /// VLANs that it carries from now on.
+        add: BTreeSet<u16>,
+        /// VLANs that it carries no longer.
+        end: BTreeSet<u16>,
     },
     /// Takes a link of ours out of use at once: no controller, down, another name, in the doomed group.
     /// It is deleted soon after, with the others in that group.
@@ -378,6 +388,15 @@ impl fmt::Display for Op {
                 } else {
                     write!(f, "bridge vlan add dev {link}{own} {vlans} # and no others")
                 }
+            }
+            Self::Carry { port, add, end } => {
+                let port = LinkRef::Index(*port);
+                let steps = [("add", add), ("del", end)].into_iter().filter(|(_, vids)| !vids.is_empty());
+                for (n, (verb, vids)) in steps.enumerate() {
+                    let vids = PortVlans { tagged: vids.clone(), ..PortVlans::default() };
+                    write!(f, "{}bridge vlan {verb} dev {port} {vids}", if n > 0 { "; " } else { "" })?;
+                }
+                Ok(())
             }
             Self::Doom(index) => write!(f, "ip link del {}", LinkRef::Index(*index)),
             Self::Claim(index, mark) => write!(f, "ip link set {} group 0 alias {mark}", LinkRef::Index(*index)),

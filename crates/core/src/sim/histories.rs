@@ -550,7 +550,7 @@ fn converges(mut host: Host, history: &[Happening]) -> Result<(), TestCaseError>
 
 impl Host {
     /// The daemon reads everything again, as after an overrun of its sockets.
-    fn see_everything(&mut self) {
+    pub(super) fn see_everything(&mut self) {
         self.tell(Input::Observed(Change::Snapshot(Box::new(self.kernel.clone()))));
     }
 }

@@ -50,7 +50,7 @@ impl Host {
     }
 
     fn do_op(&mut self, op: &Op, made: &[Option<Index>]) -> std::result::Result<Option<Index>, String> {
-        let vlans = matches!(op, Op::SetFiltering(..) | Op::SetVlans { .. });
+        let vlans = matches!(op, Op::SetFiltering(..) | Op::SetVlans { .. } | Op::Carry { .. });
         if self.no_vlans && (vlans || matches!(op, Op::MakeBridge(spec) if spec.vlan_filtering)) {
             return Err("EOPNOTSUPP".into());
         }
@@ -197,7 +197,9 @@ fn link_of(op: &Op) -> Option<LinkRef> {
         Op::SetMode(l, _) | Op::Redirect(l, _) | Op::EndRedirect(l) => *l,
         Op::AddHtb(l, _) | Op::EndHtb(l) | Op::SetClass(l, ..) | Op::EndClass(l, _) => *l,
         Op::Police(l, _) | Op::EndPolice(l) | Op::LeaveLimits(l, ..) => *l,
-        Op::Doom(index) | Op::Claim(index, _) | Op::Release(index) => LinkRef::Index(*index),
+        Op::Doom(index) | Op::Carry { port: index, .. } | Op::Claim(index, _) | Op::Release(index) => {
+            LinkRef::Index(*index)
+        }
         Op::MakeBridge(_)
         | Op::MakeTap(_)
         | Op::MakeMacvlan(_)

@@ -41,6 +41,8 @@ mod switches;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod uplinks;
+#[cfg(test)]
 mod vlans;
 
 use crate::engine::{

@@ -17,6 +17,7 @@ pub(super) fn host() -> Host {
         binds_drivers: true,
         plug: Default::default(),
         shapes_ports: false,
+        uplinks: Default::default(),
         nodes: "/run/patchcord/nodes".into(),
         dnsmasq: dnsmasq::Settings {
             dir: "/var/lib/patchcord/dnsmasq".into(),

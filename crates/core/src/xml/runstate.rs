@@ -9,13 +9,12 @@ use super::parts::{read_virtualport, write_virtualport};
 use super::reader::{Cursor, Mode, read_document};
 use super::writer::Tag;
 use super::{WriteOptions, Writer};
-use crate::intent::{Allocation, Claim, NicIntent, Owner};
+use crate::intent::{Allocation, Claim, NicIntent, Owner, Saved};
 use crate::merge::Precedence;
 use crate::model::{DevicePlug, LinkName, MacAddr, Name, Network, NicSource, PciAddress};
 use crate::plan::{Association, Cable, FunctionBefore, FunctionVlan, Handover, Index, Sysctl};
 use crate::pool::Access;
 use crate::{Error, ErrorKind, Result};
-use std::collections::BTreeMap;
 use std::str::FromStr;
 use uuid::Uuid;
 
@@ -283,11 +282,11 @@ pub fn read_association(stamp: &Stamp, text: &str) -> Result<Option<Association>
     })
 }
 
-/// The host's settings as they were before us.
-pub fn write_host_state(stamp: &Stamp, saved: &BTreeMap<Sysctl, String>) -> String {
+/// What is different on the host by our doing: settings as they were before us, and VLANs that we added.
+pub fn write_host_state(stamp: &Stamp, saved: &Saved) -> String {
     let mut w = Writer::new();
     begin(&mut w, "hoststatus", stamp).body(|w| {
-        for (sysctl, was) in saved {
+        for (sysctl, was) in &saved.settings {
             let (key, link) = match sysctl {
                 Sysctl::Ipv4Forward => ("ipv4-forward", None),
                 Sysctl::Ipv6Forward => ("ipv6-forward", None),
@@ -297,14 +296,19 @@ pub fn write_host_state(stamp: &Stamp, saved: &BTreeMap<Sysctl, String>) -> Stri
             };
             w.element("setting").attr("key", key).opt("link", link).attr("was", was).close();
         }
+        for (port, vids) in &saved.carried {
+            for vid in vids {
+                w.element("carried").attr("port", port).attr("vid", vid).close();
+            }
+        }
     });
     w.finish()
 }
 
-/// The host's settings as they were before us; `None` when the host has booted since.
-pub fn read_host_state(stamp: &Stamp, text: &str) -> Result<Option<BTreeMap<Sysctl, String>>> {
+/// The same; `None` when the host has booted since.
+pub fn read_host_state(stamp: &Stamp, text: &str) -> Result<Option<Saved>> {
     read(text, "hoststatus", stamp, |c| {
-        let mut saved = BTreeMap::new();
+        let mut saved = Saved::default();
         for setting in c.children("setting") {
             let link = || setting.required("link", |s| Ok(s.to_owned()));
             let sysctl = match setting.required("key", |s| Ok(s.to_owned()))?.as_str() {
@@ -321,7 +325,11 @@ pub fn read_host_state(stamp: &Stamp, text: &str) -> Result<Option<BTreeMap<Sysc
                     ));
                 }
             };
-            saved.insert(sysctl, setting.required("was", |s| Ok(s.to_owned()))?);
+            saved.settings.insert(sysctl, setting.required("was", |s| Ok(s.to_owned()))?);
+        }
+        for carried in c.children("carried") {
+            let port = carried.required("port", |s| LinkName::new(s))?;
+            saved.carried.entry(port).or_default().insert(carried.required("vid", parse)?);
         }
         Ok(saved)
     })

@@ -101,6 +101,7 @@ async fn run_engine(mut questions: mpsc::Receiver<Ask>, events: broadcast::Sende
         binds_drivers: false,
         plug: Default::default(),
         shapes_ports: false,
+        uplinks: Default::default(),
         nodes: "/run/patchcord/nodes".into(),
         dnsmasq,
     });
