@@ -268,6 +268,10 @@ fn what_no_nic_could_have() {
         format!("{hostdev}<vlan><tag id='5'/></vlan>"),
         "<forward mode='bridge'/><bridge name='br0'/><vlan><tag id='5'/></vlan>".to_owned(),
         "<vlan><tag id='5'/></vlan>".to_owned(),
+        "<vlan><tag id='0'/></vlan>".to_owned(),
+        "<forward mode='bridge'/><bridge name='br0'/><portgroup name='p'><vlan><tag id='4095'/></vlan></portgroup>"
+            .to_owned(),
+        "<forward mode='passthrough' dev='eth0'/><vlan trunk='yes'><tag id='5'/></vlan>".to_owned(),
         format!("{hostdev}<portgroup name='a'><bandwidth><inbound average='5'/></bandwidth></portgroup>"),
         format!("{hostdev}<virtualport type='802.1Qbg'/>"),
         format!("{direct}<virtualport type='midonet'/>"),
@@ -290,6 +294,9 @@ fn what_no_nic_could_have() {
     accepted
     accepted
     accepted
+    network 'lab', <vlan>: it puts NICs into VLANs, and forward mode 'none' gives them a bridge of its own, which has VLANs 1 to 4094, not 0; give another <tag id>
+    network 'lab', <vlan>: portgroup 'p' puts NICs into VLANs, and forward mode 'bridge' gives them a bridge of the host's, which has VLANs 1 to 4094, not 4095; give another <tag id>
+    network 'lab', <vlan>: it puts NICs into VLANs, and forward mode 'passthrough' gives them macvtap, which has one VLAN and no trunk; give one <tag>, and no trunk='yes'
     network 'lab', <bandwidth>: portgroup 'a' limits rates, which nobody can do for a PCI device; remove it
     network 'lab', <virtualport type>: the type of the network does not go with forward mode 'hostdev'; 802.1Qbg goes with macvtap, 802.1Qbh with macvtap or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without
     network 'lab', <virtualport type>: the type of the network does not go with forward mode 'vepa'; 802.1Qbg goes with macvtap, 802.1Qbh with macvtap or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without

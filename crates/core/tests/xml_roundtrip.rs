@@ -51,7 +51,7 @@ fn uuid() -> impl Strategy<Value = Uuid> {
 
 fn vlan() -> impl Strategy<Value = Vlan> {
     let native = of(prop_oneof![Just(NativeMode::Tagged), Just(NativeMode::Untagged)]);
-    (any::<bool>(), native, vec(0_u16..=4095, 1..4)).prop_map(|(trunk, native, ids)| {
+    (any::<bool>(), native, vec(1_u16..=4094, 1..4)).prop_map(|(trunk, native, ids)| {
         let trunk = trunk || native.is_some() || ids.len() > 1;
         let tag = |(n, id)| VlanTag { id, native: if n == 0 { native } else { None } };
         Vlan { trunk: trunk.then_some(true), tags: ids.into_iter().enumerate().map(tag).collect() }

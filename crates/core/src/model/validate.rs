@@ -149,15 +149,17 @@ impl Network {
     fn check_nics(&self) -> Result<()> {
         let actual = ActualType::of_network(self);
         let mode = self.mode();
-        // Documents of libvirt's have a <vlan> beside 802.1Qbh, whose profile decides on VLANs: NICs are refused instead.
-        let qbh = self.virtualport.as_ref().is_some_and(|port| port.kind == Some(VirtualPortType::Qbh));
-        if !actual.takes_vlans() && !qbh {
-            let portgroups = self.portgroups.iter().map(|p| (format!("portgroup '{}'", p.name), &p.vlan));
-            let places = iter::once(("it".to_owned(), &self.vlan)).chain(portgroups);
-            if let Some((whose, vlan)) = places.filter_map(|(whose, vlan)| Some((whose, vlan.as_ref()?))).next() {
-                let (why, hint) = actual.refuses_vlan(vlan, None).unwrap_or_default();
-                let cause =
-                    format!("{whose} puts NICs into VLANs, and forward mode '{mode}' gives them macvtap, {why}");
+        let own = self.virtualport.as_ref().and_then(|port| port.kind);
+        let portgroups = self.portgroups.iter().map(|p| {
+            let kind = p.virtualport.as_ref().and_then(|port| port.kind);
+            (format!("portgroup '{}'", p.name), &p.vlan, kind.or(own))
+        });
+        for (whose, vlan, kind) in iter::once(("it".to_owned(), &self.vlan, own)).chain(portgroups) {
+            // Documents of libvirt's have a <vlan> beside 802.1Qbh, whose profile decides on VLANs: NICs are refused instead.
+            let Some(vlan) = vlan.as_ref().filter(|_| kind != Some(VirtualPortType::Qbh)) else { continue };
+            if let Some((why, hint)) = actual.refuses_vlan(vlan, kind) {
+                let noun = actual.noun();
+                let cause = format!("{whose} puts NICs into VLANs, and forward mode '{mode}' gives them {noun}, {why}");
                 return Err(self.invalid("<vlan>", cause).hint(hint));
             }
         }
