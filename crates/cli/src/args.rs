@@ -128,7 +128,7 @@ pub enum NetworkCommand {
         /// What to do with the part
         command: UpdateWord,
         /// Which part: bridge, domain, ip, ip-dhcp-host, ip-dhcp-range, forward, forward-interface, forward-pf, portgroup,
-        /// dns-host, dns-txt or dns-srv
+        /// dns-host, dns-txt, dns-srv or bandwidth
         section: String,
         /// The part's XML, a file with it, or - for the standard input
         xml: String,

@@ -9,8 +9,8 @@ use patchcord_core::model::{ForwardMode, UpdateCommand, UpdateSection};
 use patchcord_core::plan::Handover;
 use patchcord_core::{Error, ErrorKind};
 
-/// The sections of an update that are known, by libvirt's words.
-const SECTIONS: [UpdateSection; 12] = [
+/// The sections of an update that are known.
+const SECTIONS: [UpdateSection; 13] = [
     UpdateSection::Bridge,
     UpdateSection::Domain,
     UpdateSection::Ip,
@@ -23,6 +23,7 @@ const SECTIONS: [UpdateSection; 12] = [
     UpdateSection::DnsHost,
     UpdateSection::DnsTxt,
     UpdateSection::DnsSrv,
+    UpdateSection::Bandwidth,
 ];
 
 /// The error's name, without the interface, and its parameters.

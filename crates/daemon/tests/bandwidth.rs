@@ -9,7 +9,7 @@ use common::rates::{
     rate_between, rates,
 };
 use common::remote::says;
-use common::{Host, SOON, attach, interface, mac, tap};
+use common::{Host, SOON, attach, interface, mac, tap, update};
 use patchcord_api::methods::{AttachNIC, ModifyNIC, UpdateNetwork};
 use patchcord_testkit::{Namespace, in_namespace, needs, open_tap, wait_until};
 use std::fs::{self, File};
@@ -268,6 +268,18 @@ fn what_is_promised_is_kept_while_others_are_greedy() {
         host.start();
         assert_eq!(host.refused(&more).1.cause, refusal.cause);
         assert_eq!(classes(ns), 3);
+
+        // The bridge as a whole gets another rate meanwhile, and none that is less than what is promised.
+        let whole = |average: u32| {
+            let rate = format!("<bandwidth><inbound average='{average}'/></bandwidth>");
+            update("shaped", "modify", "bandwidth", &rate)
+        };
+        let before = host.state();
+        let (name, refusal) = host.refused(&whole(1000));
+        assert!(name.ends_with("InUse") && refusal.cause.contains("more than its 1000 KiB/s"), "{refusal:?}");
+        assert_eq!(common::differences(&before, &host.state()), "");
+        host.call(&whole(1600));
+        assert_rate(rates([&|| all(&greedy)])[0], 1600.0, "the others alone, at the new rate");
     });
 }
 

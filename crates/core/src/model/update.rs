@@ -54,10 +54,12 @@ pub enum UpdateSection {
     DnsTxt,
     /// `<srv>` in `<dns>`
     DnsSrv,
+    /// `<bandwidth>` of the network itself; libvirt has no such section
+    Bandwidth,
 }
 
 impl UpdateSection {
-    /// libvirt's word for it, as `virsh net-update` takes it.
+    /// libvirt's word for it, as `virsh net-update` takes it, where it has one.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Bridge => "bridge",
@@ -72,6 +74,7 @@ impl UpdateSection {
             Self::DnsHost => "dns-host",
             Self::DnsTxt => "dns-txt",
             Self::DnsSrv => "dns-srv",
+            Self::Bandwidth => "bandwidth",
         }
     }
 }
@@ -101,6 +104,7 @@ impl Network {
             UpdateSection::DnsSrv => network.update_dns_srv(command, fragment),
             UpdateSection::Bridge => network.update_bridge(command, fragment),
             UpdateSection::Domain => network.update_domain(command, fragment),
+            UpdateSection::Bandwidth => network.update_bandwidth(command, fragment),
             UpdateSection::Ip => network.update_ip(command, parent, fragment),
             UpdateSection::Forward => network.update_forward(command, fragment),
             UpdateSection::ForwardPf => network.update_pf(command, fragment),

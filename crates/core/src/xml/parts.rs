@@ -121,7 +121,11 @@ pub(crate) fn write_vlan(w: &mut Writer, vlan: Option<&Vlan>) {
 
 /// Reads `<bandwidth>`; `floor` says whether a guarantee makes sense there. Also its class id, which only a port has.
 pub(crate) fn read_bandwidth(parent: &Cursor<'_, '_>, floor: bool) -> Result<Option<(Bandwidth, Option<u32>)>> {
-    let Some(cursor) = parent.child("bandwidth") else { return Ok(None) };
+    parent.child("bandwidth").map_or(Ok(None), |cursor| read_bandwidth_element(&cursor, floor))
+}
+
+/// The element itself.
+pub(crate) fn read_bandwidth_element(cursor: &Cursor<'_, '_>, floor: bool) -> Result<Option<(Bandwidth, Option<u32>)>> {
     let class = if floor { cursor.number("classID", 1..=u32::MAX)? } else { None };
     let inbound = cursor.child("inbound").map(|c| read_rate(&c, floor)).transpose()?.flatten();
     let outbound = cursor.child("outbound").map(|c| read_rate(&c, false)).transpose()?.flatten();

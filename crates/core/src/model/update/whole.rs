@@ -6,6 +6,7 @@ use crate::model::{Forward, ForwardMode, Network};
 use crate::xml::forward::{read_forward_element, read_pf};
 use crate::xml::ip::read_ip;
 use crate::xml::network::{read_bridge_element, read_domain};
+use crate::xml::parts::read_bandwidth_element;
 use crate::{Error, ErrorKind, Result};
 
 impl Network {
@@ -40,6 +41,20 @@ impl Network {
             }
             _ => {
                 self.domain = (command != Do::Delete).then_some(domain);
+                Ok(())
+            }
+        }
+    }
+
+    /// There is one or none, so that any fragment deletes it.
+    pub(super) fn update_bandwidth(&mut self, command: UpdateCommand, fragment: &str) -> Result<()> {
+        let bandwidth = self.read(fragment, "bandwidth", |c| read_bandwidth_element(c, false))?;
+        match (command, &self.bandwidth) {
+            (Do::AddFirst | Do::AddLast, Some(_)) => Err(self.exists("a <bandwidth>")),
+            (Do::Modify, None) => Err(self.not_found("<bandwidth>").hint("add one")),
+            (Do::Delete, None) => Err(self.not_found("<bandwidth>")),
+            _ => {
+                self.bandwidth = bandwidth.filter(|_| command != Do::Delete).map(|(bandwidth, _)| bandwidth);
                 Ok(())
             }
         }
