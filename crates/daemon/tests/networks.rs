@@ -5,7 +5,9 @@
 mod common;
 
 use common::{Host, interface};
-use patchcord_api::methods::{DefineNetwork, GetNetworkXML, ListNetworks, StartNetwork, UndefineNetwork};
+use patchcord_api::methods::{
+    CreateNetwork, DefineNetwork, GetNetworkXML, ListNetworks, StartNetwork, UndefineNetwork,
+};
 use patchcord_testkit::{in_namespace, wait_until};
 use serde_json::Value;
 use std::time::Duration;
@@ -263,6 +265,25 @@ fn names_with_quotes_and_of_any_length() {
         }
         nothing_left(&host);
         assert_eq!(std::fs::read_dir(host.root.join("run/patchcord/networks")).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn what_dnsmasq_refuses_is_told_with_what_helps_and_leaves_nothing() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        // Like a server that listens on all addresses.
+        let _taken = std::net::UdpSocket::bind("0.0.0.0:53").unwrap();
+        let (_, refusal) = host.refused(&CreateNetwork {
+            xml: "<network><name>n</name><bridge name='brn'/><ip address='10.1.0.1' prefix='24'/></network>".into(),
+        });
+        assert_eq!((&*refusal.object, refusal.field.as_deref()), ("network 'n'", Some("DHCP and DNS")));
+        assert!(refusal.cause.ends_with("10.1.0.1: Address already in use"), "{}", refusal.cause);
+        assert!(
+            refusal.hint.is_some_and(|hint| hint.contains("bind-interfaces") && hint.contains("<dns enable='no'/>"))
+        );
+        assert_ne!(refusal.exit, 5);
+        nothing_left(&host);
     });
 }
 

@@ -182,7 +182,7 @@ pub enum Error {
         source: io::Error,
     },
     /// dnsmasq did not do what it should.
-    #[error("dnsmasq of network {network}: {problem}")]
+    #[error("{problem}")]
     Service {
         /// The network's UUID.
         network: uuid::Uuid,

@@ -96,9 +96,10 @@ impl Engine {
                     Job::ReloadService(..) => "dnsmasq could not be told to read its files again",
                     _ => "dnsmasq did not start",
                 };
+                let hint = what_helps_dnsmasq(&cause);
                 let error = Error::new(ErrorKind::HostFailed, self.describe(object), format!("{what}: {cause}"))
                     .field("DHCP and DNS");
-                self.failed(object, error);
+                self.failed(object, hint.into_iter().fold(error, Error::hint));
             }
         }
     }
@@ -144,4 +145,18 @@ impl Engine {
             },
         })
     }
+}
+
+/// What would help against what dnsmasq says in its way.
+fn what_helps_dnsmasq(cause: &str) -> Option<&'static str> {
+    let known = [
+        (
+            "Address already in use",
+            "another server listens there: make it listen on addresses of its own (dnsmasq: bind-interfaces; unbound: \
+             interface:), or set <dns enable='no'/>",
+        ),
+        ("TFTP directory", "make the directory of <tftp root> first, readable by dnsmasq's user"),
+        ("at line", "it is a line of the file that was made of the network: see what <dnsmasq:option> says"),
+    ];
+    known.into_iter().find(|(words, _)| cause.contains(words)).map(|(_, hint)| hint)
 }
