@@ -65,10 +65,7 @@ impl Engine {
     /// NICs that are in a network's own bridge since they name that, and not the network.
     fn nics_by_name<'a>(&'a self, network: &'a Network) -> impl Iterator<Item = &'a NicIntent> {
         let bridge = network.bridge.name.as_ref().filter(|_| network.forward.mode.has_own_bridge());
-        self.intent.nics().filter(move |nic| match desired::resolve(&self.intent, nic) {
-            Resolved::HostBridge(name, _) => bridge == Some(name),
-            _ => false,
-        })
+        bridge.into_iter().flat_map(|bridge| self.intent.nics_on_bridge(bridge))
     }
 
     /// The ports of a network's bridge that are neither ours nor those of its guests, by name.
@@ -82,7 +79,10 @@ impl Engine {
 
     /// A NIC keeps its device, and what keeps it apart.
     fn nic_stays(&self, nic: &NicIntent, after: &Network) -> Result<(), Error> {
-        let merged = desired::merged_with(Some(after), nic)?;
+        let merged = desired::merged_with(Some(after), nic).map_err(|error| match error.kind {
+            ErrorKind::NoPortgroup => error.hint("move the NIC to another portgroup first, or to none"),
+            _ => error,
+        })?;
         let ovs = merged.virtualport.as_ref().and_then(|v| v.kind) == Some(VirtualPortType::OpenVSwitch);
         let bridge = after.bridge.name.as_ref().filter(|_| after.forward.mode == ForwardMode::Bridge && !ovs);
         if let Some(bridge) = bridge {
