@@ -302,6 +302,31 @@ fn everything_that_is_in_the_way_is_said_at_once() {
 }
 
 #[test]
+fn asking_ahead_tells_every_reason_of_a_pool() {
+    let mut host = switchboard();
+    for guest in ["a", "b"] {
+        attached(&mut host, guest, "pass");
+    }
+    let text = "<interface type='network'><mac address='52:54:00:00:00:09'/><source network='pass'/>
+        <vlan trunk='yes'><tag id='5'/></vlan><virtualport type='openvswitch'/><port isolated='yes'/>
+        <bandwidth><inbound average='200' floor='100'/></bandwidth></interface>";
+    let Command::Attach(wanted) = attach("web", xml::read_nic(text).unwrap()) else { unreachable!() };
+    let error = host.ask(Command::Check(wanted, None)).unwrap_err();
+    let told = error.to_string();
+    for part in ["type 'openvswitch'", "100 KiB/s", "no trunk", "isolation", "held exclusively by guest 'a'"] {
+        assert!(told.contains(part), "{told}");
+    }
+    assert_eq!(error.also.len(), 4, "{told}");
+    // That a device has no VLANs of its own is found when the virtualport is refused, too.
+    let text = "<interface type='network'><mac address='52:54:00:00:00:09'/><source network='pass0'/>
+        <vlan><tag id='5'/></vlan><virtualport type='openvswitch'/></interface>";
+    let Command::Attach(wanted) = attach("web", xml::read_nic(text).unwrap()) else { unreachable!() };
+    let told = host.ask(Command::Check(wanted, None)).unwrap_err().to_string();
+    assert!(told.contains("type 'openvswitch'") && told.contains("eth0 is no virtual function"), "{told}");
+    at_rest(&mut host);
+}
+
+#[test]
 fn what_is_reserved_is_kept_for_its_guest_for_a_while() {
     let mut host = switchboard();
     let fixed = |guest: &str, mac: u8| {
