@@ -200,7 +200,7 @@ methods! {
     } -> Fetched;
     /// Would this NIC attach, and what would it get?
     CheckNIC {
-        /// Ask as if its source named this network.
+        /// The network that is asked about: the one that its source names, or where it has none, as if it named this one.
         network: Option<String>,
         /// The guest.
         guest: String,

@@ -158,6 +158,9 @@ pub enum NetworkCommand {
         name: String,
     },
     /// Tell whether a NIC would attach to a network, and what it would get
+    ///
+    /// The document's source names that network, or nothing (type='none'): then it is as if it did. One that names anything
+    /// else is refused, as the answer would be about another NIC than the one that is attached with it.
     Check {
         /// Name or UUID
         name: String,

@@ -149,11 +149,20 @@ impl Session {
         let mut nic = xml::read_nic(&asked.xml)?;
         if let Some(network) = asked.network {
             let network = Name::new(self.network(&network).await?.name).map_err(|cause| wrong("network", cause))?;
-            let portgroup = match nic.source {
-                NicSource::Network { portgroup, .. } => portgroup,
-                _ => None,
+            let named = match &nic.source {
+                NicSource::None => None,
+                NicSource::Network { network: named, .. } if *named == network => None,
+                NicSource::Network { network: named, .. } => Some(format!("network '{named}'")),
+                NicSource::Bridge { bridge } => Some(format!("bridge {bridge}")),
+                NicSource::Direct { dev, .. } => Some(format!("device {dev}")),
             };
-            nic.source = NicSource::Network { network, portgroup };
+            if let Some(named) = named {
+                let cause = format!("it names {named}, and network '{network}' is asked about");
+                return Err(wrong("<source>", cause).hint("ask about what it names, or have it name that network"));
+            }
+            if nic.source == NicSource::None {
+                nic.source = NicSource::Network { network, portgroup: None };
+            }
         }
         let precedence = self.admit(&object, &mut nic).await?;
         let attach = Attach {
