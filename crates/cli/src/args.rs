@@ -172,7 +172,7 @@ pub enum NetworkCommand {
         /// The guest's UUID: with its MAC, it claims what is reserved
         #[arg(long, value_name = "UUID")]
         guest_uuid: Option<String>,
-        /// Hold what it would get for so long, and print the reservation's id
+        /// Hold what it would get for so long, and print the reservation's id (with --json its end, too)
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
         reserve: Option<u32>,
     },
@@ -181,7 +181,7 @@ pub enum NetworkCommand {
 /// Which networks to list.
 #[derive(Debug, Args)]
 pub struct ListOptions {
-    /// Of this forward mode, or isolated
+    /// Of this forward mode: isolated, nat, route, open, bridge, private, vepa, passthrough or hostdev
     #[arg(long)]
     pub mode: Option<String>,
     /// With this label; may be given several times

@@ -52,7 +52,7 @@ pub fn network(view: NetworkView) -> Network {
         active: view.active,
         persistent: view.persistent,
         autostart: view.autostart,
-        mode: view.mode.as_str().unwrap_or("isolated").to_owned(),
+        mode: mode_word(view.mode).to_owned(),
         bridge: view.bridge,
         addresses: view.addresses,
         devices: view.devices,
@@ -103,8 +103,8 @@ pub fn nic(view: NicView) -> Nic {
 
 /// A device.
 pub fn device(view: DeviceView) -> Device {
-    let mode = |mode: ForwardMode| mode.as_str().unwrap_or("isolated").to_owned();
-    let networks = view.networks.into_iter().map(|(network, m)| DeviceNetwork { network, mode: mode(m) });
+    let networks =
+        view.networks.into_iter().map(|(network, m)| DeviceNetwork { network, mode: mode_word(m).to_owned() });
     let holders = view.holders.into_iter().map(|holder| DeviceHolder {
         id: holder.id.to_string(),
         guest: holder.guest,
@@ -207,6 +207,18 @@ pub fn event(event: &CoreEvent) -> Event {
             ..Event::default()
         },
     }
+}
+
+/// A network's forward mode in a word.
+fn mode_word(mode: ForwardMode) -> &'static str {
+    mode.as_str().unwrap_or("isolated")
+}
+
+/// The forward mode of that word.
+pub fn forward_mode(word: &str) -> Result<ForwardMode, Error> {
+    let modes = || ForwardMode::WORDS.iter().map(|(_, mode)| *mode);
+    let known = || modes().map(mode_word).collect::<Vec<_>>().join(", ");
+    modes().find(|mode| mode_word(*mode) == word).ok_or_else(|| unknown("mode", word, known()))
 }
 
 /// What to do with a part of a network.

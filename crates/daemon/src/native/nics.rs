@@ -3,7 +3,10 @@
 use super::session::{Outcome, Session, document, plain, unexpected};
 use crate::access::Grant;
 use crate::convert;
-use patchcord_api::methods::{AttachNIC, Attached, ChangedNic, CheckNIC, Document, Fetched, Nics, OneNic, Request};
+use patchcord_api::Reservation;
+use patchcord_api::methods::{
+    AttachNIC, Attached, ChangedNic, CheckNIC, CheckedNic, Document, Fetched, Nics, OneNic, Request,
+};
 use patchcord_core::engine::{Answer, Attach, Body, Command, NicView};
 use patchcord_core::intent::Owner;
 use patchcord_core::merge::Precedence;
@@ -12,6 +15,7 @@ use patchcord_core::plan::Handover;
 use patchcord_core::xml::{self, Mode};
 use patchcord_core::{Error, ErrorKind};
 use patchcord_host::process::Process;
+use std::time::{SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 impl Session {
@@ -177,7 +181,14 @@ impl Session {
             port: None,
             mac_unknown: false,
         };
-        self.changed_nic(Command::Check(Box::new(attach), asked.reserve)).await
+        // Looked up before, so that no more is promised than is held.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let Answer { body, warnings } = self.handle.call(Command::Check(Box::new(attach), asked.reserve)).await?;
+        let Body::Nic(view) = body else { return Err(unexpected()) };
+        let reservation = asked
+            .reserve
+            .map(|seconds| Reservation { id: view.id.to_string(), expires: now.saturating_add(seconds.into()) });
+        plain(&CheckedNic { nic: convert::nic(*view), warnings: self.warnings_for_peer(warnings), reservation })
     }
 
     async fn changed_nic(&self, command: Command) -> Result<Outcome, Error> {
