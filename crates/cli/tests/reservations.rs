@@ -122,7 +122,11 @@ fn networks_are_listed_by_what_is_asked_of_them() {
     let wrong = env.run(&["network", "list", "--mode", "wrong"]);
     assert_eq!((wrong.status, wrong.stdout.as_str()), (2, ""));
     let modes = "isolated, nat, route, open, bridge, private, vepa, passthrough, hostdev";
-    assert!(wrong.stderr.contains("'wrong'") && wrong.stderr.contains(modes), "{}", wrong.stderr);
+    assert!(
+        wrong.stderr.contains("the list, mode: there is no mode 'wrong'") && wrong.stderr.contains(modes),
+        "{}",
+        wrong.stderr
+    );
     let table = env.ok(&["network", "list", "--free-devices", "1"]);
     assert!(table.contains("(1 free)"), "{table}");
     assert_eq!(env.json(&["network", "list", "--tag", "green"]), json!([]));

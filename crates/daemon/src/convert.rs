@@ -218,7 +218,7 @@ fn mode_word(mode: ForwardMode) -> &'static str {
 pub fn forward_mode(word: &str) -> Result<ForwardMode, Error> {
     let modes = || ForwardMode::WORDS.iter().map(|(_, mode)| *mode);
     let known = || modes().map(mode_word).collect::<Vec<_>>().join(", ");
-    modes().find(|mode| mode_word(*mode) == word).ok_or_else(|| unknown("mode", word, known()))
+    modes().find(|mode| mode_word(*mode) == word).ok_or_else(|| unknown("the list", "mode", word, known()))
 }
 
 /// What to do with a part of a network.
@@ -228,19 +228,19 @@ pub fn update_command(word: &str) -> Result<UpdateCommand, Error> {
         "add_first" => UpdateCommand::AddFirst,
         "modify" => UpdateCommand::Modify,
         "delete" => UpdateCommand::Delete,
-        _ => return Err(unknown("command", word, "add, add_first, modify, delete".into())),
+        _ => return Err(unknown("the update", "command", word, "add, add_first, modify, delete".into())),
     })
 }
 
 /// Which part of a network.
 pub fn update_section(word: &str) -> Result<UpdateSection, Error> {
     let known = || SECTIONS.map(UpdateSection::as_str).join(", ");
-    SECTIONS.into_iter().find(|s| s.as_str() == word).ok_or_else(|| unknown("section", word, known()))
+    SECTIONS.into_iter().find(|s| s.as_str() == word).ok_or_else(|| unknown("the update", "section", word, known()))
 }
 
-fn unknown(field: &str, word: &str, known: String) -> Error {
+fn unknown(object: &str, field: &str, word: &str, known: String) -> Error {
     let cause = format!("there is no {field} '{word}'");
-    Error::new(ErrorKind::InvalidArgument, "the update", cause).field(field).hint(format!("known are {known}"))
+    Error::new(ErrorKind::InvalidArgument, object, cause).field(field).hint(format!("known are {known}"))
 }
 
 #[cfg(test)]
