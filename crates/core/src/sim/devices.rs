@@ -254,12 +254,17 @@ fn what_cannot_carry_a_macvlan_is_refused_with_the_reason() {
     host.tell(Input::Observed(Change::Snapshot(Box::new(host.kernel.clone()))));
     let mut refusal = |dev: &str, mode: &str| {
         let text = format!("<interface type='direct'><source dev='{dev}' mode='{mode}'/></interface>");
-        host.ask(attach("web", xml::read_nic(&text).unwrap())).unwrap_err().to_string()
+        let refused = host.ask(attach("web", xml::read_nic(&text).unwrap())).unwrap_err();
+        (refused.kind, refused.to_string())
     };
-    let refused = refusal("eth0", "vepa");
+    // They are there, and others use them.
+    let (kind, refused) = refusal("eth0", "vepa");
     assert!(refused.contains("eth0 is a port of br0"), "{refused}");
-    let refused = refusal("eth1", "passthrough");
+    assert!(refused.contains("free it on the host, or use another"), "{refused}");
+    assert_eq!(kind, ErrorKind::InUse);
+    let (kind, refused) = refusal("eth1", "passthrough");
     assert!(refused.contains("eth1 carries macvtap0, which is not ours"), "{refused}");
+    assert_eq!(kind, ErrorKind::InUse);
 }
 
 #[test]
