@@ -177,7 +177,7 @@ impl<'a> Sides<'a> {
         Error::new(kind, self.given.object.to_string(), cause).field(field)
     }
 
-    /// What the NIC is connected to, for messages: `network 'red' (forward mode 'vepa') gives its NICs macvtap`.
+    /// What the NIC is connected to, for messages: `network 'red' (forward mode 'nat') gives its NICs a bridge of its own`.
     fn connected(&self) -> String {
         let noun = self.actual.noun();
         match self.given.network {

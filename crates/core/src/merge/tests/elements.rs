@@ -226,11 +226,11 @@ fn elements_that_are_refused() {
     insta::assert_snapshot!(told, @r#"
     Unsupported: NIC, <inbound floor>: the NIC asks for 7 KiB/s at least, and network 'red' has no inbound rate of its own to promise from; give the network a <bandwidth> with <inbound average>, or remove floor
     Unsupported: NIC, <vlan>: the NIC asks for 2 VLANs, and network 'red' (forward mode 'nat') gives its NICs a bridge of its own, which has VLANs 1 to 4094, not 4095; give another <tag id>
-    Unsupported: NIC, <vlan>: the NIC asks for VLAN 5, and network 'red' (forward mode 'vepa') gives its NICs macvtap, which has no VLANs, save in mode passthrough; use a bridge, or a VLAN link of the host's as the device
-    Unsupported: NIC, <port isolated>: the NIC asks for isolation, and network 'red' (forward mode 'vepa') gives its NICs macvtap, which has none; remove it, or use a bridge; mode 'private' keeps NICs on one device apart
-    Unsupported: NIC, <vlan>: the NIC asks for 2 VLANs, and network 'red' (forward mode 'passthrough') gives its NICs macvtap, which has one VLAN and no trunk; give one <tag>, and no trunk='yes'
+    Unsupported: NIC, <vlan>: the NIC asks for VLAN 5, and network 'red' (forward mode 'vepa') gives its NICs a device of the host's (cord or macvtap), which has no VLANs, save in mode passthrough; use a bridge, or a VLAN link of the host's as the device
+    Unsupported: NIC, <port isolated>: the NIC asks for isolation, and network 'red' (forward mode 'vepa') gives its NICs a device of the host's (cord or macvtap), which has none; remove it, or use a bridge; mode 'private' keeps NICs on one device apart
+    Unsupported: NIC, <vlan>: the NIC asks for 2 VLANs, and network 'red' (forward mode 'passthrough') gives its NICs a device of the host's (cord or macvtap), which has one VLAN and no trunk; give one <tag>, and no trunk='yes'
     Unsupported: NIC, <bandwidth>: the NIC limits its rates, and network 'red' (forward mode 'hostdev') gives its NICs a PCI device, which nobody here can limit; remove <bandwidth>
-    Unsupported: NIC, <inbound floor>: the NIC asks for 7 KiB/s at least, and its source is macvtap: only a network's own bridge promises rates; remove floor
+    Unsupported: NIC, <inbound floor>: the NIC asks for 7 KiB/s at least, and its source is a device of the host's (cord or macvtap): only a network's own bridge promises rates; remove floor
     "#);
 }
 
