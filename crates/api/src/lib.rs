@@ -22,7 +22,9 @@ pub mod types;
 pub use client::Client;
 pub use error::{ClientError, Refusal};
 pub use event::{Event, Monitored};
-pub use types::{Actual, Device, DeviceHolder, DeviceNetwork, ImportedNetwork, Lease, Network, Nic, Owner};
+pub use types::{
+    Actual, Device, DeviceHolder, DeviceNetwork, ImportedNetwork, Lease, Network, Nic, Owner, Reservation,
+};
 
 /// The interface's name.
 pub const INTERFACE: &str = "org.patchcord.Switch";

@@ -1,6 +1,6 @@
 //! The interface's methods: their parameters and replies.
 
-use crate::types::{Device, ImportedNetwork, Lease, Network, Nic};
+use crate::types::{Device, ImportedNetwork, Lease, Network, Nic, Reservation};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -200,7 +200,7 @@ methods! {
     } -> Fetched;
     /// Would this NIC attach, and what would it get?
     CheckNIC {
-        /// Ask as if its source named this network.
+        /// The network that is asked about: the one that its source names, or where it has none, as if it named this one.
         network: Option<String>,
         /// The guest.
         guest: String,
@@ -210,7 +210,7 @@ methods! {
         xml: String,
         /// Hold what it would get for so many seconds.
         reserve: Option<u32>,
-    } -> ChangedNic;
+    } -> CheckedNic;
     /// Devices that networks list or NICs hold.
     ListDevices {} -> Devices;
     /// Takes networks over from libvirt's daemon, or hands them back.
@@ -290,12 +290,21 @@ replies! {
         /// It.
         nic: Nic,
     }
-    /// A NIC that was changed, or would be.
+    /// A NIC that was changed.
     ChangedNic {
-        /// As it is now, or would be.
+        /// As it is now.
         nic: Nic,
         /// What the client should know besides.
         warnings: Vec<String>,
+    }
+    /// A NIC that would attach.
+    CheckedNic {
+        /// As it would be. Its id means something only where it is reserved.
+        nic: Nic,
+        /// What the client should know besides.
+        warnings: Vec<String>,
+        /// What holds it, if that was asked for.
+        reservation: Option<Reservation>,
     }
     /// A NIC that was attached.
     Attached {

@@ -156,6 +156,15 @@ pub struct Owner {
     pub start_time: u64,
 }
 
+/// What a NIC that is to come would get, held for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reservation {
+    /// Its id, which will be the NIC's.
+    pub id: String,
+    /// When it ends, in seconds since 1970.
+    pub expires: u64,
+}
+
 /// A lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {

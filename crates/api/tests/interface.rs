@@ -8,6 +8,7 @@ use patchcord_api::message::service;
 use patchcord_api::methods::*;
 use patchcord_api::{
     Actual, DESCRIPTION, Device, DeviceHolder, DeviceNetwork, INTERFACE, ImportedNetwork, Lease, Network, Nic, Owner,
+    Reservation,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -257,7 +258,8 @@ fn methods_and_types_agree_with_the_text() {
     check.method(&FetchNIC { id: id() }, &Fetched { nic: nic(), fds: vec![0] });
     let checked =
         CheckNIC { network: Some(name()), guest: "g".into(), guest_uuid: Some(id()), xml: xml(), reserve: Some(1) };
-    check.method(&checked, &changed_nic);
+    let reservation = Some(Reservation { id: id(), expires: 1 });
+    check.method(&checked, &CheckedNic { nic: nic(), warnings: vec!["w".into()], reservation });
 
     // Monitor's replies share one type in the text; together they use all of its fields.
     let replies = [

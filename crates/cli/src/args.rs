@@ -158,6 +158,9 @@ pub enum NetworkCommand {
         name: String,
     },
     /// Tell whether a NIC would attach to a network, and what it would get
+    ///
+    /// The document's source names that network, or nothing (type='none'): then it is as if it did. One that names anything
+    /// else is refused, as the answer would be about another NIC than the one that is attached with it.
     Check {
         /// Name or UUID
         name: String,
@@ -169,7 +172,7 @@ pub enum NetworkCommand {
         /// The guest's UUID: with its MAC, it claims what is reserved
         #[arg(long, value_name = "UUID")]
         guest_uuid: Option<String>,
-        /// Hold what it would get for so long, and print the reservation's id
+        /// Hold what it would get for so long, and print the reservation's id (with --json its end, too)
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
         reserve: Option<u32>,
     },
@@ -178,7 +181,7 @@ pub enum NetworkCommand {
 /// Which networks to list.
 #[derive(Debug, Args)]
 pub struct ListOptions {
-    /// Of this forward mode, or isolated
+    /// Of this forward mode: isolated, nat, route, open, bridge, private, vepa, passthrough or hostdev
     #[arg(long)]
     pub mode: Option<String>,
     /// With this label; may be given several times

@@ -11,8 +11,9 @@ use patchcord_api::methods::{
     CheckNIC, DefineNetwork, GetNetworkXML, ListLeases, ListNICs, ListNetworks, SetAutostart, ShowNetwork,
     StartNetwork, StopNetwork, UndefineNetwork, UpdateNetwork,
 };
-use patchcord_api::{Lease, Network};
+use patchcord_api::{Lease, Network, Nic, Reservation};
 use serde::Serialize;
+use serde_json::{Map, Value};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A network with its document.
@@ -21,6 +22,30 @@ struct Shown {
     #[serde(flatten)]
     network: Network,
     xml: String,
+}
+
+/// A NIC that would attach.
+#[derive(Serialize)]
+struct Checked {
+    /// With an id only where something is reserved under it.
+    #[serde(flatten)]
+    nic: Map<String, Value>,
+    reservation: Option<Reservation>,
+    #[serde(skip)]
+    place: String,
+}
+
+impl Checked {
+    fn new(would: Nic, reservation: Option<Reservation>) -> Result<Self, CommandError> {
+        let place = nic::place(&would);
+        let Ok(Value::Object(mut nic)) = serde_json::to_value(&would) else {
+            return Err(CommandError::new("can't print the NIC as JSON"));
+        };
+        if reservation.is_none() {
+            nic.remove("id");
+        }
+        Ok(Self { nic, reservation, place })
+    }
 }
 
 /// What is printed where there is nothing else to say.
@@ -107,10 +132,11 @@ pub(crate) fn execute(command: NetworkCommand, daemon: &mut Daemon, ui: Ui) -> R
             let check = CheckNIC { network: Some(name), guest, guest_uuid, xml: document.text.clone(), reserve };
             let reply = daemon.submit(&check, &document)?;
             ui.warnings(&reply.warnings);
-            ui.show(&reply.nic, |would| {
-                let held =
-                    reserve.map(|seconds| format!("reserved for {seconds} s: {}\n", would.id)).unwrap_or_default();
-                format!("the NIC would attach: {}\n{held}", nic::place(would))
+            let checked = Checked::new(reply.nic, reply.reservation)?;
+            ui.show(&checked, |checked| {
+                let held = checked.reservation.as_ref().zip(reserve);
+                let held = held.map(|(held, seconds)| format!("reserved for {seconds} s: {}\n", held.id));
+                format!("the NIC would attach: {}\n{}", checked.place, held.unwrap_or_default())
             })
         }
     }

@@ -358,10 +358,7 @@ fn without_a_daemon_it_says_so() {
 #[test]
 fn run_gives_the_program_a_pci_device() {
     let env = TestEnv::new();
-    let network = "<network><name>sriov</name><forward mode='hostdev'><pf dev='eth0'/></forward></network>";
-    let file = env.write("sriov.xml", network);
-    env.ok(&["network", "define", path(&file)]);
-    env.ok(&["network", "start", "sriov"]);
+    env.sriov();
     let run = |nic: &str, argument: &str| env.run(&["run", "--nic", nic, "--", "/bin/echo", argument]);
     let echoed = run("network=sriov,mac=52:54:00:00:00:07", "vfio-pci,host={pci0},{mac0}").stdout;
     assert_eq!(echoed, "vfio-pci,host=0000:3b:02.0,52:54:00:00:00:07\n");

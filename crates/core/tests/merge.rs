@@ -131,12 +131,12 @@ fn the_networks_of_2011() {
     insta::assert_snapshot!(told, @r#"
     route
       short: Network
-      long: NoPortgroup: NIC, <source portgroup>: network 'red-network': there is no portgroup 'engineering': the network has none; leave it out to get the network's default
-      long, with 'engineering': Unsupported: NIC, <virtualport type>: the NIC says type '802.1Qbg', and network 'red-network' (forward mode 'route') gives its NICs a bridge of its own, where it means nothing; 802.1Qbg goes with macvtap, 802.1Qbh with macvtap or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without
+      long: NoPortgroup: NIC, <source portgroup>: network 'red-network': there is no portgroup 'engineering': the network has none; leave it out to get the network's default; and <virtualport type>: the NIC says type '802.1Qbg', and network 'red-network' (forward mode 'route') gives its NICs a bridge of its own, where it means nothing; 802.1Qbg goes with a device of the host's (cord or macvtap), 802.1Qbh with that or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without
+      long, with 'engineering': Unsupported: NIC, <virtualport type>: the NIC says type '802.1Qbg', and network 'red-network' (forward mode 'route') gives its NICs a bridge of its own, where it means nothing; 802.1Qbg goes with a device of the host's (cord or macvtap), 802.1Qbh with that or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without
     bridge
       short: Bridge
-      long: NoPortgroup: NIC, <source portgroup>: network 'red-network': there is no portgroup 'engineering': the network has none; leave it out to get the network's default
-      long, with 'engineering': Unsupported: NIC, <virtualport type>: the NIC says type '802.1Qbg', and network 'red-network' (forward mode 'bridge') gives its NICs a bridge of the host's, where it means nothing; 802.1Qbg goes with macvtap, 802.1Qbh with macvtap or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without
+      long: NoPortgroup: NIC, <source portgroup>: network 'red-network': there is no portgroup 'engineering': the network has none; leave it out to get the network's default; and <virtualport type>: the NIC says type '802.1Qbg', and network 'red-network' (forward mode 'bridge') gives its NICs a bridge of the host's, where it means nothing; 802.1Qbg goes with a device of the host's (cord or macvtap), 802.1Qbh with that or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without
+      long, with 'engineering': Unsupported: NIC, <virtualport type>: the NIC says type '802.1Qbg', and network 'red-network' (forward mode 'bridge') gives its NICs a bridge of the host's, where it means nothing; 802.1Qbg goes with a device of the host's (cord or macvtap), 802.1Qbh with that or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without
     vepa
       short: Direct(Vepa), 802.1Qbg 11 1193047 2 001d (generated)
       long: InvalidXml: NIC, <parameters typeid>: the NIC says typeid 1193047, portgroup 'engineering' of network 'red-network' says 33; give it in one of the two places only

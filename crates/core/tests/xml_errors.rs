@@ -214,7 +214,7 @@ fn what_does_not_go_together() {
     network 'lab', <portgroup default>: 'a' and 'b' are both the default; only one portgroup can be it
     network 'lab', <portgroup name>: there are two portgroups 'a'
     network 'lab', <dns>: enable='no' leaves nobody to serve the records that it lists; remove the records, or enable='no'
-    network 'lab', <virtualport type>: the type of the network does not go with forward mode 'none'; 802.1Qbg goes with macvtap, 802.1Qbh with macvtap or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without
+    network 'lab', <virtualport type>: the type of the network does not go with forward mode 'none'; 802.1Qbg goes with a device of the host's (cord or macvtap), 802.1Qbh with that or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without
     "#);
 }
 
@@ -237,6 +237,10 @@ fn devices() {
         "<forward mode='vepa'/>",
         "<forward mode='bridge'/>",
         "<forward mode='vepa'><pf dev='eth0'/></forward>",
+        "<forward mode='bridge'><address type='pci' bus='1' slot='2' function='3'/></forward>",
+        "<forward mode='bridge'><address type='pci' bus='1' slot='2' function='3'/></forward><bridge name='br0'/>",
+        "<forward mode='bridge'><pf dev='eth0'/></forward>",
+        "<forward mode='passthrough'><address type='pci' bus='1' slot='2' function='3'/></forward>",
     ]), @r#"
     network 'lab', <interface dev>: 'eth0' is listed twice (line 3, column 92)
     network 'lab', <address>: this address is listed twice (line 3, column 78)
@@ -251,6 +255,10 @@ fn devices() {
     network 'lab', <forward dev>: forward mode 'passthrough' needs a device, and there is none; add dev='…', or <interface dev='…'/> for each device
     network 'lab', <forward dev>: forward mode 'private' needs a device, and there is none; add dev='…', or <interface dev='…'/> for each device
     network 'lab', <forward dev>: forward mode 'vepa' needs a device, and there is none; add dev='…', or <interface dev='…'/> for each device
+    accepted
+    accepted
+    network 'lab', <forward address>: forward mode 'bridge' takes no PCI devices, and it names neither a bridge nor a device; name the host's bridge, list <interface dev='…'/>, or use mode 'passthrough' or 'hostdev'
+    network 'lab', <bridge name>: there is a <bridge> and a <forward> device: NICs join the one or sit on the other; remove one of them
     accepted
     accepted
     "#);
@@ -298,10 +306,10 @@ fn what_no_nic_could_have() {
     network 'lab', <vlan>: portgroup 'p' puts NICs into VLANs, and forward mode 'bridge' gives them a bridge of the host's, which has VLANs 1 to 4094, not 4095; give another <tag id>
     network 'lab', <vlan>: it puts NICs into VLANs, and forward mode 'passthrough' gives them macvtap, which has one VLAN and no trunk; give one <tag>, and no trunk='yes'
     network 'lab', <bandwidth>: portgroup 'a' limits rates, which nobody can do for a PCI device; remove it
-    network 'lab', <virtualport type>: the type of the network does not go with forward mode 'hostdev'; 802.1Qbg goes with macvtap, 802.1Qbh with macvtap or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without
-    network 'lab', <virtualport type>: the type of the network does not go with forward mode 'vepa'; 802.1Qbg goes with macvtap, 802.1Qbh with macvtap or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without
-    network 'lab', <virtualport type>: the type of the network does not go with forward mode 'bridge'; 802.1Qbg goes with macvtap, 802.1Qbh with macvtap or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without
-    network 'lab', <virtualport type>: the type of the network does not go with forward mode 'bridge'; 802.1Qbg goes with macvtap, 802.1Qbh with macvtap or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without
+    network 'lab', <virtualport type>: the type of the network does not go with forward mode 'hostdev'; 802.1Qbg goes with a device of the host's (cord or macvtap), 802.1Qbh with that or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without
+    network 'lab', <virtualport type>: the type of the network does not go with forward mode 'vepa'; 802.1Qbg goes with a device of the host's (cord or macvtap), 802.1Qbh with that or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without
+    network 'lab', <virtualport type>: the type of the network does not go with forward mode 'bridge'; 802.1Qbg goes with a device of the host's (cord or macvtap), 802.1Qbh with that or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without
+    network 'lab', <virtualport type>: the type of the network does not go with forward mode 'bridge'; 802.1Qbg goes with a device of the host's (cord or macvtap), 802.1Qbh with that or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without
     network 'lab', <virtualport type>: portgroup 'a' and the network name different types
     network 'lab', <virtualport parameters>: 'profileid' does not go with the type of portgroup 'a'
     network 'lab', <port isolated>: NICs can't be isolated in forward mode 'vepa'; use a bridge, or mode 'private'

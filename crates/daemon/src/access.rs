@@ -8,6 +8,12 @@ use std::collections::BTreeSet;
 /// Members of this group may do everything.
 pub const GROUP: &str = "patchcord";
 
+/// The host's users, as passwd(5) describes.
+pub const PASSWD: &str = "/etc/passwd";
+
+/// Its groups, as group(5) describes.
+pub const GROUPS: &str = "/etc/group";
+
 /// What an entry of the list can grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -100,6 +106,20 @@ impl Access {
     /// A list with these entries.
     pub fn new(entries: Vec<Entry>) -> Self {
         Self { entries }
+    }
+
+    /// What is to be said of entries about users and groups that are not there, by the content of passwd(5) and group(5).
+    pub fn strangers(&self, passwd: &str, group: &str) -> Vec<String> {
+        let names = |text: &str, name: &str| text.lines().any(|line| line.split(':').next() == Some(name));
+        let mut all = Vec::new();
+        for (n, entry) in self.entries.iter().enumerate() {
+            let users = entry.users.iter().filter(|user| !names(passwd, user)).map(|user| ("user", PASSWD, user));
+            let groups = entry.groups.iter().filter(|name| !names(group, name)).map(|name| ("group", GROUPS, name));
+            all.extend(users.chain(groups).map(|(what, file, name)| {
+                format!("[[access]] entry {}: there is no {what} '{name}' in {file}, so it grants them nothing", n + 1)
+            }));
+        }
+        all
     }
 
     /// Whether the peer may see a network. Who may attach to it may.
@@ -208,6 +228,20 @@ mod tests {
             allow = ['attach']
             nic_policy = true";
         Access::new(crate::config::Config::parse(text).unwrap().access)
+    }
+
+    #[test]
+    fn entries_about_nobody_are_told() {
+        let passwd = "root:x:0:0::/root:/bin/sh\nbob:x:1001:1001:alice:/home/alice:/bin/sh\n";
+        let group = "root:x:0:\nwheel:x:10:ops\nalice:x:1000:\n";
+        let says = |what: &str, entry: u8| {
+            let file = if what.starts_with("user") { PASSWD } else { GROUPS };
+            format!("[[access]] entry {entry}: there is no {what} in {file}, so it grants them nothing")
+        };
+        let told = [says("user 'alice'", 1), says("group 'ops'", 2), says("group 'ops'", 3)];
+        assert_eq!(access().strangers(passwd, group), told);
+        let passwd = "alice:x:1000:1000::/:/bin/sh\n";
+        assert!(access().strangers(passwd, "ops:x:1001:\n").is_empty());
     }
 
     #[test]

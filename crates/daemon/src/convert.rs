@@ -53,7 +53,7 @@ pub fn network(view: NetworkView) -> Network {
         active: view.active,
         persistent: view.persistent,
         autostart: view.autostart,
-        mode: view.mode.as_str().unwrap_or("isolated").to_owned(),
+        mode: mode_word(view.mode).to_owned(),
         bridge: view.bridge,
         addresses: view.addresses,
         devices: view.devices,
@@ -104,8 +104,8 @@ pub fn nic(view: NicView) -> Nic {
 
 /// A device.
 pub fn device(view: DeviceView) -> Device {
-    let mode = |mode: ForwardMode| mode.as_str().unwrap_or("isolated").to_owned();
-    let networks = view.networks.into_iter().map(|(network, m)| DeviceNetwork { network, mode: mode(m) });
+    let networks =
+        view.networks.into_iter().map(|(network, m)| DeviceNetwork { network, mode: mode_word(m).to_owned() });
     let holders = view.holders.into_iter().map(|holder| DeviceHolder {
         id: holder.id.to_string(),
         guest: holder.guest,
@@ -210,6 +210,18 @@ pub fn event(event: &CoreEvent) -> Event {
     }
 }
 
+/// A network's forward mode in a word.
+fn mode_word(mode: ForwardMode) -> &'static str {
+    mode.as_str().unwrap_or("isolated")
+}
+
+/// The forward mode of that word.
+pub fn forward_mode(word: &str) -> Result<ForwardMode, Error> {
+    let modes = || ForwardMode::WORDS.iter().map(|(_, mode)| *mode);
+    let known = || modes().map(mode_word).collect::<Vec<_>>().join(", ");
+    modes().find(|mode| mode_word(*mode) == word).ok_or_else(|| unknown("the list", "mode", word, known()))
+}
+
 /// What to do with a part of a network.
 pub fn update_command(word: &str) -> Result<UpdateCommand, Error> {
     Ok(match word {
@@ -217,19 +229,19 @@ pub fn update_command(word: &str) -> Result<UpdateCommand, Error> {
         "add_first" => UpdateCommand::AddFirst,
         "modify" => UpdateCommand::Modify,
         "delete" => UpdateCommand::Delete,
-        _ => return Err(unknown("command", word, "add, add_first, modify, delete".into())),
+        _ => return Err(unknown("the update", "command", word, "add, add_first, modify, delete".into())),
     })
 }
 
 /// Which part of a network.
 pub fn update_section(word: &str) -> Result<UpdateSection, Error> {
     let known = || SECTIONS.map(UpdateSection::as_str).join(", ");
-    SECTIONS.into_iter().find(|s| s.as_str() == word).ok_or_else(|| unknown("section", word, known()))
+    SECTIONS.into_iter().find(|s| s.as_str() == word).ok_or_else(|| unknown("the update", "section", word, known()))
 }
 
-fn unknown(field: &str, word: &str, known: String) -> Error {
+fn unknown(object: &str, field: &str, word: &str, known: String) -> Error {
     let cause = format!("there is no {field} '{word}'");
-    Error::new(ErrorKind::InvalidArgument, "the update", cause).field(field).hint(format!("known are {known}"))
+    Error::new(ErrorKind::InvalidArgument, object, cause).field(field).hint(format!("known are {known}"))
 }
 
 #[cfg(test)]

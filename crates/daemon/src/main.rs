@@ -3,7 +3,7 @@
 
 use clap::Parser;
 use patchcord_core::model::DevicePlug;
-use patchcord_daemon::access::Access;
+use patchcord_daemon::access::{Access, GROUPS, PASSWD};
 use patchcord_daemon::config::{Config, LogLevel};
 use patchcord_daemon::confine::{Uses, confine};
 use patchcord_daemon::import::Importer;
@@ -81,6 +81,10 @@ fn run(args: &Args) -> Result<(), String> {
         let listener = systemd::native_listener(&root.native_socket()).map_err(|e| phrase(&e))?;
         let doors = libvirt::open(&root, config.libvirt).map_err(|e| e.to_string())?;
         let access = Arc::new(Access::new(config.access));
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        for stranger in access.strangers(&read(PASSWD), &read(GROUPS)) {
+            warn!("{stranger}");
+        }
         let importer = Arc::new(Importer::new(root.base()));
         let clients = tokio::task::spawn_local(libvirt::serve(
             doors,

@@ -13,6 +13,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::{broadcast, mpsc};
 use uuid::Uuid;
 
@@ -95,6 +96,16 @@ impl TestEnv {
         serde_json::from_str(&self.ok(&[&["--json"], arguments].concat())).unwrap()
     }
 
+    /// A network that runs, whose NICs get the two virtual functions of eth0.
+    pub fn sriov(&self) -> &Self {
+        let network = "<network><name>sriov</name><tag name='blue'/><tag name='fast'/><forward mode='hostdev'>\
+                       <pf dev='eth0'/></forward></network>";
+        let file = self.write("sriov.xml", network);
+        self.ok(&["network", "define", path(&file)]);
+        self.ok(&["network", "start", "sriov"]);
+        self
+    }
+
     /// A network that runs.
     pub fn lab(&self) -> &Self {
         let file = self.write("lab.xml", "<network><name>lab</name><portgroup name='a,b'/></network>");
@@ -141,7 +152,9 @@ async fn run_engine(mut questions: mpsc::Receiver<Ask>, events: broadcast::Sende
     });
     host.set_functions("eth0", &[(0, None), (1, None)]);
     let mut sequence = 0;
+    let started = Instant::now();
     while let Some(question) = questions.recv().await {
+        host.wait_until(started.elapsed().as_millis().try_into().unwrap());
         match question {
             Ask::Command(command, answer) => {
                 match &*command {

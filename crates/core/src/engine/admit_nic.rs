@@ -4,7 +4,7 @@ use super::Engine;
 use super::input::Attach;
 use crate::error::Reasons;
 use crate::intent::{Allocation, Claim, NicIntent};
-use crate::merge::Precedence;
+use crate::merge::{Precedence, merge_noting};
 use crate::model::{
     ActualType, DevicePlug, DirectMode, LinkName, LinkState, MacAddr, Network, Nic, NicSource, VirtualPortType,
 };
@@ -123,8 +123,8 @@ impl Engine {
     fn settle_on(&mut self, object: &str, mut nic: NicIntent) -> Result<(NicIntent, Vec<String>), Error> {
         let mut reasons = Reasons::default();
         let mut warnings = reasons.note(self.mac_is_free(object, &nic)).unwrap_or_default();
-        let merged = desired::merged(&self.intent, &nic).map_err(|error| Error { object: object.into(), ..error });
-        let merged = reasons.note(merged).unwrap_or_default();
+        let network = self.intent.active_network_of(&nic);
+        let merged = merge_noting(&desired::given(network, &nic, format_args!("{object}")), &mut reasons);
         let kind = merged.virtualport.as_ref().and_then(|v| v.kind);
         let ovs = kind == Some(VirtualPortType::OpenVSwitch);
         let resolved = desired::resolve(&self.intent, &nic);
@@ -136,7 +136,6 @@ impl Engine {
             reasons.note::<()>(Err(Error::new(ErrorKind::Unsupported, object, cause).field("<virtualport>")));
         }
         nic.class = reasons.note(self.promise(object, &nic, &merged)).flatten();
-        let network = self.intent.active_network_of(&nic);
         let actual = ActualType::of_nic(&nic.nic, network);
         let plug = match nic.is_port() {
             true => Some(None),

@@ -5,6 +5,7 @@ mod place;
 mod tests;
 mod virtualport;
 
+use crate::error::Reasons;
 use crate::model::{ActualType, Bandwidth, Name, Network, Nic, NicSource, Portgroup, Tag, VirtualPort, Vlan};
 use crate::{Error, ErrorKind, Result};
 use place::Place;
@@ -72,33 +73,47 @@ impl Merged {
 ///
 /// # Errors
 /// `NoPortgroup` if there is no portgroup of the name it gives; `InvalidXml` if places contradict each other, or a
-/// virtualport stays incomplete; `Unsupported` if what is asked for can't be had where the NIC is connected to.
+/// virtualport stays incomplete; `Unsupported` if what is asked for can't be had where the NIC is connected to. All that
+/// is in the way is in the one error.
 pub fn merge(given: &Given<'_>) -> Result<Merged> {
-    let portgroup = portgroup(given)?;
-    let sides = Sides { given, portgroup, actual: ActualType::of_nic(given.nic, given.network) };
-    let (virtualport, id_used) = sides.virtualport()?;
-    let bandwidth = sides.bandwidth()?;
-    let vlan = sides.vlan(virtualport.as_ref())?;
-    let isolated = sides.isolated()?;
+    let mut reasons = Reasons::default();
+    let merged = merge_noting(given, &mut reasons);
+    reasons.or_value(merged)
+}
+
+/// The same for those who look on after a refusal: every reason is noted, and what is refused is left out.
+pub fn merge_noting(given: &Given<'_>, reasons: &mut Reasons) -> Merged {
+    let portgroup = reasons.note(portgroup(given));
+    let sides = Sides {
+        given,
+        portgroup: portgroup.flatten(),
+        portgroup_unknown: portgroup.is_none(),
+        actual: ActualType::of_nic(given.nic, given.network),
+    };
+    let portgroup = sides.portgroup;
+    let (virtualport, id_used) = sides.virtualport(reasons).unwrap_or_default();
+    let bandwidth = reasons.note(sides.bandwidth()).flatten();
+    let vlan = reasons.note(sides.vlan()).flatten();
+    let isolated = reasons.note(sides.isolated()).unwrap_or_default();
     let (nic, network) = (given.nic, given.network);
-    let trust = sides.first(
+    let trust = reasons.note(sides.first(
         "trustGuestRxFilters",
         sides.wish(nic.trust_guest_rx_filters),
         portgroup.and_then(|p| p.trust_guest_rx_filters),
         network.and_then(|n| n.trust_guest_rx_filters),
-    )?;
+    ));
     let mut seen = HashSet::new();
     let tags = [Some(&nic.tags), network.map(|n| &n.tags), portgroup.map(|p| &p.tags)].into_iter().flatten().flatten();
-    Ok(Merged {
+    Merged {
         portgroup: portgroup.map(|p| p.name.clone()),
         virtualport,
         id_used,
         bandwidth,
         vlan,
-        trust_guest_rx_filters: trust.is_some_and(|(trust, _)| trust),
+        trust_guest_rx_filters: trust.flatten().is_some_and(|(trust, _)| trust),
         isolated,
         tags: tags.filter(|tag| seen.insert(*tag)).cloned().collect(),
-    })
+    }
 }
 
 fn portgroup<'a>(given: &Given<'a>) -> Result<Option<&'a Portgroup>> {
@@ -116,6 +131,8 @@ fn portgroup<'a>(given: &Given<'a>) -> Result<Option<&'a Portgroup>> {
 struct Sides<'a> {
     given: &'a Given<'a>,
     portgroup: Option<&'a Portgroup>,
+    /// Whether the NIC names a portgroup that isn't there: what it would have said, nobody knows.
+    portgroup_unknown: bool,
     actual: ActualType,
 }
 
@@ -130,6 +147,9 @@ impl<'a> Sides<'a> {
     ) -> Result<Option<(T, Place<'a>)>> {
         let [at_nic, at_portgroup, at_network] = self.places();
         let nic = nic.zip(at_nic);
+        if self.portgroup_unknown {
+            return Ok(nic.filter(|_| self.given.precedence == Precedence::Nic));
+        }
         let host = portgroup.zip(at_portgroup).or(network.zip(at_network));
         match self.given.precedence {
             Precedence::Nic => Ok(nic.or(host)),
@@ -157,7 +177,7 @@ impl<'a> Sides<'a> {
         Error::new(kind, self.given.object.to_string(), cause).field(field)
     }
 
-    /// What the NIC is connected to, for messages: `network 'red' (forward mode 'vepa') gives its NICs macvtap`.
+    /// What the NIC is connected to, for messages: `network 'red' (forward mode 'nat') gives its NICs a bridge of its own`.
     fn connected(&self) -> String {
         let noun = self.actual.noun();
         match self.given.network {
@@ -204,12 +224,12 @@ impl<'a> Sides<'a> {
         Err(self.refuse(ErrorKind::Unsupported, "<inbound floor>", cause).hint(hint))
     }
 
-    fn vlan(&self, virtualport: Option<&VirtualPort>) -> Result<Option<Vlan>> {
+    fn vlan(&self) -> Result<Option<Vlan>> {
         let (nic, network) = (self.given.nic, self.given.network);
         let portgroup = self.portgroup.and_then(|p| p.vlan.as_ref());
         let given = self.first("<vlan>", nic.vlan.as_ref(), portgroup, network.and_then(|n| n.vlan.as_ref()))?;
         let Some((vlan, place)) = given else { return Ok(None) };
-        if let Some((why, hint)) = self.actual.refuses_vlan(vlan, virtualport.and_then(|v| v.kind)) {
+        if let Some((why, hint)) = self.actual.refuses_vlan(vlan, self.wanted_kind()) {
             let what = match &vlan.tags[..] {
                 [tag] => format!("VLAN {}", tag.id),
                 tags => format!("{} VLANs", tags.len()),

@@ -1,6 +1,7 @@
 //! `<virtualport>`: one type, and each parameter from whoever gives it.
 
 use super::{Place, Sides};
+use crate::error::Reasons;
 use crate::model::{ActualType, VIRTUALPORT_TYPES_HINT, VirtualPort, VirtualPortType};
 use crate::{ErrorKind, Result};
 use std::fmt::Display;
@@ -15,39 +16,46 @@ const WHO: &str = "give it in the <virtualport> of the NIC, its portgroup or its
 type Side<'a> = (Place<'a>, &'a VirtualPort);
 
 impl<'a> Sides<'a> {
-    /// The merged virtualport, and whether the NIC's generated id is in it.
-    pub(super) fn virtualport(&self) -> Result<(Option<VirtualPort>, bool)> {
+    /// The merged virtualport, and whether the NIC's generated id is in it. Of a refused one there is what all agree on;
+    /// nothing, if that is not even the type.
+    pub(super) fn virtualport(&self, reasons: &mut Reasons) -> Option<(Option<VirtualPort>, bool)> {
         // Nothing speaks for a NIC that is connected to nothing; its configuration waits until it is.
-        let ports: Vec<Side<'a>> = self.places().into_iter().zip(self.ports()).filter_map(|(a, b)| a.zip(b)).collect();
-        if ports.is_empty() || self.actual == ActualType::None {
-            return Ok((None, false));
+        if self.actual == ActualType::None {
+            return None;
         }
-        let Some(kind) = self.kind(&ports)? else { return Ok((None, false)) };
+        let ports: Vec<Side<'a>> = self.places().into_iter().zip(self.ports()).filter_map(|(a, b)| a.zip(b)).collect();
+        let kind = reasons.note(self.kind(&ports))??;
         for (place, port) in &ports {
             if let Some(name) = (VirtualPort { kind: Some(kind), ..(*port).clone() }).foreign_parameter() {
                 let cause = format!("{place} gives {name}, and a virtualport of type '{}' has none", kind.as_str());
-                return Err(self.refuse(ErrorKind::InvalidXml, &parameter(name), cause));
+                reasons.note::<()>(Err(self.refuse(ErrorKind::InvalidXml, &parameter(name), cause)));
             }
         }
         let mut merged = VirtualPort {
             kind: Some(kind),
-            manager_id: self.parameter(&ports, "managerid", |p| p.manager_id.as_ref())?,
-            type_id: self.parameter(&ports, "typeid", |p| p.type_id.as_ref())?,
-            type_id_version: self.parameter(&ports, "typeidversion", |p| p.type_id_version.as_ref())?,
-            instance_id: self.parameter(&ports, "instanceid", |p| p.instance_id.as_ref())?,
-            profile_id: self.parameter(&ports, "profileid", |p| p.profile_id.as_ref())?,
-            interface_id: self.parameter(&ports, "interfaceid", |p| p.interface_id.as_ref())?,
+            manager_id: self.parameter(reasons, &ports, "managerid", |p| p.manager_id.as_ref()),
+            type_id: self.parameter(reasons, &ports, "typeid", |p| p.type_id.as_ref()),
+            type_id_version: self.parameter(reasons, &ports, "typeidversion", |p| p.type_id_version.as_ref()),
+            instance_id: self.parameter(reasons, &ports, "instanceid", |p| p.instance_id.as_ref()),
+            profile_id: self.parameter(reasons, &ports, "profileid", |p| p.profile_id.as_ref()),
+            interface_id: self.parameter(reasons, &ports, "interfaceid", |p| p.interface_id.as_ref()),
         };
         let id_used = match kind {
             VirtualPortType::Qbg => fill(&mut merged.instance_id, self.given.id),
             VirtualPortType::OpenVSwitch => fill(&mut merged.interface_id, self.given.id),
             VirtualPortType::Qbh | VirtualPortType::Midonet => false,
         };
-        if let Some(missing) = missing(&merged, kind) {
+        if let Some(missing) = missing(&merged, kind).filter(|_| !self.portgroup_unknown) {
             let cause = format!("a virtualport of type '{}' needs {missing}, which nobody gives", kind.as_str());
-            return Err(self.refuse(ErrorKind::InvalidXml, "<virtualport parameters>", cause).hint(WHO));
+            let error = self.refuse(ErrorKind::InvalidXml, "<virtualport parameters>", cause);
+            reasons.note::<()>(Err(error.hint(WHO)));
         }
-        Ok((Some(merged), id_used))
+        Some((Some(merged), id_used))
+    }
+
+    /// The type that the first to say one says, whether the others agree or not.
+    pub(super) fn wanted_kind(&self) -> Option<VirtualPortType> {
+        self.ports().into_iter().flatten().find_map(|port| port.kind)
     }
 
     /// The virtualports of the NIC, its portgroup and its network.
@@ -66,6 +74,9 @@ impl<'a> Sides<'a> {
             let Some((place, _)) = ports.iter().find(|(_, port)| **port != VirtualPort::default()) else {
                 return Ok(None);
             };
+            if self.portgroup_unknown {
+                return Ok(None);
+            }
             let cause = format!("{place} gives parameters of a virtualport, and nobody its type");
             return Err(self.refuse(ErrorKind::InvalidXml, "<virtualport type>", cause).hint(WHO));
         };
@@ -81,22 +92,25 @@ impl<'a> Sides<'a> {
         Ok(Some(kind))
     }
 
-    /// A parameter: the portgroup's before the network's. The NIC may repeat what the host says, not contradict it.
+    /// A parameter: the portgroup's before the network's. The NIC may repeat what the host says, not contradict it; it is
+    /// there all the same.
     fn parameter<T: Clone + PartialEq + Display + 'a>(
         &self,
+        reasons: &mut Reasons,
         ports: &[Side<'a>],
         name: &str,
         get: impl Fn(&'a VirtualPort) -> Option<&'a T>,
-    ) -> Result<Option<T>> {
+    ) -> Option<T> {
         let mut given = ports.iter().filter_map(|(place, port)| get(port).map(|value| (*place, value)));
-        let Some((place, value)) = given.next() else { return Ok(None) };
+        let (place, value) = given.next()?;
         if place == Place::Nic
             && let Some((host, other)) = given.next().filter(|(_, other)| *other != value)
         {
             let cause = format!("{place} says {name} {value}, {host} says {other}");
-            return Err(self.refuse(ErrorKind::InvalidXml, &parameter(name), cause).hint(AGREE));
+            let error = self.refuse(ErrorKind::InvalidXml, &parameter(name), cause);
+            reasons.note::<()>(Err(error.hint(AGREE)));
         }
-        Ok(Some(value.clone()))
+        Some(value.clone())
     }
 }
 

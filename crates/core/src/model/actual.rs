@@ -9,7 +9,7 @@ pub enum ActualType {
     Network,
     /// A bridge of the host's.
     Bridge,
-    /// macvtap on a device of the host's.
+    /// A cord or macvtap on a device of the host's.
     Direct(DirectMode),
     /// A PCI device given to the guest whole.
     Hostdev,
@@ -18,8 +18,8 @@ pub enum ActualType {
 }
 
 /// What helps against a virtualport's type in the wrong place: [`ActualType::takes_virtualport`] in words.
-pub const VIRTUALPORT_TYPES_HINT: &str = "802.1Qbg goes with macvtap, 802.1Qbh with macvtap or a PCI device, openvswitch \
-    and midonet with a bridge of the host's; leave <virtualport> out to go without";
+pub const VIRTUALPORT_TYPES_HINT: &str = "802.1Qbg goes with a device of the host's (cord or macvtap), \
+    802.1Qbh with that or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without";
 
 impl ActualType {
     /// That of the NICs of a network. A network in mode `bridge` that names neither bridge nor device counts as one with a
@@ -106,7 +106,7 @@ impl ActualType {
         match self {
             Self::Network => "a bridge of its own",
             Self::Bridge => "a bridge of the host's",
-            Self::Direct(_) => "macvtap",
+            Self::Direct(_) => "a device of the host's (cord or macvtap)",
             Self::Hostdev => "a PCI device",
             Self::None => "nothing",
         }

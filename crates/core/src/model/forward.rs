@@ -30,6 +30,20 @@ pub enum ForwardMode {
 }
 
 impl ForwardMode {
+    /// libvirt's words for each.
+    pub const WORDS: &[(&'static str, Self)] = &[
+        // libvirt prints no <forward> for it, and reads the word all the same.
+        ("none", Self::Isolated),
+        ("nat", Self::Nat),
+        ("route", Self::Route),
+        ("open", Self::Open),
+        ("bridge", Self::Bridge),
+        ("private", Self::Private),
+        ("vepa", Self::Vepa),
+        ("passthrough", Self::Passthrough),
+        ("hostdev", Self::Hostdev),
+    ];
+
     /// libvirt's word; `None` for isolated, which has no `<forward>`.
     pub const fn as_str(self) -> Option<&'static str> {
         Some(match self {

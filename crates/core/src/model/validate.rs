@@ -47,7 +47,7 @@ impl Network {
         let bridge = &self.bridge;
         let named = bridge.name.is_some() || bridge.pattern.is_some();
         if forward.mode == ForwardMode::Bridge {
-            if named && (!forward.devices.is_empty() || forward.pf.is_some()) {
+            if named && (!forward.devices.is_empty() || forward.pf.is_some() || !forward.addresses.is_empty()) {
                 let cause = "there is a <bridge> and a <forward> device: NICs join the one or sit on the other";
                 return Err(self.invalid("<bridge name>", cause).hint("remove one of them"));
             }
@@ -94,6 +94,13 @@ impl Network {
             ActualType::Hostdev if forward.pf.is_none() && !addresses => Err(self
                 .invalid("<forward>", "forward mode 'hostdev' needs devices, and there are none")
                 .hint("add <pf dev='…'/>, or <address type='pci' …/> for each device")),
+            // Its PCI devices say nothing about where its NICs would be.
+            ActualType::Bridge if addresses && self.bridge.name.is_none() => {
+                let cause =
+                    format!("forward mode '{mode}' takes no PCI devices, and it names neither a bridge nor a device");
+                let hint = "name the host's bridge, list <interface dev='…'/>, or use mode 'passthrough' or 'hostdev'";
+                Err(self.invalid("<forward address>", cause).hint(hint))
+            }
             ActualType::Direct(_) if forward.pf.is_none() && !links && !addresses => {
                 let cause = format!("forward mode '{mode}' needs a device, and there is none");
                 Err(self.invalid("<forward dev>", cause).hint("add dev='…', or <interface dev='…'/> for each device"))

@@ -13,6 +13,7 @@ use crate::model::{ActualType, DirectMode, Family, Ip, LinkName, LinkState, MacA
 use crate::model::{Network, NicSource, PciAddress, Route, VirtualPortType};
 use ipnet::{IpNet, Ipv6Net};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Arguments;
 use std::net::{IpAddr, Ipv6Addr};
 use uuid::Uuid;
 
@@ -176,13 +177,12 @@ pub fn merged(intent: &Intent, nic: &NicIntent) -> crate::Result<Merged> {
 /// # Errors
 /// See [`merge::merge`].
 pub fn merged_with(network: Option<&Network>, nic: &NicIntent) -> crate::Result<Merged> {
-    merge::merge(&merge::Given {
-        object: format_args!("NIC {} of guest '{}'", nic.id, nic.guest),
-        nic: &nic.nic,
-        network,
-        precedence: nic.precedence,
-        id: nic.id,
-    })
+    merge::merge(&given(network, nic, format_args!("NIC {} of guest '{}'", nic.id, nic.guest)))
+}
+
+/// What is put together for a NIC that errors call `object`, were that its active network.
+pub const fn given<'a>(network: Option<&'a Network>, nic: &'a NicIntent, object: Arguments<'a>) -> merge::Given<'a> {
+    merge::Given { object, nic: &nic.nic, network, precedence: nic.precedence, id: nic.id }
 }
 
 /// The objects that a network should have.

@@ -4,7 +4,7 @@ mod refusal;
 #[cfg(test)]
 mod tests;
 
-pub use refusal::{Reason, Refusal};
+pub use refusal::{Reason, Refusal, UsedBy};
 
 use crate::model::{LinkName, PciAddress};
 use std::collections::{BTreeMap, BTreeSet};

@@ -13,9 +13,13 @@ const DEVICES: usize = 8;
 const HOLDERS: usize = 4;
 
 impl Unusable {
-    /// Whether others of ours have it, or had it until just now.
-    pub const fn is_held(&self) -> bool {
-        matches!(self, Self::Leaving | Self::LinkHeld(_) | Self::GivenAway(_))
+    /// Who uses it: NICs that have it or had it until just now, the host itself, or nobody.
+    pub const fn used_by(&self) -> UsedBy {
+        match self {
+            Self::Leaving | Self::LinkHeld(_) | Self::GivenAway(_) => UsedBy::Nics,
+            Self::PortOf(_) | Self::Carries(_) | Self::TakenBy(_) | Self::HostsOwn(..) => UsedBy::Host,
+            Self::Absent | Self::NoCarrier | Self::NotRestored(_) | Self::NoFunction => UsedBy::Nobody,
+        }
     }
 }
 
@@ -64,6 +68,18 @@ impl Reason {
     }
 }
 
+/// Who uses a device that is not given out for that reason; the last of several devices' counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum UsedBy {
+    /// Nobody: it is not there, or out of order.
+    #[default]
+    Nobody,
+    /// The host, or programs of it that are not ours.
+    Host,
+    /// NICs, which might give it back.
+    Nics,
+}
+
 /// That no device was given out, and why.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Refusal {
@@ -71,17 +87,18 @@ pub struct Refusal {
     pub reasons: Vec<(Device, Reason)>,
     /// How many devices there are besides.
     pub more: usize,
-    /// Whether one of all devices is held by others, and might be given back.
-    pub in_use: bool,
+    /// Who uses one of all devices.
+    pub used_by: UsedBy,
 }
 
 impl Refusal {
     pub(super) fn new<'a>(all: impl IntoIterator<Item = (&'a Device, Reason)>) -> Self {
         let mut refusal = Self::default();
         for (device, reason) in all {
-            let held = Unusable::is_held;
-            refusal.in_use |=
-                matches!(&reason, Reason::Held { .. }) || matches!(&reason, Reason::Unusable(why) if held(why));
+            refusal.used_by = refusal.used_by.max(match &reason {
+                Reason::Held { .. } => UsedBy::Nics,
+                Reason::Unusable(why) => why.used_by(),
+            });
             if refusal.reasons.len() < DEVICES {
                 refusal.reasons.push((device.clone(), reason));
             } else {
@@ -94,10 +111,10 @@ impl Refusal {
     /// Whether devices are missing, and none is in the way of others.
     pub fn is_absence(&self) -> bool {
         let absent = |reason: &Reason| matches!(reason, Reason::Unusable(Unusable::Absent | Unusable::NoCarrier));
-        !self.in_use && self.reasons.iter().all(|(_, reason)| absent(reason))
+        self.used_by == UsedBy::Nobody && self.reasons.iter().all(|(_, reason)| absent(reason))
     }
 
-    /// The error that users see: `InUse` if somebody holds a device, `NoDevice` if all are out of use, or there are none.
+    /// The error that users see: `InUse` if somebody uses a device, `NoDevice` if all are out of use, or there are none.
     /// `name` says what users call a holder.
     pub fn into_error(self, object: impl Into<String>, name: impl Fn(Uuid) -> String) -> Error {
         let mut cause = String::new();
@@ -122,20 +139,23 @@ impl Refusal {
         if self.more > 0 {
             let _ = write!(cause, "; and {} more", self.more);
         }
-        let (kind, cause, hint) = match (self.in_use, cause.is_empty()) {
-            (true, _) if self.reasons.len() == 1 => {
-                (ErrorKind::InUse, cause, "detach those who hold it, or use another")
-            }
-            (true, _) => {
+        let (kind, cause, hint) = match (self.used_by, self.reasons.len()) {
+            (UsedBy::Nics, 1) => (ErrorKind::InUse, cause, "detach those who hold it, or use another"),
+            (UsedBy::Host, 1) => (ErrorKind::InUse, cause, "free it on the host, or use another"),
+            (UsedBy::Nics, _) => {
                 let hint = "detach those who hold one of them, or list more";
                 (ErrorKind::InUse, format!("no device is free: {cause}"), hint)
             }
-            (false, false) => {
+            (UsedBy::Host, _) => {
+                let hint = "free one of them on the host, or list more";
+                (ErrorKind::InUse, format!("no device is free: {cause}"), hint)
+            }
+            (UsedBy::Nobody, 0) => {
+                (ErrorKind::NoDevice, "no devices are listed".into(), "list some in the network's <forward>")
+            }
+            (UsedBy::Nobody, _) => {
                 let hint = "list other devices, or wait for one to come with startupPolicy='optional' on <source>";
                 (ErrorKind::NoDevice, format!("no device can be used: {cause}"), hint)
-            }
-            (false, true) => {
-                (ErrorKind::NoDevice, "no devices are listed".into(), "list some in the network's <forward>")
             }
         };
         Error::new(kind, object, cause).hint(hint)

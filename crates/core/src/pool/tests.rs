@@ -133,6 +133,52 @@ fn what_is_not_usable_is_passed_over() {
 }
 
 #[test]
+fn what_others_use_is_in_use_and_what_is_out_of_order_is_not_there() {
+    let pool = pool(&[eth(0), eth(1)], &[]);
+    let link = || LinkName::new("eth9").unwrap();
+    let mut all = String::new();
+    for why in [
+        Unusable::Absent,
+        Unusable::NoCarrier,
+        Unusable::NotRestored("no".into()),
+        Unusable::NoFunction,
+        Unusable::PortOf("br0".into()),
+        Unusable::Carries("mv0".into()),
+        Unusable::TakenBy("mv0".into()),
+        Unusable::HostsOwn(link(), "192.0.2.1".parse().unwrap()),
+        Unusable::Leaving,
+        Unusable::LinkHeld(link()),
+        Unusable::GivenAway("0000:03:10.1".parse().unwrap()),
+    ] {
+        // With another that is not there.
+        let one = |d: &Device| Err(if *d == eth(1) { why.clone() } else { Unusable::Absent });
+        let both = pool.choose(RED, id(1), Shared, one).unwrap_err();
+        let alone = pool.may_take(id(1), &eth(1), Shared, one).unwrap_err();
+        assert_eq!(both.is_absence(), matches!(why, Unusable::Absent | Unusable::NoCarrier));
+        let [both, alone] = [both, alone].map(told);
+        assert_eq!(both.split(':').next(), alone.split(':').next(), "{both}");
+        if matches!(why, Unusable::PortOf(_)) {
+            writeln!(all, "{both}").unwrap();
+        }
+        writeln!(all, "{alone}").unwrap();
+    }
+    insta::assert_snapshot!(all, @r#"
+    NoDevice: NIC of guest 'web': no device can be used: eth1 is not there; list other devices, or wait for one to come with startupPolicy='optional' on <source>
+    NoDevice: NIC of guest 'web': no device can be used: eth1 has no carrier; list other devices, or wait for one to come with startupPolicy='optional' on <source>
+    NoDevice: NIC of guest 'web': no device can be used: eth1 could not be made what it was before its last guest, which is tried again: no; list other devices, or wait for one to come with startupPolicy='optional' on <source>
+    NoDevice: NIC of guest 'web': no device can be used: eth1 is no virtual function of a device of this host's; list other devices, or wait for one to come with startupPolicy='optional' on <source>
+    InUse: NIC of guest 'web': no device is free: eth0 is not there; eth1 is a port of br0, which takes all its frames; free one of them on the host, or list more
+    InUse: NIC of guest 'web': eth1 is a port of br0, which takes all its frames; free it on the host, or use another
+    InUse: NIC of guest 'web': eth1 carries mv0, which is not ours, and is wanted exclusively; free it on the host, or use another
+    InUse: NIC of guest 'web': eth1 is taken by mv0, which is not ours, in passthrough mode; free it on the host, or use another
+    InUse: NIC of guest 'web': eth1 has the link eth9, on which the host has 192.0.2.1; free it on the host, or use another
+    InUse: NIC of guest 'web': eth1 is being given back just now; detach those who hold it, or use another
+    InUse: NIC of guest 'web': eth1 has the link eth9, which NICs sit on; detach those who hold it, or use another
+    InUse: NIC of guest 'web': eth1 is the link of 0000:03:10.1, which a guest has; detach those who hold it, or use another
+    "#);
+}
+
+#[test]
 fn refusals_are_bounded() {
     let mut pool = pool(&(0..1000).map(eth).collect::<Vec<_>>(), &[]);
     for n in 0..10_000 {

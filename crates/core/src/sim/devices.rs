@@ -254,12 +254,17 @@ fn what_cannot_carry_a_macvlan_is_refused_with_the_reason() {
     host.tell(Input::Observed(Change::Snapshot(Box::new(host.kernel.clone()))));
     let mut refusal = |dev: &str, mode: &str| {
         let text = format!("<interface type='direct'><source dev='{dev}' mode='{mode}'/></interface>");
-        host.ask(attach("web", xml::read_nic(&text).unwrap())).unwrap_err().to_string()
+        let refused = host.ask(attach("web", xml::read_nic(&text).unwrap())).unwrap_err();
+        (refused.kind, refused.to_string())
     };
-    let refused = refusal("eth0", "vepa");
+    // They are there, and others use them.
+    let (kind, refused) = refusal("eth0", "vepa");
     assert!(refused.contains("eth0 is a port of br0"), "{refused}");
-    let refused = refusal("eth1", "passthrough");
+    assert!(refused.contains("free it on the host, or use another"), "{refused}");
+    assert_eq!(kind, ErrorKind::InUse);
+    let (kind, refused) = refusal("eth1", "passthrough");
     assert!(refused.contains("eth1 carries macvtap0, which is not ours"), "{refused}");
+    assert_eq!(kind, ErrorKind::InUse);
 }
 
 #[test]
@@ -298,6 +303,31 @@ fn everything_that_is_in_the_way_is_said_at_once() {
     for part in ["there is a link taken already", "eth0 is held exclusively by guest 'holder'", "isolation"] {
         assert!(error.contains(part), "{error}");
     }
+    at_rest(&mut host);
+}
+
+#[test]
+fn asking_ahead_tells_every_reason_of_a_pool() {
+    let mut host = switchboard();
+    for guest in ["a", "b"] {
+        attached(&mut host, guest, "pass");
+    }
+    let text = "<interface type='network'><mac address='52:54:00:00:00:09'/><source network='pass'/>
+        <vlan trunk='yes'><tag id='5'/></vlan><virtualport type='openvswitch'/><port isolated='yes'/>
+        <bandwidth><inbound average='200' floor='100'/></bandwidth></interface>";
+    let Command::Attach(wanted) = attach("web", xml::read_nic(text).unwrap()) else { unreachable!() };
+    let error = host.ask(Command::Check(wanted, None)).unwrap_err();
+    let told = error.to_string();
+    for part in ["type 'openvswitch'", "100 KiB/s", "no trunk", "isolation", "held exclusively by guest 'a'"] {
+        assert!(told.contains(part), "{told}");
+    }
+    assert_eq!(error.also.len(), 4, "{told}");
+    // That a device has no VLANs of its own is found when the virtualport is refused, too.
+    let text = "<interface type='network'><mac address='52:54:00:00:00:09'/><source network='pass0'/>
+        <vlan><tag id='5'/></vlan><virtualport type='openvswitch'/></interface>";
+    let Command::Attach(wanted) = attach("web", xml::read_nic(text).unwrap()) else { unreachable!() };
+    let told = host.ask(Command::Check(wanted, None)).unwrap_err().to_string();
+    assert!(told.contains("type 'openvswitch'") && told.contains("eth0 is no virtual function"), "{told}");
     at_rest(&mut host);
 }
 

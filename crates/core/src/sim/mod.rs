@@ -309,10 +309,23 @@ impl Host {
         self.settle();
         for _ in 0..64 {
             let Some(at) = self.wakes.pop_first() else { return };
-            self.now = self.now.max(at);
-            self.inputs.push_back(Input::Tick);
-            self.settle();
+            self.wake(at);
         }
+    }
+
+    /// Lets the clock run until then.
+    pub fn wait_until(&mut self, time: Now) {
+        while let Some(at) = self.wakes.first().copied().filter(|at| *at <= time) {
+            self.wakes.remove(&at);
+            self.wake(at);
+        }
+        self.now = self.now.max(time);
+    }
+
+    fn wake(&mut self, at: Now) {
+        self.now = self.now.max(at);
+        self.inputs.push_back(Input::Tick);
+        self.settle();
     }
 
     fn perform(&mut self, effect: Effect) {

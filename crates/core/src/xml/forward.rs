@@ -11,19 +11,6 @@ use crate::model::{DeviceRef, Forward, ForwardMode, LinkName, Nat};
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
-const MODES: &[(&str, ForwardMode)] = &[
-    // libvirt prints no <forward> for it, and reads the word all the same.
-    ("none", ForwardMode::Isolated),
-    ("nat", ForwardMode::Nat),
-    ("route", ForwardMode::Route),
-    ("open", ForwardMode::Open),
-    ("bridge", ForwardMode::Bridge),
-    ("private", ForwardMode::Private),
-    ("vepa", ForwardMode::Vepa),
-    ("passthrough", ForwardMode::Passthrough),
-    ("hostdev", ForwardMode::Hostdev),
-];
-
 pub(crate) fn read_forward(parent: &Cursor<'_, '_>) -> Result<Forward> {
     parent.child("forward").map_or_else(|| Ok(Forward::default()), |c| read_forward_element(&c))
 }
@@ -31,7 +18,7 @@ pub(crate) fn read_forward(parent: &Cursor<'_, '_>) -> Result<Forward> {
 /// Reads `<forward>`, in a network and as the fragment of an update.
 pub(crate) fn read_forward_element(c: &Cursor<'_, '_>) -> Result<Forward> {
     let mut forward = Forward {
-        mode: c.choice("mode", MODES)?.unwrap_or(ForwardMode::Nat),
+        mode: c.choice("mode", ForwardMode::WORDS)?.unwrap_or(ForwardMode::Nat),
         managed: c.yes_no("managed")?,
         ..Forward::default()
     };

@@ -3,7 +3,10 @@
 use super::session::{Outcome, Session, document, plain, unexpected};
 use crate::access::Grant;
 use crate::convert;
-use patchcord_api::methods::{AttachNIC, Attached, ChangedNic, CheckNIC, Document, Fetched, Nics, OneNic, Request};
+use patchcord_api::Reservation;
+use patchcord_api::methods::{
+    AttachNIC, Attached, ChangedNic, CheckNIC, CheckedNic, Document, Fetched, Nics, OneNic, Request,
+};
 use patchcord_core::engine::{Answer, Attach, Body, Command, NicView};
 use patchcord_core::intent::Owner;
 use patchcord_core::merge::Precedence;
@@ -12,6 +15,7 @@ use patchcord_core::plan::Handover;
 use patchcord_core::xml::{self, Mode};
 use patchcord_core::{Error, ErrorKind};
 use patchcord_host::process::Process;
+use std::time::{SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 impl Session {
@@ -149,11 +153,20 @@ impl Session {
         let mut nic = xml::read_nic(&asked.xml)?;
         if let Some(network) = asked.network {
             let network = Name::new(self.network(&network).await?.name).map_err(|cause| wrong("network", cause))?;
-            let portgroup = match nic.source {
-                NicSource::Network { portgroup, .. } => portgroup,
-                _ => None,
+            let named = match &nic.source {
+                NicSource::None => None,
+                NicSource::Network { network: named, .. } if *named == network => None,
+                NicSource::Network { network: named, .. } => Some(format!("network '{named}'")),
+                NicSource::Bridge { bridge } => Some(format!("bridge {bridge}")),
+                NicSource::Direct { dev, .. } => Some(format!("device {dev}")),
             };
-            nic.source = NicSource::Network { network, portgroup };
+            if let Some(named) = named {
+                let cause = format!("it names {named}, and network '{network}' is asked about");
+                return Err(wrong("<source>", cause).hint("ask about what it names, or have it name that network"));
+            }
+            if nic.source == NicSource::None {
+                nic.source = NicSource::Network { network, portgroup: None };
+            }
         }
         let precedence = self.admit(&object, &mut nic).await?;
         let attach = Attach {
@@ -168,7 +181,14 @@ impl Session {
             port: None,
             mac_unknown: false,
         };
-        self.changed_nic(Command::Check(Box::new(attach), asked.reserve)).await
+        // Looked up before, so that no more is promised than is held.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let Answer { body, warnings } = self.handle.call(Command::Check(Box::new(attach), asked.reserve)).await?;
+        let Body::Nic(view) = body else { return Err(unexpected()) };
+        let reservation = asked
+            .reserve
+            .map(|seconds| Reservation { id: view.id.to_string(), expires: now.saturating_add(seconds.into()) });
+        plain(&CheckedNic { nic: convert::nic(*view), warnings: self.warnings_for_peer(warnings), reservation })
     }
 
     async fn changed_nic(&self, command: Command) -> Result<Outcome, Error> {

@@ -3,7 +3,7 @@
 //! The groups are those of `/etc/group`: what `SO_PEERGROUPS` says could only be read with unsafe code, and `/proc` may
 //! speak of another process by now. Groups that come from elsewhere (LDAP) are not seen.
 
-use crate::access::Peer;
+use crate::access::{GROUPS, PASSWD, Peer};
 use std::collections::BTreeSet;
 use std::io;
 use tokio::net::UnixStream;
@@ -13,7 +13,7 @@ pub(super) fn of(stream: &UnixStream) -> io::Result<Peer> {
     let credentials = stream.peer_cred()?;
     // Root needs no names, and a host without these files has no others.
     let read = |path: &str| if credentials.uid() == 0 { None } else { std::fs::read_to_string(path).ok() };
-    let (passwd, group) = (read("/etc/passwd"), read("/etc/group"));
+    let (passwd, group) = (read(PASSWD), read(GROUPS));
     Ok(look_up(
         credentials.uid(),
         credentials.gid(),

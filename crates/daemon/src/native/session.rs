@@ -91,6 +91,7 @@ impl Session {
     async fn carry_out(&self, request: Request) -> Result<Outcome, Error> {
         match request {
             Request::ListNetworks(asked) => {
+                asked.mode.as_deref().map(convert::forward_mode).transpose()?;
                 let networks = self.networks().await?.into_iter().filter(|network| fits(&asked, network)).collect();
                 plain(&Networks { networks })
             }

@@ -1,9 +1,9 @@
 //! `<bandwidth>`, `<vlan>`, trust and isolation: whose counts, and where each can be had.
 
-use super::{ID, connections, for_each_connection, inbound, merged, nic, on_bridge, red, vlan};
+use super::{ID, connections, for_each_connection, inbound, merged, name, nic, on_bridge, red, vlan};
 use crate::merge::{Given, Merged, Precedence, merge};
 use crate::model::{
-    Bandwidth, ForwardMode, NativeMode, Network, Nic, Rate, VirtualPort, VirtualPortType, Vlan, VlanTag,
+    Bandwidth, ForwardMode, NativeMode, Network, Nic, NicSource, Rate, VirtualPort, VirtualPortType, Vlan, VlanTag,
 };
 use std::fmt::Write as _;
 
@@ -226,10 +226,50 @@ fn elements_that_are_refused() {
     insta::assert_snapshot!(told, @r#"
     Unsupported: NIC, <inbound floor>: the NIC asks for 7 KiB/s at least, and network 'red' has no inbound rate of its own to promise from; give the network a <bandwidth> with <inbound average>, or remove floor
     Unsupported: NIC, <vlan>: the NIC asks for 2 VLANs, and network 'red' (forward mode 'nat') gives its NICs a bridge of its own, which has VLANs 1 to 4094, not 4095; give another <tag id>
-    Unsupported: NIC, <vlan>: the NIC asks for VLAN 5, and network 'red' (forward mode 'vepa') gives its NICs macvtap, which has no VLANs, save in mode passthrough; use a bridge, or a VLAN link of the host's as the device
-    Unsupported: NIC, <port isolated>: the NIC asks for isolation, and network 'red' (forward mode 'vepa') gives its NICs macvtap, which has none; remove it, or use a bridge; mode 'private' keeps NICs on one device apart
-    Unsupported: NIC, <vlan>: the NIC asks for 2 VLANs, and network 'red' (forward mode 'passthrough') gives its NICs macvtap, which has one VLAN and no trunk; give one <tag>, and no trunk='yes'
+    Unsupported: NIC, <vlan>: the NIC asks for VLAN 5, and network 'red' (forward mode 'vepa') gives its NICs a device of the host's (cord or macvtap), which has no VLANs, save in mode passthrough; use a bridge, or a VLAN link of the host's as the device
+    Unsupported: NIC, <port isolated>: the NIC asks for isolation, and network 'red' (forward mode 'vepa') gives its NICs a device of the host's (cord or macvtap), which has none; remove it, or use a bridge; mode 'private' keeps NICs on one device apart
+    Unsupported: NIC, <vlan>: the NIC asks for 2 VLANs, and network 'red' (forward mode 'passthrough') gives its NICs a device of the host's (cord or macvtap), which has one VLAN and no trunk; give one <tag>, and no trunk='yes'
     Unsupported: NIC, <bandwidth>: the NIC limits its rates, and network 'red' (forward mode 'hostdev') gives its NICs a PCI device, which nobody here can limit; remove <bandwidth>
-    Unsupported: NIC, <inbound floor>: the NIC asks for 7 KiB/s at least, and its source is macvtap: only a network's own bridge promises rates; remove floor
+    Unsupported: NIC, <inbound floor>: the NIC asks for 7 KiB/s at least, and its source is a device of the host's (cord or macvtap): only a network's own bridge promises rates; remove floor
     "#);
+}
+
+#[test]
+fn every_reason_is_given() {
+    // The fields that a refusal speaks of.
+    let fields = |wanted: &Nic, network: &Network| -> Vec<String> {
+        let error = merged(wanted, network).unwrap_err();
+        let others = error.also.iter().map(|other| other.split(": ").next().unwrap().to_owned());
+        error.field.into_iter().chain(others).collect()
+    };
+    let mut wanted = nic();
+    wanted.virtualport = Some(VirtualPort { kind: Some(VirtualPortType::OpenVSwitch), ..VirtualPort::default() });
+    let rate = Rate { floor: Some(100), ..Rate::default() };
+    wanted.bandwidth = Some(Bandwidth { inbound: Some(rate), outbound: None });
+    wanted.vlan = Some(vlan(&[5, 6]));
+    wanted.port_isolated = Some(true);
+    assert_eq!(
+        fields(&wanted, &red(ForwardMode::Passthrough)),
+        ["<virtualport type>", "<inbound floor>", "<vlan>", "<port isolated>"]
+    );
+    // What a portgroup that isn't there would have said is nobody's guess: only what the NIC itself says is looked at.
+    wanted.source = NicSource::Network { network: name("red"), portgroup: Some(name("nobodys")) };
+    let mut network = red(ForwardMode::Vepa);
+    network.virtualport = Some(VirtualPort { kind: Some(VirtualPortType::Qbg), ..VirtualPort::default() });
+    wanted.virtualport = None;
+    assert_eq!(fields(&wanted, &network), ["<source portgroup>", "<inbound floor>", "<vlan>", "<port isolated>"]);
+    // Contradictions in several parameters, and what is missing besides.
+    let mut wanted = nic();
+    let port = |manager_id, type_id| VirtualPort {
+        kind: Some(VirtualPortType::Qbg),
+        manager_id: Some(manager_id),
+        type_id: Some(type_id),
+        ..VirtualPort::default()
+    };
+    wanted.virtualport = Some(port(1, 2));
+    network.virtualport = Some(port(3, 4));
+    assert_eq!(
+        fields(&wanted, &network),
+        ["<parameters managerid>", "<parameters typeid>", "<virtualport parameters>"]
+    );
 }

@@ -315,6 +315,21 @@ fn a_check_has_no_effect() {
     assert!(client.call(&ListNICs { network: None }).unwrap().nics.is_empty());
     let missing = CheckNIC { network: Some("nowhere".into()), guest: "web".into(), xml: none, ..CheckNIC::default() };
     assert_eq!(refused(client.call(&missing)).0, "NotFound");
+    // What the document names counts, and must be what is asked about.
+    for (kind, source, named) in [
+        ("network", "network='nowhere'", "network 'nowhere'"),
+        ("direct", "dev='nope0'", "device nope0"),
+        ("bridge", "bridge='br0'", "bridge br0"),
+    ] {
+        let xml = format!("<interface type='{kind}'><source {source}/></interface>");
+        let (kind, refusal) = refused(client.call(&CheckNIC { xml, ..check.clone() }));
+        assert_eq!((kind.as_str(), refusal.exit), ("InvalidArgument", 2));
+        assert_eq!(refusal.cause, format!("it names {named}, and network 'lab' is asked about"));
+    }
+    let xml = "<interface type='network'><source network='lab' portgroup='staff'/></interface>".to_owned();
+    let uuid = client.call(&ShowNetwork { name: "lab".into() }).unwrap().network.uuid;
+    let same = client.call(&CheckNIC { network: Some(uuid), xml, ..check }).unwrap().nic;
+    assert_eq!(same.portgroup.as_deref(), Some("staff"));
 }
 
 #[test]
