@@ -295,16 +295,16 @@ fn what_no_nic_could_have() {
     ];
     let cases: Vec<&str> = cases.iter().map(String::as_str).collect();
     insta::assert_snapshot!(networks(&cases), @r#"
-    network 'lab', <vlan>: it puts NICs into VLANs, and forward mode 'vepa' gives them macvtap, which has no VLANs, save in mode passthrough; use a bridge, or a VLAN link of the host's as the device
-    network 'lab', <vlan>: portgroup 'b' puts NICs into VLANs, and forward mode 'vepa' gives them macvtap, which has no VLANs, save in mode passthrough; use a bridge, or a VLAN link of the host's as the device
-    network 'lab', <vlan>: it puts NICs into VLANs, and forward mode 'bridge' gives them macvtap, which has no VLANs, save in mode passthrough; use a bridge, or a VLAN link of the host's as the device
+    network 'lab', <vlan>: it puts NICs into VLANs, and forward mode 'vepa' gives them a device of the host's (cord or macvtap), which has no VLANs, save in mode passthrough; use a bridge, or a VLAN link of the host's as the device
+    network 'lab', <vlan>: portgroup 'b' puts NICs into VLANs, and forward mode 'vepa' gives them a device of the host's (cord or macvtap), which has no VLANs, save in mode passthrough; use a bridge, or a VLAN link of the host's as the device
+    network 'lab', <vlan>: it puts NICs into VLANs, and forward mode 'bridge' gives them a device of the host's (cord or macvtap), which has no VLANs, save in mode passthrough; use a bridge, or a VLAN link of the host's as the device
     accepted
     accepted
     accepted
     accepted
     network 'lab', <vlan>: it puts NICs into VLANs, and forward mode 'none' gives them a bridge of its own, which has VLANs 1 to 4094, not 0; give another <tag id>
     network 'lab', <vlan>: portgroup 'p' puts NICs into VLANs, and forward mode 'bridge' gives them a bridge of the host's, which has VLANs 1 to 4094, not 4095; give another <tag id>
-    network 'lab', <vlan>: it puts NICs into VLANs, and forward mode 'passthrough' gives them macvtap, which has one VLAN and no trunk; give one <tag>, and no trunk='yes'
+    network 'lab', <vlan>: it puts NICs into VLANs, and forward mode 'passthrough' gives them a device of the host's (cord or macvtap), which has one VLAN and no trunk; give one <tag>, and no trunk='yes'
     network 'lab', <bandwidth>: portgroup 'a' limits rates, which nobody can do for a PCI device; remove it
     network 'lab', <virtualport type>: the type of the network does not go with forward mode 'hostdev'; 802.1Qbg goes with a device of the host's (cord or macvtap), 802.1Qbh with that or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without
     network 'lab', <virtualport type>: the type of the network does not go with forward mode 'vepa'; 802.1Qbg goes with a device of the host's (cord or macvtap), 802.1Qbh with that or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go without
