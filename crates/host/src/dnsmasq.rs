@@ -106,6 +106,7 @@ impl Dnsmasq {
     pub fn start(&self, network: Uuid, config: &Config) -> Result<Process> {
         if let Some(old) = self.find(network)? {
             self.end(network, &old)?;
+            remove(&self.pid_path(network))?;
         }
         self.write(network, config)?;
         Directory::open(&self.run_dir, FileMode::Shared)?;
@@ -197,13 +198,15 @@ impl Dnsmasq {
         }
     }
 
-    /// Stops it and removes its files, but not its leases. One that has ended already is fine.
+    /// Stops it and removes its files, but not its leases. One that has ended already is fine. Gives why files are left,
+    /// where some are: a start writes them anew.
     ///
     /// # Errors
-    /// [`Error::Service`] when it can't be killed; [`Error::File`].
-    pub fn stop(&self, network: Uuid, process: &Process) -> Result<()> {
+    /// [`Error::Service`] when it can't be killed.
+    pub fn stop(&self, network: Uuid, process: &Process) -> Result<Option<Error>> {
         self.end(network, process)?;
-        READ_FILES.iter().try_for_each(|kind| remove(&self.path(network, kind)))
+        let files = READ_FILES.map(|kind| self.path(network, kind)).into_iter().chain([self.pid_path(network)]);
+        Ok(files.map(|path| remove(&path).err()).fold(None, Option::or))
     }
 
     /// Removes what is left of a network that is no more: its leases, too.
@@ -219,7 +222,7 @@ impl Dnsmasq {
     fn end(&self, network: Uuid, process: &Process) -> Result<()> {
         for signal in [Signal::Terminate, Signal::Kill] {
             if !self.spawner.signal(process.id(), signal)? || process.wait(PATIENCE)? {
-                return remove(&self.pid_path(network));
+                return Ok(());
             }
         }
         Err(Error::Service { network, problem: format!("process {} does not end when killed", process.id().pid) })
