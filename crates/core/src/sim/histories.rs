@@ -37,6 +37,7 @@ enum Happening {
         by_name: bool,
         owner: Option<u8>,
         plug: Option<DevicePlug>,
+        optional: bool,
         vlan: bool,
         rates: u8,
     },
@@ -113,8 +114,10 @@ fn happening() -> impl Strategy<Value = Happening> {
             .prop_map(|(network, host, live, config)| Update { network, host, live, config }),
         3 => (network.clone(), 0u8..9, any::<bool>(), any::<bool>())
             .prop_map(|(network, part, live, config)| Reshape(network, part, live, config)),
-        4 => (network.clone(), any::<bool>(), proptest::option::of(0u8..3), plug(), any::<bool>(), 0u8..6)
-            .prop_map(|(network, by_name, owner, plug, vlan, rates)| Attach { network, by_name, owner, plug, vlan, rates }),
+        4 => (network.clone(), any::<bool>(), proptest::option::of(0u8..3), plug(), any::<[bool; 2]>(), 0u8..6)
+            .prop_map(|(network, by_name, owner, plug, [optional, vlan], rates)| {
+                Attach { network, by_name, owner, plug, optional, vlan, rates }
+            }),
         1 => nic.prop_map(Detach),
         1 => (nic, proptest::option::of(network.clone()), any::<bool>(), 0u8..6)
             .prop_map(|(n, to, vlan, rates)| Modify(n, to, vlan, rates)),
@@ -285,10 +288,9 @@ fn happen(host: &mut Host, what: &Happening) {
             request(host, update(*network, *last, *live, *config))
         }
         Happening::Reshape(n, part, live, config) => request(host, reshape(*n, *part, *live, *config)),
-        Happening::Attach { network, by_name, owner: of, plug, vlan, rates } => {
-            let nic = nic_of(*network, *vlan, *rates);
-            let Command::Attach(mut wanted) = attach("guest", nic) else { unreachable!() };
-            wanted.nic.plug = *plug;
+        Happening::Attach { network, by_name, owner: of, plug, optional, vlan, rates } => {
+            let Command::Attach(mut wanted) = attach("guest", nic_of(*network, *vlan, *rates)) else { unreachable!() };
+            (wanted.nic.plug, wanted.nic.optional) = (*plug, *optional);
             wanted.handover = if *by_name { Handover::Name { uid: None } } else { Handover::Descriptor };
             wanted.owner = of.map(owner).filter(|o| host.processes.contains(o));
             request(host, Command::Attach(wanted));
@@ -505,6 +507,7 @@ fn converges(mut host: Host, history: &[Happening]) -> Result<(), TestCaseError>
     host.settle_with_clock();
     host.reap();
     prop_assert_eq!(host.check(), Vec::<String>::new());
+    prop_assert_eq!(host.check_waiting(), Vec::<String>::new());
     prop_assert_eq!(host.check_functions(), Vec::<String>::new());
     prop_assert_eq!(host.check_hook(), Vec::<String>::new());
     // Nothing is planned for a host that is at rest, and a daemon that starts anew agrees.
@@ -512,6 +515,7 @@ fn converges(mut host: Host, history: &[Happening]) -> Result<(), TestCaseError>
     host.settle();
     host.reap();
     prop_assert_eq!(host.check(), Vec::<String>::new());
+    prop_assert_eq!(host.check_waiting(), Vec::<String>::new());
     prop_assert_eq!(host.check_functions(), Vec::<String>::new());
     prop_assert_eq!(host.check_hook(), Vec::<String>::new());
     // When all is stopped, nothing is left and the host's settings are as they were.
@@ -569,7 +573,10 @@ fn a_pulled_cable_stays_pulled() {
 #[test]
 fn no_nic_outlives_its_owner_on_its_way() {
     use Happening::*;
-    let attach = |network, owner, rates| Attach { network, by_name: false, owner, plug: None, vlan: false, rates };
+    let attach = |network, owner, rates| {
+        let (by_name, plug, optional, vlan) = (false, None, false, false);
+        Attach { network, by_name, owner, plug, optional, vlan, rates }
+    };
     for n in 0..128 {
         let (hooked, police, libvirts) = (n & 1 != 0, n & 2 != 0, n & 4 != 0);
         let history = [

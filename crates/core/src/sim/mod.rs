@@ -42,6 +42,8 @@ mod switches;
 mod tests;
 #[cfg(test)]
 mod vlans;
+#[cfg(test)]
+mod waiting;
 
 use crate::engine::{
     Config, Effect, Engine, Event, Input, Job, JobOutcome, Now, Record, RecordKey, RequestId, Startup,
