@@ -5,9 +5,9 @@
 
 use super::{Engine, Object};
 use crate::intent::NicIntent;
-use crate::model::LinkName;
+use crate::model::{ActualType, LinkName};
 use crate::plan::{Change, Link};
-use crate::pool::Device;
+use crate::pool::{Access, Device};
 use uuid::Uuid;
 
 impl Engine {
@@ -80,9 +80,19 @@ impl Engine {
                 continue;
             }
             for id in self.intent.without_device(network).collect::<Vec<_>>() {
+                // One device may be gone to the first of many.
+                if !self.has_devices_left(network) {
+                    break;
+                }
                 self.give_device(id);
             }
         }
+    }
+
+    fn has_devices_left(&self, network: Uuid) -> bool {
+        let active = self.intent.network(network).and_then(|network| network.active.as_ref());
+        let Some(ActualType::Direct(mode)) = active.map(ActualType::of_network) else { return false };
+        self.intent.pool().has_any(network, |device| self.usable(device, Access::Shared, mode).is_ok())
     }
 
     fn give_device(&mut self, id: Uuid) {
