@@ -266,6 +266,27 @@ fn who_has_a_tap_gets_no_function_later() {
 }
 
 #[test]
+fn who_waits_gets_a_function_when_it_is_what_it_was() {
+    let mut host = bed();
+    host.set_functions("eth0", &[]);
+    host.ask(Command::Create(from_pf("pass", "passthrough", ""))).unwrap();
+    let [first, second] = ["a", "b"].map(|guest| {
+        let wanted = crate::model::Nic { optional: true, ..nic_on("pass") };
+        nic(host.ask(attach(guest, wanted)).unwrap().body).id
+    });
+    host.set_functions("eth0", &[(0, Some("v0"))]);
+    host.settle();
+    host.sysfs.keeps = true;
+    host.ask(Command::Detach(first)).unwrap();
+    let state = |host: &mut Host| nic(host.ask(Command::ShowNic(second)).unwrap().body).state;
+    assert_eq!(state(&mut host), NicState::Waiting);
+    host.sysfs.keeps = false;
+    host.settle_with_clock();
+    assert_eq!(state(&mut host), NicState::Plugged);
+    at_rest_all(&mut host);
+}
+
+#[test]
 fn what_a_driver_refuses_is_not_attached() {
     let mut host = bed();
     host.ask(Command::Create(from_pf("whole", "hostdev", ""))).unwrap();
