@@ -124,6 +124,8 @@ pub struct NicIntent {
     pub handover: Handover,
     /// Who attached it.
     pub uid: u32,
+    /// Its place in the order in which NICs were attached: who waits for a device gets one in that order.
+    pub turn: u64,
     /// Whether its attach was answered. One that was not is taken back after a crash, unless somebody holds its tap.
     pub confirmed: bool,
 }
@@ -219,6 +221,8 @@ pub struct Intent {
     /// What is held for NICs to come, and until when.
     reserved: BTreeMap<Uuid, (NicIntent, u64)>,
     routed: Routed,
+    /// The NICs without a device of networks that give devices, in their order.
+    without_device: BTreeMap<Uuid, BTreeSet<(u64, Uuid)>>,
     /// How many NICs of each network have a `<vlan>` of their own.
     with_vlan: BTreeMap<Uuid, usize>,
     /// What is different on the host by our doing, and bears no mark.
@@ -263,6 +267,11 @@ impl Intent {
             }
             None => self.pool.unregister(uuid),
         }
+        self.without_device.remove(&uuid);
+        if self.gives_devices(uuid) {
+            let nics = self.nics_of(uuid).filter(|nic| has_no_device(nic)).map(|nic| (nic.turn, nic.id)).collect();
+            self.without_device.insert(uuid, nics);
+        }
         let Some(current) = network.current() else { return };
         self.names.insert(current.name.clone(), uuid);
         self.routed.count(network.active.as_ref(), 1);
@@ -277,6 +286,20 @@ impl Intent {
     /// The NICs that hold that device.
     pub fn nics_on_device(&self, device: &Device) -> impl Iterator<Item = &NicIntent> {
         self.pool.holders(device).filter_map(|id| self.nic(id))
+    }
+
+    /// The NICs without a device of a network that gives devices, in the order in which they were attached.
+    pub fn without_device(&self, network: Uuid) -> impl Iterator<Item = Uuid> {
+        self.without_device.get(&network).into_iter().flatten().map(|(_, id)| *id)
+    }
+
+    /// The networks that give devices and have NICs without one.
+    pub fn networks_short_of_devices(&self) -> impl Iterator<Item = Uuid> {
+        self.without_device.iter().filter(|(_, nics)| !nics.is_empty()).map(|(network, _)| *network)
+    }
+
+    fn gives_devices(&self, network: Uuid) -> bool {
+        self.pool.listed(network).next().is_some()
     }
 
     /// How many active networks need the host to forward.
@@ -363,6 +386,9 @@ impl Intent {
         self.remove_nic(nic.id);
         if let Some(network) = nic.network {
             self.nics_of.entry(network).or_default().insert(nic.id);
+            if has_no_device(&nic) && self.gives_devices(network) {
+                self.without_device.entry(network).or_default().insert((nic.turn, nic.id));
+            }
             if nic.nic.vlan.is_some() {
                 *self.with_vlan.entry(network).or_default() += 1;
             }
@@ -423,6 +449,9 @@ impl Intent {
         self.pool.release(id);
         if let Some(network) = nic.network {
             remove(&mut self.nics_of, &network, id);
+            if let Some(nics) = self.without_device.get_mut(&network) {
+                nics.remove(&(nic.turn, id));
+            }
             if let (true, Some(count)) = (nic.nic.vlan.is_some(), self.with_vlan.get_mut(&network)) {
                 *count -= 1;
                 if *count == 0 {
@@ -450,9 +479,15 @@ pub fn devices(forward: &Forward) -> impl Iterator<Item = Device> {
     links.chain(forward.addresses.iter().map(|address| Device::Pci(*address)))
 }
 
-/// Whether two NICs are found by the same: network, VLANs there, address, that of a tap, owner, bridge and device.
+/// Whether a NIC would take a device. What a port's guest sits on is libvirt's business.
+fn has_no_device(nic: &NicIntent) -> bool {
+    nic.allocation.is_none() && !nic.is_port()
+}
+
+/// Whether two NICs are found by the same: network, VLANs there, address, that of a tap, owner, bridge, device and turn.
 fn found_alike(one: &NicIntent, other: &NicIntent) -> bool {
-    let place = |nic: &NicIntent| (nic.network, nic.nic.vlan.is_some(), nic.nic.mac, nic.is_port(), nic.owner);
+    let place =
+        |nic: &NicIntent| (nic.network, nic.nic.vlan.is_some(), nic.nic.mac, nic.is_port(), nic.owner, nic.turn);
     place(one) == place(other) && one.named_bridge() == other.named_bridge() && one.allocation == other.allocation
 }
 

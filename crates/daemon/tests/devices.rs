@@ -150,6 +150,54 @@ fn a_device_that_goes_leaves_its_nic_waiting_until_it_is_back() {
     });
 }
 
+/// A device that leads to the switch.
+fn plug_in(ns: &Namespace, switch: &Namespace, device: &str, port: &str) {
+    ns.veth(device, switch, port);
+    switch.run(&format!("ip link set {port} master fabric"));
+}
+
+#[test]
+fn who_waits_for_a_pool_without_devices_gets_them_in_turn() {
+    in_namespace(|ns| {
+        let switch = switch(ns, &[]);
+        let mut host = Host::new(ns);
+        host.network(&pool("own", "passthrough", &["eth10", "eth11"]));
+        let xml = "<interface type='network'><source network='own' startupPolicy='optional'/></interface>";
+        let mut guests = ["c", "a", "b"].map(|name| host.guest(name, xml));
+        let got = |host: &Host<'_>, id: &str| {
+            let nic = host.nic(id);
+            format!("{} {}", nic.state, nic.actual.dev.unwrap_or_default())
+        };
+        let wait = |host: &Host<'_>, id: &str, device: &str| {
+            let wanted = format!("plugged {device}");
+            wait_until("its device", SOON, || match got(host, id) {
+                got if got == wanted => Ok(()),
+                got => Err(got),
+            });
+        };
+        let ids = guests.each_ref().map(|(nic, _)| nic.id.clone());
+        assert_eq!(ids.each_ref().map(|id| got(&host, id)), ["waiting "; 3]);
+        plug_in(ns, &switch, "eth10", "p0");
+        wait(&host, &ids[0], "eth10");
+        address(&mut guests[0].1, 51);
+        Host::reaches(&mut guests[0].1, "10.9.0.1");
+        assert_eq!([&ids[1], &ids[2]].map(|id| got(&host, id)), ["waiting "; 2]);
+        // The next comes while there is no daemon.
+        host.kill();
+        plug_in(ns, &switch, "eth11", "p1");
+        host.start();
+        wait(&host, &ids[1], "eth11");
+        address(&mut guests[1].1, 52);
+        Host::reaches(&mut guests[1].1, "10.9.0.1");
+        assert_eq!([&ids[0], &ids[2]].map(|id| got(&host, id)), ["plugged eth10", "waiting "]);
+        // And one is given back.
+        host.detach(&ids[0]);
+        wait(&host, &ids[2], "eth10");
+        address(&mut guests[2].1, 53);
+        Host::reaches(&mut guests[2].1, "10.9.0.1");
+    });
+}
+
 /// How often each client attaches a NIC and detaches it again, by its network. Those that have a device alone wait for the
 /// kernel, which deletes the macvlan before in its own time.
 const CLIENTS: [(&str, usize, usize); 2] = [("shared", 12, 800), ("alone", 8, 50)];

@@ -4,6 +4,7 @@
 //! they are asked until they have: within seconds as a rule, when the switch is there.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -118,15 +119,35 @@ impl fmt::Display for Wanted {
     }
 }
 
+/// Where those can be asked who speak with switches.
+#[derive(Debug, Clone, Copy)]
+pub struct Peers<'a> {
+    /// lldpad's pid file; see [`PID_FILE`](lldpad::PID_FILE).
+    pub lldpad: PidFile<'a>,
+    /// The netlink port of devices' drivers: the kernel's, or that of a process that plays a driver.
+    pub drivers: u32,
+}
+
+impl<'a> From<PidFile<'a>> for Peers<'a> {
+    fn from(lldpad: PidFile<'a>) -> Self {
+        Self { lldpad, drivers: Socket::KERNEL }
+    }
+}
+
+impl<'a> From<&'a PathBuf> for Peers<'a> {
+    fn from(lldpad: &'a PathBuf) -> Self {
+        PidFile::from(lldpad).into()
+    }
+}
+
 /// Has the switch give the port its profile. Blocks until that is done or has failed, at most until the deadline and two
-/// seconds more, in which a request that has failed is taken back. `pid_file` is lldpad's; see
-/// [`PID_FILE`](lldpad::PID_FILE).
+/// seconds more, in which a request that has failed is taken back. Of `peers` lldpad's pid file is enough.
 ///
 /// # Errors
 /// [`Error::Association`] says what was answered, what would help, and whether anything could not be taken back;
 /// [`Error::NoLldpad`] and the errors of opening a socket.
-pub fn associate<'a>(port: &Association, pid_file: impl Into<PidFile<'a>>, deadline: Instant) -> Result<()> {
-    let mut agent = Agent::open(port, pid_file.into())?;
+pub fn associate<'a>(port: &Association, peers: impl Into<Peers<'a>>, deadline: Instant) -> Result<()> {
+    let mut agent = Agent::open(port, peers.into())?;
     let Err(trouble) = agent.carry_out(Operation::Associate, deadline) else { return Ok(()) };
     let left = if trouble.is_refusal() { None } else { agent.take_back().err() };
     Err(agent.error(trouble, left))
@@ -137,8 +158,8 @@ pub fn associate<'a>(port: &Association, pid_file: impl Into<PidFile<'a>>, deadl
 ///
 /// # Errors
 /// As [`associate`].
-pub fn disassociate<'a>(port: &Association, pid_file: impl Into<PidFile<'a>>, deadline: Instant) -> Result<()> {
-    let mut agent = Agent::open(port, pid_file.into())?;
+pub fn disassociate<'a>(port: &Association, peers: impl Into<Peers<'a>>, deadline: Instant) -> Result<()> {
+    let mut agent = Agent::open(port, peers.into())?;
     let ended = match agent.knows_of_it(deadline) {
         Ok(false) => Ok(()),
         Ok(true) => agent.carry_out(Operation::Disassociate, deadline),
@@ -186,10 +207,10 @@ impl Trouble {
 }
 
 impl<'a> Agent<'a> {
-    fn open(port: &'a Association, pid_file: PidFile<'_>) -> Result<Self> {
+    fn open(port: &'a Association, peers: Peers<'_>) -> Result<Self> {
         let peer = match &port.wanted {
-            Wanted::Qbg(vsi) => Peer::Lldpad(Lldpad::open(lldpad::netlink_port(pid_file)?)?, vsi),
-            Wanted::Qbh(profile) => Peer::Driver(Socket::open()?, profile),
+            Wanted::Qbg(vsi) => Peer::Lldpad(Lldpad::open(lldpad::netlink_port(peers.lldpad)?)?, vsi),
+            Wanted::Qbh(profile) => Peer::Driver(Socket::open_to(peers.drivers)?, profile),
         };
         Ok(Self { port, peer })
     }

@@ -68,9 +68,9 @@ pub(crate) enum Consistency {
 
 impl Channel {
     /// Opens a socket of this netlink protocol with extended and capped acknowledgements, and strict checking of dump
-    /// requests (without it the kernel ignores their filters).
-    pub(crate) fn open(protocol: isize) -> Result<Self, Error> {
-        let channel = Self::open_to(protocol, KERNEL)?;
+    /// requests (without it the kernel ignores their filters), to the kernel or to who plays it.
+    pub(crate) fn open(protocol: isize, peer: u32) -> Result<Self, Error> {
+        let channel = Self::open_to(protocol, peer)?;
         channel.socket.set_ext_ack(true).map_err(Error::Open)?;
         channel.socket.set_cap_ack(true).map_err(Error::Open)?;
         channel.socket.set_netlink_get_strict_chk(true).map_err(Error::Open)?;

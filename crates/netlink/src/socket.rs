@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use netlink_packet_core::NetlinkSerializable;
 use netlink_packet_route::RouteNetlinkMessage;
 
-use crate::channel::{Channel, Consistency, NLM_F_ACK, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR};
+use crate::channel::{self, Channel, Consistency, NLM_F_ACK, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR};
 use crate::error::Error;
 use crate::{extack, frame};
 
@@ -78,17 +78,28 @@ pub struct Socket {
 }
 
 impl Socket {
+    /// The kernel's own port.
+    pub const KERNEL: u32 = channel::KERNEL;
+
     /// Opens a socket in the calling thread's network namespace.
     ///
     /// # Errors
     /// [`Error::Open`].
     pub fn open() -> Result<Self, Error> {
-        Self::on(netlink_sys::protocols::NETLINK_ROUTE)
+        Self::open_to(Self::KERNEL)
+    }
+
+    /// The same to whoever has that port: the kernel, or a process that plays it.
+    ///
+    /// # Errors
+    /// [`Error::Open`], with EPERM for a process's port without CAP_NET_ADMIN.
+    pub fn open_to(port: u32) -> Result<Self, Error> {
+        Ok(Socket { channel: Channel::open(netlink_sys::protocols::NETLINK_ROUTE, port)? })
     }
 
     /// One of this netlink protocol, whose requests are answered alike.
     pub(crate) fn on(protocol: isize) -> Result<Self, Error> {
-        Ok(Socket { channel: Channel::open(protocol)? })
+        Ok(Socket { channel: Channel::open(protocol, Self::KERNEL)? })
     }
 
     /// Carries out one request and waits for the kernel's acknowledgement.

@@ -64,8 +64,10 @@ impl Engine {
             owner: attach.owner,
             handover: attach.handover,
             uid: attach.uid,
+            turn: self.next_turn,
             confirmed: false,
         };
+        self.next_turn += 1;
         // Without its network nothing can be said about the rest.
         let settled = network.and_then(|_| reasons.note(self.settle_on(&object, intent.clone())));
         if let Some((settled, _)) = &settled {
@@ -212,14 +214,19 @@ impl Engine {
         };
         let nics: Vec<NicIntent> = self.intent.nics_of(network).filter(|nic| !stays(nic)).cloned().collect();
         for nic in nics {
-            let optional = Nic { optional: true, ..nic.nic.clone() };
-            let object = self.describe(super::Object::Nic(nic.id));
-            let wanted = self.settle_on(&object, NicIntent { nic: optional, ..nic.clone() });
-            let allocation = wanted.ok().and_then(|(wanted, _)| wanted.allocation);
+            let allocation = self.allocation_now(&nic);
             if allocation != nic.allocation {
                 self.put_nic(nic.id, Some(NicIntent { allocation, ..nic }));
             }
         }
+    }
+
+    /// The device that a NIC which lives gets as things are now; none, and it waits, where none can be had.
+    pub(super) fn allocation_now(&mut self, nic: &NicIntent) -> Option<Allocation> {
+        let optional = Nic { optional: true, ..nic.nic.clone() };
+        let object = self.describe(super::Object::Nic(nic.id));
+        let wanted = self.settle_on(&object, NicIntent { nic: optional, ..nic.clone() });
+        wanted.ok().and_then(|(wanted, _)| wanted.allocation)
     }
 
     /// The network that a NIC's source names, which must be active.

@@ -126,6 +126,7 @@ impl Engine {
         let there = |address: &PciAddress| self.observed.functions.at(*address).is_some();
         appeared.extend(differing.into_iter().filter(there).map(Device::Pci));
         for device in appeared {
+            self.offer(&device);
             self.publish_device(&device, DeviceEvent::Appeared);
         }
     }
@@ -238,6 +239,7 @@ impl Engine {
             (Job::RestoreFunction(address, _), _) => {
                 let taken = self.functions.remove(&(id, address));
                 self.persist_function(id, address);
+                self.offer(&Device::Pci(address));
                 if taken.is_some_and(|taken| taken.refused.is_some()) {
                     self.drift(object, format!("{address} is what it was before this NIC had it"), true);
                 }

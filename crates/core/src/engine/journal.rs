@@ -59,6 +59,7 @@ impl Engine {
     /// Changes a NIC's intent, and remembers what it was.
     pub(super) fn set_nic(&mut self, id: Uuid, nic: Option<NicIntent>) {
         let told = self.to_be_told(Object::Nic(id));
+        self.note_left(id, nic.as_ref());
         let before = self.intent.nic(id);
         self.journal.note(|| Entry::Nic(id, before.cloned().map(Box::new)));
         let network = before.and_then(|nic| nic.network).filter(|network| self.intent.has_vlans(*network));

@@ -54,6 +54,7 @@ mod startup;
 mod undisturbed;
 mod uplinks;
 mod view;
+mod waiting;
 mod work;
 
 pub use devices::{DeviceHolder, DeviceView, Free};
@@ -70,6 +71,7 @@ use crate::intent::Intent;
 use crate::model::{DevicePlug, PciAddress};
 use crate::plan::uplink::Uplinks;
 use crate::plan::{Observed, Plan, dnsmasq};
+use crate::pool::Device;
 use crate::{Error, ErrorKind, xml};
 use journal::Journal;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -127,6 +129,7 @@ pub struct Engine {
     next: u64,
     next_tap: u32,
     next_macvlan: u32,
+    next_turn: u64,
     /// When to look at which object again.
     alarms: BTreeMap<Now, BTreeSet<Object>>,
     /// Networks of which a NIC has just taken the last VLAN away.
@@ -151,6 +154,10 @@ pub struct Engine {
     uplinks_concerned: bool,
     /// Networks that promise other rates than before, to be looked at when this call is through.
     promises: BTreeSet<Uuid>,
+    /// Networks with a device that somebody who waits may have, to be looked at when this call is through.
+    offered: BTreeSet<Uuid>,
+    /// Devices that NICs are leaving, or have just left.
+    left: BTreeMap<Uuid, BTreeSet<Device>>,
     /// What switches were asked for, by NIC.
     associations: BTreeMap<Uuid, associations::Known>,
     /// Virtual functions that NICs have, or had and that are not yet what they were.
@@ -190,6 +197,7 @@ impl Engine {
             next: 0,
             next_tap: 0,
             next_macvlan: 0,
+            next_turn: 1,
             alarms: BTreeMap::new(),
             without_vlans: BTreeSet::new(),
             unwritten: BTreeSet::new(),
@@ -203,6 +211,8 @@ impl Engine {
             untold: HashMap::new(),
             uplinks_concerned: false,
             promises: BTreeSet::new(),
+            offered: BTreeSet::new(),
+            left: BTreeMap::new(),
             associations: BTreeMap::new(),
             functions: BTreeMap::new(),
             lost: BTreeMap::new(),
@@ -229,6 +239,7 @@ impl Engine {
             Input::NotPersisted { key, cause, dropped } => self.not_persisted(key, &cause, dropped, journal),
             Input::Tick => self.tick(),
         }
+        self.give_out();
         self.keep_promises();
         self.keep_uplinks();
         std::mem::take(&mut self.out)

@@ -207,6 +207,7 @@ impl Engine {
     /// A network's operation is over.
     pub(super) fn network_done(&mut self, uuid: Uuid, operation: Operation) {
         let Goal::Network { previous, event } = operation.goal else { return };
+        self.offer_of(uuid);
         let reply = match operation.error {
             Some(error) => Err(error),
             None => {

@@ -123,6 +123,10 @@ impl Engine {
     /// A NIC's operation is over. An attach is confirmed right after its answer.
     pub(super) fn nic_done(&mut self, id: Uuid, operation: Operation) {
         let Goal::Nic { previous, event } = operation.goal else { return };
+        // One that waits was passed over while it was under change.
+        if let Some(network) = self.intent.nic(id).filter(|nic| nic.allocation.is_none()).and_then(|nic| nic.network) {
+            self.offer_of(network);
+        }
         let Some(request) = operation.request else { return };
         if let Some(error) = operation.error {
             return self.out.push(Effect::refuse(request, error));

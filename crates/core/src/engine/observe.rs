@@ -69,12 +69,14 @@ impl Engine {
         let everything = matches!(change, Change::Snapshot(_));
         let uplinks = matches!(change, Change::Link(..) | Change::Vlans(..));
         let macvtaps = self.macvtaps(&change);
+        let devices = self.may_be_had_after(&change);
         let functions =
             matches!(change, Change::Functions(_) | Change::Snapshot(_)).then(|| self.observed.functions.clone());
         self.observed.take(change);
         if let Some(before) = functions.filter(|before| *before != self.observed.functions) {
             self.functions_changed(&before, &mut concerned);
         }
+        devices.iter().for_each(|device| self.offer(device));
         for nic in macvtaps {
             // Where no other is made nothing is done that would be told of.
             if self.observed.link_marked(MarkKind::Tap, nic).is_none() {
@@ -124,6 +126,7 @@ impl Engine {
 
     /// Everything was read anew: every object is looked at.
     pub(super) fn look_at_everything(&mut self) {
+        self.offer_all();
         self.advance(Object::Host);
         // Services whose network was being stopped for good when the daemon died are in nobody's intent.
         let networks = self.intent.networks().map(|(uuid, _)| uuid);

@@ -439,6 +439,9 @@ impl Engine {
                 Object::Host => {}
             }
         }
+        if let Object::Nic(id) = object {
+            self.offer_left(id);
+        }
         let waiting = self.work.get_mut(&object).map(|w| std::mem::take(&mut w.waiting)).unwrap_or_default();
         if self.work.get(&object).is_some_and(super::work::Work::is_idle) {
             self.work.remove(&object);

@@ -68,7 +68,10 @@ impl Engine {
         let now = self.now;
         let over: Vec<Uuid> = self.intent.expired(now).collect();
         for id in over {
-            self.intent.unreserve(id);
+            let reserved = self.intent.unreserve(id);
+            if let Some(allocation) = reserved.and_then(|(nic, _)| nic.allocation) {
+                self.offer(&allocation.device());
+            }
         }
     }
 }

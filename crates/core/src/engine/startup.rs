@@ -82,6 +82,7 @@ impl Engine {
         let macvlans = self.intent.nics().filter_map(|n| n.allocation.as_ref());
         let macvlans = macvlans.filter_map(|a| a.macvlan()?.as_str().strip_prefix("pcm")?.parse().ok());
         self.next_macvlan = macvlans.max().map_or(0, |n: u32| n.wrapping_add(1));
+        self.next_turn = self.intent.nics().map(|n| n.turn).max().unwrap_or(0) + 1;
         self.look_at_everything();
         self.look_at_leftover_ports();
         self.look_at_untold();

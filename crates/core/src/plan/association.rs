@@ -4,6 +4,7 @@
 //! for, and what was written down is ended when nobody wants it any more.
 
 use super::desired::{self, Plug, Resolved};
+use super::macvtap::DesiredMacvtap;
 use super::observed::{Index, Observed};
 use crate::intent::{Intent, NicIntent};
 use crate::model::{LinkName, LinkState, MacAddr, PciAddress, VirtualPort, VirtualPortType};
@@ -48,7 +49,10 @@ pub fn association(intent: &Intent, observed: &Observed, nic: Uuid) -> Option<As
     let port = merged.virtualport.filter(|port| port.kind.is_some_and(is_associated))?;
     let pulled = match function {
         Some(_) => nic.nic.link == Some(LinkState::Down),
-        None => matches!(desired::nic_as(intent, observed, nic)?.plug, Plug::Nothing(_)),
+        None => {
+            let plug = desired::nic_as(intent, observed, nic)?.plug;
+            matches!(plug, Plug::Nothing(_) | Plug::Macvtap(DesiredMacvtap { unplugged: Some(_), .. }))
+        }
     };
     if pulled {
         return None;

@@ -97,6 +97,8 @@ pub enum Unplugged {
     Misfit,
     /// Its guest has a PCI device, and its network gives none any more.
     Kept,
+    /// It has a tap, since there was no PCI device for its guest when it was attached.
+    Missed,
 }
 
 impl Unplugged {
@@ -110,6 +112,10 @@ impl Unplugged {
             ),
             Self::Kept => Some(
                 "its network gives no PCI devices any more, and its guest has one: detach the NIC and attach a new one",
+            ),
+            Self::Missed => Some(
+                "its network gives PCI devices, and it got none when it was attached, but a tap: detach the NIC and attach \
+                 a new one",
             ),
             Self::Misfit => Some(
                 "its network has another device or mode now, and a macvtap can't be moved there: detach the NIC and \
@@ -299,6 +305,7 @@ pub fn nic_as(intent: &Intent, observed: &Observed, nic: &NicIntent) -> Option<D
         (Resolved::None, _) => Plug::Nothing(Unplugged::Wanted),
         (Resolved::Stopped, _) => Plug::Nothing(Unplugged::Parked),
         (Resolved::HostBridge(bridge, _), _) if merged.as_ref().is_some_and(is_ovs) => Plug::Ovs((*bridge).clone()),
+        (Resolved::Function(..), _) => Plug::Nothing(Unplugged::Missed),
         (_, None) => Plug::Nothing(Unplugged::Waiting),
         (Resolved::Device(_, mode, _), Some(device)) => {
             cord((intent, observed), nic, merged.as_ref(), (*mode, device, mtu))

@@ -186,6 +186,12 @@ impl Pool {
         fits.filter_map(|(_, place)| devices.get(*place)).find(|d| usable(d).is_ok())
     }
 
+    /// Whether a list has a `usable` device that nobody holds exclusively.
+    pub fn has_any(&self, list: Uuid, usable: impl Fn(&Device) -> bool) -> bool {
+        let Some(List { devices, order }) = self.lists.get(&list) else { return false };
+        order.iter().filter_map(|(_, place)| devices.get(*place)).any(usable)
+    }
+
     /// Whether `holder` may have this very device, in a list or not: what a NIC of `type='direct'` names.
     ///
     /// # Errors

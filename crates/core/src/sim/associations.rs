@@ -4,8 +4,8 @@ use super::tests::{at_rest, attach, host, network, nic, nic_on};
 use super::{Full, Host};
 use crate::engine::{Command, Event, Input, NicState, NicView};
 use crate::intent::Owner;
-use crate::model::{Network, Nic, NicSource};
-use crate::plan::{Change, LinkKind};
+use crate::model::{DevicePlug, Network, Nic, NicSource};
+use crate::plan::{Change, Handover, LinkKind};
 use crate::{ErrorKind, xml};
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -127,6 +127,26 @@ fn an_association_follows_the_nic() {
     host.tell(Input::Observed(Change::Link(index, host.kernel.link(index).cloned())));
     at_rest(&mut host);
     assert_eq!(host.switch.take(), ["+eth0"]);
+}
+
+/// It stays on its device, down.
+#[test]
+fn a_macvtap_that_is_pulled_out_is_not_associated() {
+    let mut host = bed();
+    let macvtap = Nic { plug: Some(DevicePlug::Macvtap), ..nic_on("red") };
+    let Command::Attach(mut wanted) = attach("web", macvtap) else { unreachable!() };
+    wanted.handover = Handover::Name { uid: None };
+    let id = nic(host.ask(Command::Attach(wanted)).unwrap().body).id;
+    for (command, asked) in [
+        (Command::ShowNic(id), "+eth0"),
+        (Command::Link(id, false), "-eth0"),
+        (Command::Link(id, true), "+eth0"),
+        (Command::Stop("red".into()), "-eth0"),
+    ] {
+        host.ask(command).unwrap();
+        assert_eq!(host.switch.take(), [asked]);
+        at_rest(&mut host);
+    }
 }
 
 #[test]

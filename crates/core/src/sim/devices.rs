@@ -34,7 +34,7 @@ pub(super) fn switchboard() -> Host {
     host
 }
 
-fn attached(host: &mut Host, guest: &str, network: &str) -> NicView {
+pub(super) fn attached(host: &mut Host, guest: &str, network: &str) -> NicView {
     nic(host.ask(attach(guest, nic_on(network))).unwrap().body)
 }
 

@@ -5,6 +5,7 @@ use super::associations::associated;
 use super::bandwidth::{limited, pick_shaped, shaped};
 use super::hostdev::on_functions;
 use super::ports::port_id;
+use super::reshape::reshape;
 use super::tests::{attach, host, nat, nic_in, nic_on, on_devices, on_open_vswitch};
 use super::{Full, Host};
 use crate::engine::{Command, Input};
@@ -37,6 +38,7 @@ enum Happening {
         by_name: bool,
         owner: Option<u8>,
         plug: Option<DevicePlug>,
+        optional: bool,
         vlan: bool,
         rates: u8,
     },
@@ -115,8 +117,10 @@ fn happening() -> impl Strategy<Value = Happening> {
             .prop_map(|(network, host, live, config)| Update { network, host, live, config }),
         3 => (network.clone(), 0u8..9, any::<bool>(), any::<bool>())
             .prop_map(|(network, part, live, config)| Reshape(network, part, live, config)),
-        4 => (network.clone(), any::<bool>(), proptest::option::of(0u8..3), plug(), any::<bool>(), 0u8..6)
-            .prop_map(|(network, by_name, owner, plug, vlan, rates)| Attach { network, by_name, owner, plug, vlan, rates }),
+        4 => (network.clone(), any::<bool>(), proptest::option::of(0u8..3), plug(), any::<[bool; 2]>(), 0u8..6)
+            .prop_map(|(network, by_name, owner, plug, [optional, vlan], rates)| {
+                Attach { network, by_name, owner, plug, optional, vlan, rates }
+            }),
         2 => (0u8..3).prop_map(AttachToBridge),
         1 => nic.prop_map(Detach),
         1 => (nic, proptest::option::of(network.clone()), any::<bool>(), 0u8..6)
@@ -250,29 +254,6 @@ fn update(network: u8, last: u8, live: bool, config: bool) -> Command {
     }
 }
 
-/// Another bridge, domain, address, mode, or list of devices.
-fn reshape(n: u8, part: u8, live: bool, config: bool) -> Command {
-    use UpdateCommand::{AddLast, Delete, Modify};
-    use UpdateSection::{Bridge, Domain, Forward, Ip};
-    let six = format!("<ip family='ipv6' address='fd00:{n}::1' prefix='64'/>");
-    let (command, section, xml) = match (n, part) {
-        (3, 0..4) => (Modify, Forward, "<forward mode='vepa'><interface dev='eth1'/></forward>".into()),
-        (3, _) => (Modify, Forward, "<forward mode='private'><interface dev='eth0'/></forward>".into()),
-        (4, _) => (Modify, Forward, "<forward mode='passthrough'><interface dev='eth3'/></forward>".into()),
-        (5, _) => (Modify, Bridge, format!("<bridge name='ovsbr{}'/>", part % 2)),
-        (_, 0) => (AddLast, Ip, six),
-        (_, 1) => (Delete, Ip, six),
-        (_, 2) => (Modify, Ip, format!("<ip address='10.0.{n}.1' netmask='255.255.0.0'/>")),
-        (_, 3) => (Modify, Bridge, format!("<bridge name='swan{n}' stp='off'/>")),
-        (_, 4) => (Modify, Bridge, format!("<bridge name='virbr{}'/>", n % 2)),
-        (_, 5) => (Modify, Forward, "<forward mode='route'/>".into()),
-        (_, 6) => (Delete, Forward, "<forward/>".into()),
-        (_, 7) => (AddLast, Forward, "<forward mode='nat'/>".into()),
-        (_, _) => (AddLast, Domain, "<domain name='a.test'/>".into()),
-    };
-    Command::Update { network: name(n), command, section, parent: None, xml, live, config }
-}
-
 fn happen(host: &mut Host, what: &Happening) {
     let request = |host: &mut Host, command| {
         host.request(command);
@@ -287,11 +268,10 @@ fn happen(host: &mut Host, what: &Happening) {
         Happening::Update { network, host: last, live, config } => {
             request(host, update(*network, *last, *live, *config))
         }
-        Happening::Reshape(n, part, live, config) => request(host, reshape(*n, *part, *live, *config)),
-        Happening::Attach { network, by_name, owner: of, plug, vlan, rates } => {
-            let nic = nic_of(*network, *vlan, *rates);
-            let Command::Attach(mut wanted) = attach("guest", nic) else { unreachable!() };
-            wanted.nic.plug = *plug;
+        Happening::Reshape(n, part, live, config) => request(host, reshape(&name(*n), *n, *part, (*live, *config))),
+        Happening::Attach { network, by_name, owner: of, plug, optional, vlan, rates } => {
+            let Command::Attach(mut wanted) = attach("guest", nic_of(*network, *vlan, *rates)) else { unreachable!() };
+            (wanted.nic.plug, wanted.nic.optional) = (*plug, *optional);
             wanted.handover = if *by_name { Handover::Name { uid: None } } else { Handover::Descriptor };
             wanted.owner = of.map(owner).filter(|o| host.processes.contains(o));
             request(host, Command::Attach(wanted));
@@ -510,6 +490,7 @@ fn converges(mut host: Host, history: &[Happening]) -> Result<(), TestCaseError>
     host.settle_with_clock();
     host.reap();
     prop_assert_eq!(host.check(), Vec::<String>::new());
+    prop_assert_eq!(host.check_waiting(), Vec::<String>::new());
     prop_assert_eq!(host.check_functions(), Vec::<String>::new());
     prop_assert_eq!(host.check_hook(), Vec::<String>::new());
     // Nothing is planned for a host that is at rest, and a daemon that starts anew agrees.
@@ -517,6 +498,7 @@ fn converges(mut host: Host, history: &[Happening]) -> Result<(), TestCaseError>
     host.settle();
     host.reap();
     prop_assert_eq!(host.check(), Vec::<String>::new());
+    prop_assert_eq!(host.check_waiting(), Vec::<String>::new());
     prop_assert_eq!(host.check_functions(), Vec::<String>::new());
     prop_assert_eq!(host.check_hook(), Vec::<String>::new());
     // When all is stopped, nothing is left and the host's settings are as they were.
@@ -574,7 +556,10 @@ fn a_pulled_cable_stays_pulled() {
 #[test]
 fn no_nic_outlives_its_owner_on_its_way() {
     use Happening::*;
-    let attach = |network, owner, rates| Attach { network, by_name: false, owner, plug: None, vlan: false, rates };
+    let attach = |network, owner, rates| {
+        let (by_name, plug, optional, vlan) = (false, None, false, false);
+        Attach { network, by_name, owner, plug, optional, vlan, rates }
+    };
     for n in 0..128 {
         let (hooked, police, libvirts) = (n & 1 != 0, n & 2 != 0, n & 4 != 0);
         let history = [

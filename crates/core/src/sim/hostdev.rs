@@ -245,6 +245,48 @@ fn only_functions_have_a_vlan() {
 }
 
 #[test]
+fn who_has_a_tap_gets_no_function_later() {
+    let mut host = bed();
+    host.set_functions("eth0", &[]);
+    host.ask(Command::Create(from_pf("whole", "hostdev", ""))).unwrap();
+    host.ask(Command::Create(from_pf("pass", "passthrough", ""))).unwrap();
+    let [whole, pass] = ["whole", "pass"].map(|network| {
+        let wanted = crate::model::Nic { optional: true, ..nic_on(network) };
+        nic(host.ask(attach("web", wanted)).unwrap().body)
+    });
+    assert_eq!((whole.state, pass.state), (NicState::Waiting, NicState::Waiting));
+    assert!(whole.cause.is_some_and(|cause| cause.contains("detach the NIC and attach a new one")), "{whole:?}");
+    assert_eq!(pass.cause, None);
+    host.set_functions("eth0", &[(0, Some("v0"))]);
+    host.settle();
+    let [whole, pass] = [whole, pass].map(|of| nic(host.ask(Command::ShowNic(of.id)).unwrap().body));
+    assert_eq!((whole.state, whole.pci), (NicState::Waiting, None));
+    assert_eq!((pass.state, pass.dev.as_deref()), (NicState::Plugged, Some("v0")));
+    at_rest_all(&mut host);
+}
+
+#[test]
+fn who_waits_gets_a_function_when_it_is_what_it_was() {
+    let mut host = bed();
+    host.set_functions("eth0", &[]);
+    host.ask(Command::Create(from_pf("pass", "passthrough", ""))).unwrap();
+    let [first, second] = ["a", "b"].map(|guest| {
+        let wanted = crate::model::Nic { optional: true, ..nic_on("pass") };
+        nic(host.ask(attach(guest, wanted)).unwrap().body).id
+    });
+    host.set_functions("eth0", &[(0, Some("v0"))]);
+    host.settle();
+    host.sysfs.keeps = true;
+    host.ask(Command::Detach(first)).unwrap();
+    let state = |host: &mut Host| nic(host.ask(Command::ShowNic(second)).unwrap().body).state;
+    assert_eq!(state(&mut host), NicState::Waiting);
+    host.sysfs.keeps = false;
+    host.settle_with_clock();
+    assert_eq!(state(&mut host), NicState::Plugged);
+    at_rest_all(&mut host);
+}
+
+#[test]
 fn what_a_driver_refuses_is_not_attached() {
     let mut host = bed();
     host.ask(Command::Create(from_pf("whole", "hostdev", ""))).unwrap();

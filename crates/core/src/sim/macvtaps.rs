@@ -203,6 +203,11 @@ fn without_its_device_there_is_nothing_to_hand_over() {
     let view = nic(host.ask(optional(attach("web", macvtap("pass")))).unwrap().body);
     assert_eq!((view.state, view.node), (NicState::Waiting, None));
     at_rest(&mut host);
+    super::devices::appears(&mut host, "eth3");
+    let view = nic(host.ask(Command::ShowNic(view.id)).unwrap().body);
+    assert_eq!((view.state, view.dev.as_deref()), (NicState::Plugged, Some("eth3")));
+    assert!(view.node.is_some(), "{view:?}");
+    at_rest(&mut host);
 }
 
 #[test]

@@ -44,6 +44,8 @@ mod tests;
 mod uplinks;
 #[cfg(test)]
 mod vlans;
+#[cfg(test)]
+mod waiting;
 
 use crate::engine::{
     Config, Effect, Engine, Event, Input, Job, JobOutcome, Now, Record, RecordKey, RequestId, Startup,

@@ -352,3 +352,26 @@ fn a_guests_device_keeps_its_driver() {
     change(&mut host, Do::Modify, In::Forward, None, &forward("no", "")).unwrap();
     at_rest(&mut host);
 }
+
+/// For a random network of that number: another bridge, domain, address, mode, or list of devices.
+pub(super) fn reshape(network: &str, n: u8, part: u8, (live, config): (bool, bool)) -> Command {
+    use Do::{AddLast, Delete, Modify};
+    use In::{Bridge, Domain, Forward, Ip};
+    let six = format!("<ip family='ipv6' address='fd00:{n}::1' prefix='64'/>");
+    let (command, section, xml) = match (n, part) {
+        (3, 0..4) => (Modify, Forward, "<forward mode='vepa'><interface dev='eth1'/></forward>".into()),
+        (3, _) => (Modify, Forward, "<forward mode='private'><interface dev='eth0'/></forward>".into()),
+        (4, _) => (Modify, Forward, "<forward mode='passthrough'><interface dev='eth3'/></forward>".into()),
+        (5, _) => (Modify, Bridge, format!("<bridge name='ovsbr{}'/>", part % 2)),
+        (_, 0) => (AddLast, Ip, six),
+        (_, 1) => (Delete, Ip, six),
+        (_, 2) => (Modify, Ip, format!("<ip address='10.0.{n}.1' netmask='255.255.0.0'/>")),
+        (_, 3) => (Modify, Bridge, format!("<bridge name='swan{n}' stp='off'/>")),
+        (_, 4) => (Modify, Bridge, format!("<bridge name='virbr{}'/>", n % 2)),
+        (_, 5) => (Modify, Forward, "<forward mode='route'/>".into()),
+        (_, 6) => (Delete, Forward, "<forward/>".into()),
+        (_, 7) => (AddLast, Forward, "<forward mode='nat'/>".into()),
+        (_, _) => (AddLast, Domain, "<domain name='a.test'/>".into()),
+    };
+    Command::Update { network: network.to_owned(), command, section, parent: None, xml, live, config }
+}

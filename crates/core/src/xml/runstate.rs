@@ -100,7 +100,7 @@ pub fn write_nic_state(stamp: &Stamp, nic: &NicIntent) -> String {
         Handover::Name { uid } => tag.attr("handover", "name").opt("opener", uid),
     };
     let policy = (nic.precedence == Precedence::Host).then_some("host");
-    tag.opt("class", nic.class).attr("uid", nic.uid).opt("policy", policy).body(|w| {
+    tag.opt("class", nic.class).attr("uid", nic.uid).attr("turn", nic.turn).opt("policy", policy).body(|w| {
         write_nic_into(w, &nic.given, None);
         match &nic.allocation {
             None => {}
@@ -186,6 +186,8 @@ pub fn read_nic_state(stamp: &Stamp, text: &str) -> Result<Option<NicIntent>> {
             owner,
             handover,
             uid: c.required("uid", parse)?,
+            // Those of older documents come first, in any order.
+            turn: c.parsed("turn", parse)?.unwrap_or(0),
             // Older documents say so themselves; now it is the file's name that says it.
             confirmed: c.attr("state") != Some("pending"),
         })

@@ -10,7 +10,7 @@ use super::{
     NEWSETELEM, NEWTABLE, SUBSYSTEM,
 };
 use crate::attr::{Attrs, Writer};
-use crate::channel::{Channel, Consistency, NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR};
+use crate::channel::{self, Channel, Consistency, NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR};
 use crate::error::{Error, KernelError};
 use crate::{extack, frame};
 
@@ -47,7 +47,7 @@ impl Socket {
     /// # Errors
     /// [`Error::Open`].
     pub fn open() -> Result<Self, Error> {
-        let channel = Channel::open(netlink_sys::protocols::NETLINK_NETFILTER)?;
+        let channel = Channel::open(netlink_sys::protocols::NETLINK_NETFILTER, channel::KERNEL)?;
         // Without CAP_NET_ADMIN the default is enough for reading, and nothing else is allowed.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(&channel, SEND_BUFFER);
         Ok(Socket { channel })

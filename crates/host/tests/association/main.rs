@@ -1,5 +1,9 @@
-//! Associations with a process that plays lldpad, and with a driver that has no port profiles.
+//! Associations with a process that plays lldpad, with a thread that plays a driver, and with a driver that has no port
+//! profiles.
 #![allow(clippy::unwrap_used)] // a helper that fails is the test failing
+
+mod driver;
+mod player;
 
 use std::fs;
 use std::io::Write;
@@ -12,10 +16,7 @@ use patchcord_host::association::{Association, Guest, Uplink, associate, disasso
 use patchcord_testkit::{Namespace, NetlinkPeer, Process, in_namespace, wait_until};
 use uuid::Uuid;
 
-const INSTANCE: Uuid = Uuid::from_u128(0xfa9b_7fff_b0a0_4893_8e0e_beef_4ff1_8f8f);
-const NLMSG_DONE: u16 = 3;
-const RTM_GETLINK: u16 = 18;
-const IFLA_VF_PORTS: u16 = 24;
+use player::{INSTANCE, Role, play};
 
 /// `RTM_SETLINK` for the port below on link 2, eth0, without sequence number, port and operation.
 const REQUEST: &str = "9c00000013000500\
@@ -62,34 +63,7 @@ fn within(time: Duration) -> Instant {
 
 const LONG: Duration = Duration::from_secs(10);
 
-/// One attribute.
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let mut bytes = [&(4 + value.len() as u16).to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
-}
-
-/// What lldpad answers when it lists another's port and then ours, with this response.
-fn listed(ours: bool, response: Option<u16>) -> Vec<u8> {
-    let port = |instance: Uuid, response: Option<u16>| {
-        let parts = [
-            attribute(4, instance.as_bytes()),
-            attribute(1, &u32::MAX.to_ne_bytes()),
-            response.map(|code| attribute(7, &code.to_ne_bytes())).unwrap_or_default(),
-        ];
-        attribute(1, &parts.concat())
-    };
-    let mut ports = port(Uuid::from_u128(7), Some(4));
-    if ours {
-        ports.extend(port(INSTANCE, response));
-    }
-    let mut header = vec![0; 16];
-    header[4] = 2;
-    [header, attribute(IFLA_VF_PORTS, &ports)].concat()
-}
-
-/// Not a test: the process that plays lldpad, started by the tests below. It answers each message by the next word of
-/// its script, questions all by `waiting` while that is the next, and writes down what it received.
+/// Not a test: the process that plays lldpad, started by the tests below. It writes down what it received.
 #[test]
 #[ignore = "is the lldpad process of the other tests"]
 fn lldpad_process() {
@@ -97,40 +71,7 @@ fn lldpad_process() {
     let mut log = fs::File::create(std::env::var_os("LOG").unwrap()).unwrap();
     let peer = NetlinkPeer::bind(std::process::id());
     writeln!(log, "ready").unwrap();
-    let mut words = script.split_whitespace().peekable();
-    loop {
-        let (message, from) = peer.receive();
-        assert_eq!(message[12..16], from.to_ne_bytes(), "lldpad keeps the port that is written in a request");
-        let told = [&message[..8], &message[16..]].concat();
-        let told: String = told.iter().map(|byte| format!("{byte:02x}")).collect();
-        writeln!(log, "{told}").unwrap();
-        let question = message[4..6] == RTM_GETLINK.to_ne_bytes();
-        let answer = |payload: Vec<u8>| {
-            assert!(question, "{told}");
-            peer.answer(from, &message, NLMSG_DONE, &payload);
-        };
-        if words.peek() == Some(&"waiting") {
-            if question {
-                answer(listed(true, None));
-                continue;
-            }
-            words.next();
-        }
-        let word = words.next().unwrap_or("silence");
-        let (word, number) = word.split_once(':').unwrap_or((word, "0"));
-        match word {
-            "ack" => {
-                assert!(!question, "{told}");
-                peer.acknowledge(from, &message, 0);
-            }
-            "errno" => peer.acknowledge(from, &message, number.parse().unwrap()),
-            "progress" => answer(listed(true, None)),
-            "code" => answer(listed(true, Some(number.parse().unwrap()))),
-            "none" => answer(listed(false, None)),
-            "silence" => {}
-            word => panic!("{word}?"),
-        }
-    }
+    play(&peer, Role::Lldpad, &script, |told| writeln!(log, "{told}").unwrap());
 }
 
 /// A running lldpad of ours, with its pid file.
