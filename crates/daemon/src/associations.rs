@@ -80,6 +80,7 @@ impl Asker {
             let deadline = Instant::now() + self.patience;
             let pid_file = PidFile::read_by(&self.spawner, &self.pid_file);
             match demand {
+                Demand::Associate if of.reserved => association::reserve(&port, pid_file, deadline),
                 Demand::Associate => association::associate(&port, pid_file, deadline),
                 Demand::Disassociate => association::disassociate(&port, pid_file, deadline),
             }

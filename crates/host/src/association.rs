@@ -147,8 +147,21 @@ impl<'a> From<&'a PathBuf> for Peers<'a> {
 /// [`Error::Association`] says what was answered, what would help, and whether anything could not be taken back;
 /// [`Error::NoLldpad`] and the errors of opening a socket.
 pub fn associate<'a>(port: &Association, peers: impl Into<Peers<'a>>, deadline: Instant) -> Result<()> {
-    let mut agent = Agent::open(port, peers.into())?;
-    let Err(trouble) = agent.carry_out(Operation::Associate, deadline) else { return Ok(()) };
+    ask_for(port, peers.into(), Operation::Associate, deadline)
+}
+
+/// Has the switch keep ready what the port will take, as [`associate`] has it give that; which follows, or [`disassociate`].
+/// 802.1Qbg only.
+///
+/// # Errors
+/// As [`associate`].
+pub fn reserve<'a>(port: &Association, peers: impl Into<Peers<'a>>, deadline: Instant) -> Result<()> {
+    ask_for(port, peers.into(), Operation::PreAssociateReserving, deadline)
+}
+
+fn ask_for(port: &Association, peers: Peers<'_>, operation: Operation, deadline: Instant) -> Result<()> {
+    let mut agent = Agent::open(port, peers)?;
+    let Err(trouble) = agent.carry_out(operation, deadline) else { return Ok(()) };
     let left = if trouble.is_refusal() { None } else { agent.take_back().err() };
     Err(agent.error(trouble, left))
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use patchcord_core::model::{LinkName, MacAddr, VirtualPort, VirtualPortType};
 use patchcord_host::Error;
-use patchcord_host::association::{Association, Guest, Uplink, associate, disassociate};
+use patchcord_host::association::{Association, Guest, Uplink, associate, disassociate, reserve};
 use patchcord_testkit::{Namespace, Process, create_tap, in_namespace, unpacked, wait_until};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use uuid::Uuid;
@@ -245,6 +245,22 @@ fn a_switch_that_agrees_is_told_what_was_asked_for() {
         disassociate(&port, &lldpad.pid_file(), deadline()).unwrap();
         switch.was_asked(3);
         disassociate(&port, &lldpad.pid_file(), deadline()).unwrap();
+        assert_eq!(lldpad.ports(), "mode=");
+    });
+}
+
+#[test]
+fn what_a_switch_has_reserved_is_associated_in_place_or_given_back() {
+    with_switch(Some(0), |lldpad, switch, port| {
+        reserve(&port, &lldpad.pid_file(), deadline()).unwrap();
+        switch.was_asked(1);
+        associate(&port, &lldpad.pid_file(), deadline()).unwrap();
+        switch.was_asked(2);
+        assert!(lldpad.ports().starts_with("mode=2,12,1193046,1,"), "{}", lldpad.ports());
+        disassociate(&port, &lldpad.pid_file(), deadline()).unwrap();
+        reserve(&port, &lldpad.pid_file(), deadline()).unwrap();
+        disassociate(&port, &lldpad.pid_file(), deadline()).unwrap();
+        switch.was_asked(3);
         assert_eq!(lldpad.ports(), "mode=");
     });
 }

@@ -4,8 +4,9 @@
 //! says after a start nothing is certain: what is wanted is asked for again, which switches allow, and what nobody
 //! wants any more is ended.
 
-use super::effect::{Job, RecordKey};
+use super::effect::{Job, NicEvent, RecordKey};
 use super::input::{JobOutcome, Startup};
+use super::work::Goal;
 use super::{Engine, Object};
 use crate::plan::Association;
 use crate::{Error, ErrorKind, plan, xml};
@@ -23,8 +24,13 @@ impl Engine {
     /// The job that a NIC's association needs. What was written down is so when the job starts.
     pub(super) fn association_job(&mut self, object: Object) -> Option<Job> {
         let Object::Nic(id) = object else { return None };
-        let wanted = plan::association(&self.intent, &self.observed, id);
+        let wanted = self.wanted_association(id);
         match (wanted, self.associations.get(&id)) {
+            (Some(wanted), Some(known)) if known.association.leads_to(&wanted) => {
+                self.associations.insert(id, Known { association: wanted.clone(), agreed: false });
+                self.persist_association(id);
+                Some(Job::Associate(Box::new(wanted)))
+            }
             (wanted, Some(known)) if wanted.as_ref() != Some(&known.association) => {
                 Some(Job::Disassociate(Box::new(known.association.clone())))
             }
@@ -36,6 +42,16 @@ impl Engine {
             }
             (None, _) => None,
         }
+    }
+
+    /// The association that a NIC should have. A reservation is made for one that is attached with its cable pulled; nobody
+    /// is kept from pulling a cable later by a switch that has none to give.
+    pub(crate) fn wanted_association(&self, id: Uuid) -> Option<Association> {
+        let wanted = plan::association(&self.intent, &self.observed, id)?;
+        let known = self.associations.get(&id).is_some_and(|known| known.association.reserved);
+        let operation = self.work.get(&Object::Nic(id)).and_then(|work| work.operation.as_ref());
+        let attached = operation.is_some_and(|o| matches!(o.goal, Goal::Nic { event: NicEvent::Attached, .. }));
+        (!wanted.reserved || known || attached).then_some(wanted)
     }
 
     /// A switch was asked to associate a NIC, or to end that.

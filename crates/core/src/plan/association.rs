@@ -29,6 +29,16 @@ pub struct Association {
     pub guest: Uuid,
     /// The virtualport, complete for its type, which is 802.1Qbg or 802.1Qbh.
     pub port: VirtualPort,
+    /// Whether the switch is to keep ready what the port will take, and no more: the guest's cable is pulled. That is VDP's
+    /// pre-association with resource reservation (IEEE 802.1Qbg), for which 802.1Qbh has nothing.
+    pub reserved: bool,
+}
+
+impl Association {
+    /// Whether the switch goes from the one to the other by itself.
+    pub fn leads_to(&self, other: &Self) -> bool {
+        self.reserved && *other == Self { reserved: false, ..self.clone() }
+    }
 }
 
 /// Whether NICs with a virtualport of that type are associated by us.
@@ -36,7 +46,8 @@ pub const fn is_associated(kind: VirtualPortType) -> bool {
     matches!(kind, VirtualPortType::Qbg | VirtualPortType::Qbh)
 }
 
-/// The association that a NIC should have: while it is plugged into a device, and its virtualport asks for one.
+/// The association that a NIC should have: while it is plugged into a device, and its virtualport asks for one; or as a
+/// reservation, while its cable is pulled.
 pub fn association(intent: &Intent, observed: &Observed, nic: Uuid) -> Option<Association> {
     // A port's is for whoever makes its link.
     let nic: &NicIntent = intent.nic(nic).filter(|nic| !nic.is_port())?;
@@ -47,14 +58,16 @@ pub fn association(intent: &Intent, observed: &Observed, nic: Uuid) -> Option<As
     };
     let merged = desired::merged(intent, nic).ok()?;
     let port = merged.virtualport.filter(|port| port.kind.is_some_and(is_associated))?;
-    let pulled = match function {
-        Some(_) => nic.nic.link == Some(LinkState::Down),
+    let pulled = nic.nic.link == Some(LinkState::Down);
+    let reserved = pulled && function.is_none() && port.kind == Some(VirtualPortType::Qbg);
+    let plugged = match function {
+        Some(_) => !pulled,
         None => {
             let plug = desired::nic_as(intent, observed, nic)?.plug;
-            matches!(plug, Plug::Nothing(_) | Plug::Macvtap(DesiredMacvtap { unplugged: Some(_), .. }))
+            !matches!(plug, Plug::Nothing(_) | Plug::Macvtap(DesiredMacvtap { unplugged: Some(_), .. }))
         }
     };
-    if pulled {
+    if !plugged && !reserved {
         return None;
     }
     Some(Association {
@@ -67,5 +80,6 @@ pub fn association(intent: &Intent, observed: &Observed, nic: Uuid) -> Option<As
         vlan: merged.vlan.and_then(|vlan| vlan.tags.first().map(|tag| tag.id)).unwrap_or(0),
         guest: nic.guest_uuid.unwrap_or(nic.id),
         port,
+        reserved,
     })
 }

@@ -4,7 +4,7 @@ use super::tests::{at_rest, attach, host, network, nic, nic_on};
 use super::{Full, Host};
 use crate::engine::{Command, Event, Input, NicState, NicView};
 use crate::intent::Owner;
-use crate::model::{DevicePlug, Network, Nic, NicSource};
+use crate::model::{DevicePlug, LinkState, Network, Nic, NicSource};
 use crate::plan::{Change, Handover, LinkKind};
 use crate::{ErrorKind, xml};
 use std::collections::BTreeMap;
@@ -84,6 +84,37 @@ fn what_the_switch_refuses_is_not_attached() {
         attached(&mut host, "blue");
         at_rest(&mut host);
     }
+}
+
+#[test]
+fn who_comes_with_a_pulled_cable_has_what_it_will_take_reserved() {
+    let mut host = bed();
+    let pulled = || Nic { link: Some(LinkState::Down), ..nic_on("red") };
+    let id = nic(host.ask(attach("web", pulled())).unwrap().body).id;
+    assert!(host.switch.given[&id].reserved);
+    assert_eq!(host.switch.take(), ["(+)eth0"]);
+    at_rest(&mut host);
+    host.crash();
+    host.settle();
+    assert_eq!(host.switch.take(), ["(+)eth0"], "what is known of a switch after a crash is not certain");
+    at_rest(&mut host);
+    for (up, asked) in [(true, "+eth0"), (false, "-eth0"), (true, "+eth0")] {
+        host.ask(Command::Link(id, up)).unwrap();
+        assert_eq!(host.switch.take(), [asked]);
+        at_rest(&mut host);
+    }
+    host.switch.refuses = true;
+    let refused = host.ask(attach("db", pulled())).unwrap_err();
+    assert_eq!(refused.field.as_deref(), Some("<virtualport>"));
+    // But nobody is kept from pulling a cable.
+    host.ask(Command::Link(id, false)).unwrap();
+    host.switch.refuses = false;
+    at_rest(&mut host);
+    let moved = nic(host.ask(attach("db", pulled())).unwrap().body).id;
+    host.switch.take();
+    host.ask(Command::Modify(moved, Box::new(nic_on("blue")), Default::default())).unwrap();
+    assert_eq!(host.switch.take(), ["-eth0", "+eth1"], "what was reserved is given back first");
+    at_rest(&mut host);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::Host;
 use crate::engine::{Input, JobId, JobOutcome};
-use crate::plan::{self, Association};
+use crate::plan::Association;
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
@@ -18,13 +18,13 @@ pub struct Switch {
     hung: Vec<(JobId, Uuid)>,
     /// What it has given, by NIC.
     pub given: BTreeMap<Uuid, Association>,
-    /// What it was asked, in order: `+` or `-`, and the device.
+    /// What it was asked, in order: `+`, `(+)` for a reservation, or `-`, and the device.
     asked: Vec<String>,
 }
 
 impl Switch {
     pub(super) fn associate(&mut self, id: JobId, of: Association) -> Option<JobOutcome> {
-        self.asked.push(format!("+{}", of.device));
+        self.asked.push(format!("{}{}", if of.reserved { "(+)" } else { "+" }, of.device));
         if self.refuses {
             self.given.remove(&of.nic);
             return Some(JobOutcome::Failed("the switch doesn't know the type (response 3)".into()));
@@ -33,7 +33,8 @@ impl Switch {
             self.hung.push((id, of.nic));
         }
         // What it does not answer it may have done.
-        let of_two = self.given.insert(of.nic, of.clone()).is_some_and(|before| before != of);
+        let before = self.given.insert(of.nic, of.clone());
+        let of_two = before.is_some_and(|before| before != of && !before.leads_to(&of));
         assert!(!of_two, "NIC {} would have two associations", of.nic);
         (!self.hangs).then_some(JobOutcome::Done)
     }
@@ -69,7 +70,7 @@ impl Host {
     /// Where what the switch has given differs from what NICs should have.
     pub(super) fn check_switch(&self) -> Vec<String> {
         let intent = self.engine.intent();
-        let wanted = intent.nics().filter_map(|nic| plan::association(intent, &self.kernel, nic.id));
+        let wanted = intent.nics().filter_map(|nic| self.engine.wanted_association(nic.id));
         let mut wanted: BTreeMap<Uuid, Association> = wanted.map(|a| (a.nic, a)).collect();
         let mut wrong = Vec::new();
         for (nic, given) in &self.switch.given {

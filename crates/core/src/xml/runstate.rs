@@ -264,6 +264,7 @@ pub fn write_association(stamp: &Stamp, of: &Association) -> String {
         .attr("vlan", of.vlan)
         .attr("guestuuid", of.guest)
         .opt("pci", of.function)
+        .yes_no("reserved", of.reserved.then_some(true))
         .body(|w| write_virtualport(w, Some(&of.port)));
     w.finish()
 }
@@ -280,6 +281,7 @@ pub fn read_association(stamp: &Stamp, text: &str) -> Result<Option<Association>
             vlan: c.required("vlan", parse)?,
             guest: c.required("guestuuid", uuid)?,
             port: read_virtualport(c)?.ok_or_else(|| c.error("it has no <virtualport>"))?,
+            reserved: c.yes_no("reserved")? == Some(true),
         })
     })
 }

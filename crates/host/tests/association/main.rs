@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use patchcord_core::model::{LinkName, MacAddr, VirtualPort, VirtualPortType};
 use patchcord_host::Error;
-use patchcord_host::association::{Association, Guest, Uplink, associate, disassociate};
+use patchcord_host::association::{Association, Guest, Uplink, associate, disassociate, reserve};
 use patchcord_testkit::{Namespace, NetlinkPeer, Process, in_namespace, wait_until};
 use uuid::Uuid;
 
@@ -136,6 +136,15 @@ fn a_port_is_associated_when_the_switch_has_decided() {
         outcome.unwrap();
         assert_eq!(received, "2 ? ? ?");
         assert!(took >= Duration::from_millis(200), "{took:?}");
+    });
+}
+
+#[test]
+fn what_a_port_will_take_is_reserved() {
+    in_namespace(|ns| {
+        let lldpad = Lldpad::start(ns, "ack progress code:0");
+        reserve(&port(), &lldpad.pid_file(), within(LONG)).unwrap();
+        assert_eq!(lldpad.received(), "1 ? ?");
     });
 }
 
