@@ -223,25 +223,6 @@ fn documents_come_from_the_standard_input_too() {
 }
 
 #[test]
-fn documents_that_can_not_be_sent_are_refused_before() {
-    let env = TestEnv::new();
-    let title = |length| format!("<network><name>big</name><title>{}</title></network>", "x".repeat(length));
-    let (long, huge) = (env.write("long.xml", &title(1_048_000)), env.write("huge.xml", &title(3_000_000)));
-    assert_eq!(env.run(&["network", "define", path(&long)]).status, 0);
-    for source in [path(&huge), "/dev/zero", &title(1_500_000)] {
-        // An argument has a limit of the kernel's as well.
-        let Ok(output) = env.patchcord(&["network", "define", source]).output() else { continue };
-        let refused = ended(output);
-        assert_eq!(refused.status, 1);
-        assert!(refused.stderr.contains("more than 1048576 bytes"), "{}", refused.stderr);
-    }
-    let latin = env.write("latin.xml", "");
-    std::fs::write(&latin, b"<network>\n<name>caf\xe9</name></network>").unwrap();
-    let refused = env.run(&["network", "define", path(&latin)]);
-    assert!(refused.stderr.contains("it is not UTF-8, beginning with byte 20 (line 2)"), "{}", refused.stderr);
-}
-
-#[test]
 fn a_nic_from_its_attachment_to_its_end() {
     let env = TestEnv::new();
     env.lab();

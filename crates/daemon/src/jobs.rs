@@ -100,10 +100,7 @@ impl Jobs {
                 self.serving.remove(&network);
                 spawn(ends, id, move || {
                     if let Some(process) = dnsmasq.find(network).map_err(|e| phrase(&e))? {
-                        let left = dnsmasq.stop(network, &process).map_err(|e| phrase(&e))?;
-                        if let Some(error) = left {
-                            warn!(%network, error = phrase(&error), "files of its dnsmasq are left until it starts again");
-                        }
+                        dnsmasq.stop(network, &process).map_err(|e| phrase(&e))?;
                     }
                     Ok(JobOutcome::Done)
                 });

@@ -7,8 +7,8 @@ mod common;
 use common::{Host, SOON, attach, differences, interface};
 use patchcord_api::error::Refusal;
 use patchcord_api::methods::{
-    AttachNIC, CreateNetwork, DefineNetwork, GetNetworkXML, ListNetworks, SetAutostart, StartNetwork, StopNetwork,
-    UndefineNetwork, UpdateNetwork,
+    AttachNIC, CreateNetwork, DefineNetwork, GetNetworkXML, ListNetworks, SetAutostart, StartNetwork, UndefineNetwork,
+    UpdateNetwork,
 };
 use patchcord_testkit::{in_namespace, wait_until};
 use std::fs::{self, File};
@@ -87,10 +87,6 @@ fn fails_cleanly(host: &Host<'_>, why: &str, broken: impl FnOnce(), repaired: im
         // Its definition could be written; it is not changed either.
         host.refused(&reserve(true)),
     ]);
-    // A full disk has room for less.
-    if why != "No space left" {
-        refusals.push(host.refused(&StopNetwork { name: "net".into() }));
-    }
     for refusal in refusals {
         names_the_file(host, &refusal, "run/patchcord", why);
     }
@@ -134,29 +130,6 @@ fn read_only_run_state_refuses_and_changes_nothing() {
             }
         };
         fails_cleanly(&host, "Read-only", || remount("ro"), || remount("rw"));
-    });
-}
-
-#[test]
-fn a_network_stops_where_the_files_of_its_dnsmasq_stay() {
-    in_namespace(|ns| {
-        let mut host = Host::without_daemon(ns);
-        let directory = host.root.join("run/patchcord/dnsmasq");
-        fs::create_dir_all(&directory).unwrap();
-        ns.run(&format!("mount --bind {0} {0}", directory.display()));
-        host.start();
-        host.network(NET);
-        let remount = |how: &str| ns.run(&format!("mount -o remount,bind,{how} {}", directory.display()));
-        remount("ro");
-        host.stop_network("net");
-        assert!(host.dnsmasqs().is_empty());
-        assert!(!host.show("net").active);
-        assert!(host.log().contains("files of its dnsmasq are left"), "{}", host.log());
-        remount("rw");
-        host.start_network("net");
-        assert_eq!(host.dnsmasqs().len(), 1);
-        host.stop_network("net");
-        assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
     });
 }
 

@@ -106,7 +106,6 @@ impl Dnsmasq {
     pub fn start(&self, network: Uuid, config: &Config) -> Result<Process> {
         if let Some(old) = self.find(network)? {
             self.end(network, &old)?;
-            remove(&self.pid_path(network))?;
         }
         self.write(network, config)?;
         Directory::open(&self.run_dir, FileMode::Shared)?;
@@ -198,15 +197,13 @@ impl Dnsmasq {
         }
     }
 
-    /// Stops it and removes its files, but not its leases. One that has ended already is fine. Gives why files are left,
-    /// where some are: a start writes them anew.
+    /// Stops it and removes its files, but not its leases. One that has ended already is fine.
     ///
     /// # Errors
-    /// [`Error::Service`] when it can't be killed.
-    pub fn stop(&self, network: Uuid, process: &Process) -> Result<Option<Error>> {
+    /// [`Error::Service`] when it can't be killed; [`Error::File`].
+    pub fn stop(&self, network: Uuid, process: &Process) -> Result<()> {
         self.end(network, process)?;
-        let files = READ_FILES.map(|kind| self.path(network, kind)).into_iter().chain([self.pid_path(network)]);
-        Ok(files.map(|path| remove(&path).err()).fold(None, Option::or))
+        READ_FILES.iter().try_for_each(|kind| remove(&self.path(network, kind)))
     }
 
     /// Removes what is left of a network that is no more: its leases, too.
@@ -222,7 +219,7 @@ impl Dnsmasq {
     fn end(&self, network: Uuid, process: &Process) -> Result<()> {
         for signal in [Signal::Terminate, Signal::Kill] {
             if !self.spawner.signal(process.id(), signal)? || process.wait(PATIENCE)? {
-                return Ok(());
+                return remove(&self.pid_path(network));
             }
         }
         Err(Error::Service { network, problem: format!("process {} does not end when killed", process.id().pid) })

@@ -2,7 +2,6 @@
 
 use super::{ActualType, Bandwidth, ForwardMode, Ip, Network, VIRTUALPORT_TYPES_HINT, VirtualPort, VirtualPortType};
 use crate::{Error, ErrorKind, Result};
-use ipnet::IpNet;
 use std::collections::HashSet;
 use std::iter;
 
@@ -29,7 +28,7 @@ impl Network {
 
     fn check_mode(&self) -> Result<()> {
         let forward = &self.forward;
-        let Some(mode) = forward.mode.as_str() else { return self.check_own_bridge() };
+        let Some(mode) = forward.mode.as_str() else { return Ok(()) };
         if forward.mode.has_own_bridge() {
             if self.ips.is_empty() {
                 let hint = "add an <ip address='…' prefix='…'>, or remove <forward>";
@@ -43,7 +42,7 @@ impl Network {
                 let cause = format!("forward mode '{mode}' takes neither <pf> nor <address>");
                 return Err(self.invalid("<forward>", cause));
             }
-            return self.check_own_bridge();
+            return Ok(());
         }
         let bridge = &self.bridge;
         let named = bridge.name.is_some() || bridge.pattern.is_some();
@@ -75,20 +74,6 @@ impl Network {
             return Err(self.invalid(field, cause).hint("remove it, or use mode nat, route, open or none"));
         }
         Ok(())
-    }
-
-    /// Whether dnsmasq and the kernel take its bridge's name for a link's.
-    fn check_own_bridge(&self) -> Result<()> {
-        let Some(name) = &self.bridge.name else { return Ok(()) };
-        let cause = match name.as_str() {
-            // Directories of net/ipv4/conf in /proc/sys.
-            name @ ("all" | "default") => format!("the kernel has settings for all links under the name '{name}'"),
-            name => match name.chars().find(|c| matches!(c, '*' | ',' | '"' | '\\' | '#')) {
-                Some(c) => format!("to dnsmasq, which listens on it, {c:?} in '{name}' means something else"),
-                None => return Ok(()),
-            },
-        };
-        Err(self.invalid("<bridge name>", cause).hint("choose another name"))
     }
 
     /// What NICs that need a device of the host's choose from.
@@ -211,10 +196,6 @@ impl Network {
             if !own.insert(ip.address) {
                 return Err(self.invalid("<ip address>", format!("{} is there twice", ip.address)));
             }
-            if let Some(what) = not_a_hosts(ip.network()) {
-                let hint = "give the host an address of its own in the subnet";
-                return Err(self.invalid("<ip address>", format!("{} is {what}", ip.network())).hint(hint));
-            }
             let Some(dhcp) = &ip.dhcp else { continue };
             let family = if ip.address.is_ipv4() { "IPv4" } else { "IPv6" };
             if self.ips[..n].iter().any(|o| o.dhcp.is_some() && o.address.is_ipv4() == ip.address.is_ipv4()) {
@@ -294,19 +275,5 @@ impl Network {
             return Err(self.invalid("<inbound floor>", cause));
         }
         Ok(())
-    }
-}
-
-/// Why no host can have that address in its subnet.
-fn not_a_hosts(address: IpNet) -> Option<&'static str> {
-    let ip = address.addr();
-    match address {
-        _ if ip.is_unspecified() => Some("no address"),
-        _ if ip.is_loopback() => Some("the host's own, for itself"),
-        _ if ip.is_multicast() => Some("a group's"),
-        IpNet::V4(net) if net.prefix_len() > 30 => None,
-        IpNet::V4(net) if net.addr() == net.network() => Some("the subnet's own"),
-        IpNet::V4(net) if net.addr() == net.broadcast() => Some("the subnet's broadcast address"),
-        IpNet::V4(_) | IpNet::V6(_) => None,
     }
 }
