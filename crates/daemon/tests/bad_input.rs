@@ -71,7 +71,9 @@ fn names_that_are_none() {
         for name in ["../../etc/x", "a/b", "&#10;", long.as_str(), "", ".", ".."] {
             refused(&host, &define(format!("<network><name>{name}</name></network>")), "InvalidXml", "");
         }
-        for bridge in ["sixteen-bytes-xx", "a/b", "a b", "..", "a:b"] {
+        for bridge in
+            ["sixteen-bytes-xx", "a/b", "a b", "..", "a:b", "vb*", "vbc,up0", "a&quot;b;", "a\\b", "a#b", "a*%d"]
+        {
             let xml = format!("<network><name>x</name><bridge name='{bridge}'/></network>");
             refused(&host, &define(xml), "InvalidXml", "");
         }

@@ -56,7 +56,7 @@ fn seen_as(guest: &mut Guest, server: &Receiver<SocketAddr>, address: &str, port
 
 const NAT: &str = "<network><name>nat</name><forward mode='nat'/><bridge name='brnat' stp='off'/><domain name='lab.test' \
      localOnly='yes'/><dns><host ip='10.5.0.177'><hostname>static.lab.test</hostname></host>\
-     <txt name='note.lab.test' value='hello'/>\
+     <txt name='note.lab.test' value='hello'/><txt name='quotes.lab.test' value='say \"hi\" #1'/>\
      <srv service='sip' protocol='tcp' domain='lab.test' target='static.lab.test' port='5060' priority='1' weight='2'/>\
      </dns><ip address='10.5.0.1' prefix='24'><dhcp><range start='10.5.0.10' end='10.5.0.99'/>\
      <host mac='52:54:00:00:00:42' name='fixed' ip='10.5.0.42'/></dhcp></ip></network>";
@@ -161,6 +161,7 @@ fn text_and_service_records_are_answered() {
         };
         let has = |answer: &[u8], bytes: &[u8]| answer.windows(bytes.len()).any(|w| w == bytes);
         assert!(has(&ask("note.lab.test", 16), b"\x05hello"));
+        assert!(has(&ask("quotes.lab.test", 16), b"\x0bsay \"hi\" #1"));
         // Priority 1, weight 2, port 5060.
         assert!(has(&ask("_sip._tcp.lab.test", 33), &[0, 1, 0, 2, 0x13, 0xc4]));
     });
