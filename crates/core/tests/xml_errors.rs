@@ -191,6 +191,47 @@ fn addresses() {
     "#);
 }
 
+/// Addresses that no host can have on a network, and networks within each other.
+#[test]
+fn addresses_of_the_host() {
+    let cases = [
+        "<ip address='127.0.0.1' prefix='8'/>",
+        "<ip address='224.0.0.1' prefix='24'/>",
+        "<ip address='0.0.0.0' prefix='24'/>",
+        "<ip address='10.4.0.0' prefix='24'/>",
+        "<ip address='10.4.0.255' prefix='24'/>",
+        "<ip address='255.255.255.255' prefix='32'/>",
+        "<ip address='10.4.0.0' prefix='31'/>",
+        "<ip address='10.4.0.255' prefix='32'/>",
+        "<ip family='ipv6' address='::1' prefix='64'/>",
+        "<ip family='ipv6' address='ff02::1' prefix='64'/>",
+        "<ip family='ipv6' address='::' prefix='64'/>",
+        "<ip family='ipv6' address='fd00:1::' prefix='64'/>",
+        "<ip address='10.20.0.1' prefix='24'/><ip address='10.20.0.129' prefix='25'/>",
+        "<ip address='10.20.0.129' prefix='25'/><ip address='10.20.0.1' prefix='24'/>",
+        "<ip address='10.20.0.1' prefix='24'/><ip address='10.20.0.2' prefix='24'/>",
+        "<ip address='10.20.0.1' prefix='25'/><ip address='10.20.0.129' prefix='25'/>",
+    ];
+    insta::assert_snapshot!(networks(&cases), @r#"
+    network 'lab', <ip address>: 127.0.0.1 is a loopback address, which leaves no host; give one that the host can have for itself
+    network 'lab', <ip address>: 224.0.0.1 is a multicast address, which no host has as its own; give one that the host can have for itself
+    network 'lab', <ip address>: 0.0.0.0 stands for no address, or for any; give one that the host can have for itself
+    network 'lab', <ip address>: 10.4.0.0 is the network's own address, with a prefix of 24 bits; give one that the host can have for itself
+    network 'lab', <ip address>: 10.4.0.255 is the network's broadcast address, with a prefix of 24 bits; give one that the host can have for itself
+    network 'lab', <ip address>: 255.255.255.255 is everybody's broadcast address; give one that the host can have for itself
+    accepted
+    accepted
+    network 'lab', <ip address>: ::1 is a loopback address, which leaves no host; give one that the host can have for itself
+    network 'lab', <ip address>: ff02::1 is a multicast address, which no host has as its own; give one that the host can have for itself
+    network 'lab', <ip address>: :: stands for no address, or for any; give one that the host can have for itself
+    accepted
+    network 'lab', <ip address>: its subnets 10.20.0.0/24 and 10.20.0.128/25 overlap; choose another subnet for one of them
+    network 'lab', <ip address>: its subnets 10.20.0.128/25 and 10.20.0.0/24 overlap; choose another subnet for one of them
+    accepted
+    accepted
+    "#);
+}
+
 /// What dnsmasq, which is told the name, would take for something else.
 #[test]
 fn names_of_own_bridges() {

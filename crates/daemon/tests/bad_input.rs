@@ -113,6 +113,18 @@ fn what_is_there_already() {
         refused(&host, &create("o", "bro", "10.5.0.129"), "InUse", "net");
         refused(&host, &create("o", "bro", "172.20.9.1"), "InUse", "up0");
         refused(&host, &create("o", "taken", "10.9.0.1"), "InUse", "taken");
+        // An address of the host's that no route of the main table leads to.
+        ns.run("ip addr add 10.77.0.5/32 dev up0");
+        wait_until("the daemon to see the address", SOON, || {
+            match host.client().call(&create("o", "bro", "10.77.0.1")) {
+                Err(refused) if refused.to_string().contains("10.77.0.5 on up0") => Ok(()),
+                Err(other) => Err(other.to_string()),
+                Ok(_) => {
+                    host.stop_network("o");
+                    Err("it starts".into())
+                }
+            }
+        });
         let lan = "<network><name>lan</name><forward mode='bridge'/><bridge name='nobr'/></network>";
         refused(&host, &CreateNetwork { xml: lan.into() }, "NotFound", "nobr");
     });

@@ -204,6 +204,15 @@ impl Network {
             if !own.insert(ip.address) {
                 return Err(self.invalid("<ip address>", format!("{} is there twice", ip.address)));
             }
+            ip.check_address().map_err(|cause| {
+                self.invalid("<ip address>", cause).hint("give one that the host can have for itself")
+            })?;
+            // Two addresses of one subnet are none of two.
+            let (net, others) = (ip.network().trunc(), self.ips[..n].iter().map(|other| other.network().trunc()));
+            if let Some(other) = others.filter(|o| *o != net).find(|o| o.contains(&net) || net.contains(o)) {
+                let cause = format!("its subnets {other} and {net} overlap");
+                return Err(self.invalid("<ip address>", cause).hint("choose another subnet for one of them"));
+            }
             let Some(dhcp) = &ip.dhcp else { continue };
             let family = if ip.address.is_ipv4() { "IPv4" } else { "IPv6" };
             if self.ips[..n].iter().any(|o| o.dhcp.is_some() && o.address.is_ipv4() == ip.address.is_ipv4()) {
