@@ -45,8 +45,10 @@ fn documents_that_are_none() {
         for xml in ["", "no xml", "<network>", "<network><name>x</network>", &deep] {
             refused(&host, &define(xml), "InvalidXml", "");
         }
-        // A message that is too long ends the connection, and nothing else.
-        assert!(host.client().call(&define(huge)).is_err());
+        // A document that is too large is told so, and a message that is too long as well: before it has ended.
+        let large = format!("<network><name>big</name><title>{}</title></network>", "x".repeat(1_500_000));
+        refused(&host, &define(large), "InvalidXml", "and may have 1048576");
+        refused(&host, &define(huge), "InvalidArgument", "longer than 2097152 bytes a document may have 1048576 bytes");
         let dtd = "<!DOCTYPE n [<!ENTITY a 'b'><!ENTITY c '&a;&a;'>]><network><name>&c;</name></network>";
         refused(&host, &define(dtd), "InvalidXml", "");
         let refusal =
