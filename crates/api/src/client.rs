@@ -93,9 +93,18 @@ impl Client {
         let bytes = frame::encode(&call)?;
         let mut rest = &bytes[..];
         while !rest.is_empty() {
-            rest = &rest[socket::send(&self.stream, rest, &[])?..];
+            match socket::send(&self.stream, rest, &[]) {
+                Ok(sent) => rest = &rest[sent..],
+                Err(error) => return Err(self.refused_early().unwrap_or_else(|| error.into())),
+            }
         }
         Ok(())
+    }
+
+    /// What the daemon said of a message before it had ended: it answers, and closes the connection.
+    fn refused_early(&mut self) -> Option<ClientError> {
+        let answer = self.receive().and_then(answer);
+        answer.err().filter(|error| matches!(error, ClientError::Refused { .. }))
     }
 
     fn receive(&mut self) -> Result<Reply, ClientError> {

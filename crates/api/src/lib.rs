@@ -32,6 +32,8 @@ pub const INTERFACE: &str = "org.patchcord.Switch";
 pub const DESCRIPTION: &str = include_str!("../org.patchcord.Switch.varlink");
 /// The socket's path below the root directory.
 pub const SOCKET: &str = "run/patchcord/patchcord.sock";
+/// Bytes of a document at most. Larger ones are best not sent at all.
+pub const MAX_DOCUMENT: usize = 1 << 20;
 /// Bytes of a client's message at most. A document of the largest size that is read fits, escaped.
 pub const MAX_CALL: usize = 2 << 20;
 /// Bytes of a reply that the client takes at most: a list of 10,000 NICs has some 6 MB.

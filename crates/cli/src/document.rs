@@ -4,8 +4,8 @@ use crate::error::CommandError;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// Bytes of a document at most; the daemon takes less.
-const LIMIT: u64 = 4 << 20;
+/// Bytes of a document at most, as the daemon has it.
+const LIMIT: u64 = patchcord_api::MAX_DOCUMENT as u64;
 
 /// A document, and what errors call it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,15 +19,12 @@ pub(crate) struct Document {
 impl Document {
     /// Reads a file, or the standard input for `-`.
     pub(crate) fn read(path: &Path) -> Result<Self, CommandError> {
-        let failed = |name: &str| {
-            let name = name.to_owned();
-            move |error: io::Error| CommandError::io(format!("can't read {name}"), &error)
-        };
         if path == Path::new("-") {
-            return read_text("<stdin>".into(), io::stdin().lock()).map_err(failed("the standard input"));
+            return read_text("the standard input", "<stdin>".into(), io::stdin().lock());
         }
         let name = path.display().to_string();
-        std::fs::File::open(path).and_then(|file| read_text(name.clone(), file)).map_err(failed(&name))
+        let file = std::fs::File::open(path).map_err(|error| failed(&name, &error))?;
+        read_text(&name, name.clone(), file)
     }
 
     /// Takes what starts with `<` as the document itself, anything else as [`Document::read`] does.
@@ -40,11 +37,25 @@ impl Document {
     }
 }
 
-fn read_text(name: String, source: impl Read) -> io::Result<Document> {
-    let mut text = String::new();
-    source.take(LIMIT + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > LIMIT {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it has more than {LIMIT} bytes")));
+/// Reads a document; `what` is its name in errors, `name` that beside its lines.
+fn read_text(what: &str, name: String, source: impl Read) -> Result<Document, CommandError> {
+    let mut bytes = Vec::new();
+    // No more than it takes to see that there is more.
+    let count = source.take(LIMIT + 1).read_to_end(&mut bytes).map_err(|error| failed(what, &error))?;
+    if count as u64 > LIMIT {
+        let cause = format!("can't read {what}: it has more than {LIMIT} bytes, and a document may have no more");
+        return Err(CommandError::new(cause));
     }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let (at, bytes) = (error.utf8_error().valid_up_to(), error.as_bytes());
+        let line = bytes[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+        let cause =
+            format!("can't read {what}: it is not UTF-8: byte {:#04x} in line {line}, at offset {at}", bytes[at]);
+        CommandError::new(cause).hint("save it as UTF-8")
+    })?;
     Ok(Document { name, text })
+}
+
+fn failed(what: &str, error: &io::Error) -> CommandError {
+    CommandError::io(format!("can't read {what}"), error)
 }

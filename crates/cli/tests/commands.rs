@@ -223,6 +223,30 @@ fn documents_come_from_the_standard_input_too() {
 }
 
 #[test]
+fn documents_that_are_too_large_or_no_text() {
+    let env = TestEnv::new();
+    let title = "x".repeat(3 << 20);
+    let file = env.write("large.xml", &format!("<network><name>n</name><title>{title}</title></network>"));
+    let limit = "it has more than 1048576 bytes, and a document may have no more";
+    // The last one has no end.
+    for large in [path(&file), "/dev/zero"] {
+        let refused = env.run(&["network", "define", large]);
+        assert_eq!((refused.status, refused.stderr.contains(&format!("can't read {large}: {limit}"))), (1, true));
+    }
+    let zeros = std::fs::File::open("/dev/zero").unwrap();
+    let refused = ended(env.patchcord(&["network", "define", "-"]).stdin(zeros).output().unwrap());
+    assert!(refused.stderr.contains(&format!("can't read the standard input: {limit}")), "{}", refused.stderr);
+    let latin = env.path("latin.xml");
+    std::fs::write(&latin, b"<network>\n<title>caf\xe9</title></network>").unwrap();
+    for (document, name) in [(path(&latin), path(&latin)), ("-", "the standard input")] {
+        let mut command = env.patchcord(&["network", "define", document]);
+        let refused = ended(command.stdin(std::fs::File::open(&latin).unwrap()).output().unwrap());
+        let cause = format!("can't read {name}: it is not UTF-8: byte 0xe9 in line 2, at offset 20");
+        assert!(refused.stderr.contains(&cause), "{}", refused.stderr);
+    }
+}
+
+#[test]
 fn a_nic_from_its_attachment_to_its_end() {
     let env = TestEnv::new();
     env.lab();

@@ -160,6 +160,9 @@ fn addresses() {
         ip("") + "<route address='10.2.0.0' prefix='16' gateway='10.9.0.2'/>",
         ip("<dhcp><range start='10.0.0.2' end='10.0.0.9'/></dhcp>")
             + "<ip address='10.1.0.1' prefix='24'><dhcp><range start='10.1.0.2' end='10.1.0.9'/></dhcp></ip>",
+        host("name='ignore' ip='10.0.0.2'"),
+        host("name='2h' ip='10.0.0.2'"),
+        host("name='tag:a' ip='10.0.0.2'"),
     ];
     let cases: Vec<&str> = cases.iter().map(String::as_str).collect();
     insta::assert_snapshot!(networks(&cases), @r#"
@@ -182,6 +185,72 @@ fn addresses() {
     network 'lab', <route address>: 10.2.0.1 is not the address of a network of 16 bits (line 3, column 50); did you mean 10.2.0.0?
     network 'lab', <route gateway>: no address of the network reaches 10.9.0.2; the gateway must lie within an <ip>
     network 'lab', <dhcp>: there are two for IPv4, and a network serves one of each family
+    network 'lab', <host name>: dnsmasq takes 'ignore' for something else than a name (line 3, column 50)
+    network 'lab', <host name>: dnsmasq takes '2h' for something else than a name (line 3, column 50)
+    network 'lab', <host name>: ':' can't be in a guest's name (line 3, column 50)
+    "#);
+}
+
+/// Addresses that no host can have on a network, and networks within each other.
+#[test]
+fn addresses_of_the_host() {
+    let cases = [
+        "<ip address='127.0.0.1' prefix='8'/>",
+        "<ip address='224.0.0.1' prefix='24'/>",
+        "<ip address='0.0.0.0' prefix='24'/>",
+        "<ip address='10.4.0.0' prefix='24'/>",
+        "<ip address='10.4.0.255' prefix='24'/>",
+        "<ip address='255.255.255.255' prefix='32'/>",
+        "<ip address='10.4.0.0' prefix='31'/>",
+        "<ip address='10.4.0.255' prefix='32'/>",
+        "<ip family='ipv6' address='::1' prefix='64'/>",
+        "<ip family='ipv6' address='ff02::1' prefix='64'/>",
+        "<ip family='ipv6' address='::' prefix='64'/>",
+        "<ip family='ipv6' address='fd00:1::' prefix='64'/>",
+        "<ip address='10.20.0.1' prefix='24'/><ip address='10.20.0.129' prefix='25'/>",
+        "<ip address='10.20.0.129' prefix='25'/><ip address='10.20.0.1' prefix='24'/>",
+        "<ip address='10.20.0.1' prefix='24'/><ip address='10.20.0.2' prefix='24'/>",
+        "<ip address='10.20.0.1' prefix='25'/><ip address='10.20.0.129' prefix='25'/>",
+    ];
+    insta::assert_snapshot!(networks(&cases), @r#"
+    network 'lab', <ip address>: 127.0.0.1 is a loopback address, which leaves no host; give one that the host can have for itself
+    network 'lab', <ip address>: 224.0.0.1 is a multicast address, which no host has as its own; give one that the host can have for itself
+    network 'lab', <ip address>: 0.0.0.0 stands for no address, or for any; give one that the host can have for itself
+    network 'lab', <ip address>: 10.4.0.0 is the network's own address, with a prefix of 24 bits; give one that the host can have for itself
+    network 'lab', <ip address>: 10.4.0.255 is the network's broadcast address, with a prefix of 24 bits; give one that the host can have for itself
+    network 'lab', <ip address>: 255.255.255.255 is everybody's broadcast address; give one that the host can have for itself
+    accepted
+    accepted
+    network 'lab', <ip address>: ::1 is a loopback address, which leaves no host; give one that the host can have for itself
+    network 'lab', <ip address>: ff02::1 is a multicast address, which no host has as its own; give one that the host can have for itself
+    network 'lab', <ip address>: :: stands for no address, or for any; give one that the host can have for itself
+    accepted
+    network 'lab', <ip address>: its subnets 10.20.0.0/24 and 10.20.0.128/25 overlap; choose another subnet for one of them
+    network 'lab', <ip address>: its subnets 10.20.0.128/25 and 10.20.0.0/24 overlap; choose another subnet for one of them
+    accepted
+    accepted
+    "#);
+}
+
+/// What dnsmasq, which is told the name, would take for something else.
+#[test]
+fn names_of_own_bridges() {
+    insta::assert_snapshot!(networks(&[
+        "<bridge name='vb*'/>",
+        "<bridge name='vbc,up0'/>",
+        "<bridge name='a&quot;b;'/>",
+        "<bridge name='a#%d'/>",
+        "<bridge name='a\\b'/><forward mode='nat'/><ip address='10.0.0.1' prefix='24'/>",
+        "<bridge name='vb;0'/>",
+        "<forward mode='bridge'/><bridge name='vb*'/>",
+    ]), @r#"
+    network 'lab', <bridge name>: '*' can't be in the name of a network's own bridge: dnsmasq would misread it; use letters, digits, '-', '_' and '.'
+    network 'lab', <bridge name>: ',' can't be in the name of a network's own bridge: dnsmasq would misread it; use letters, digits, '-', '_' and '.'
+    network 'lab', <bridge name>: '"' can't be in the name of a network's own bridge: dnsmasq would misread it; use letters, digits, '-', '_' and '.'
+    network 'lab', <bridge name>: '#' can't be in the name of a network's own bridge: dnsmasq would misread it; use letters, digits, '-', '_' and '.'
+    network 'lab', <bridge name>: '\\' can't be in the name of a network's own bridge: dnsmasq would misread it; use letters, digits, '-', '_' and '.'
+    accepted
+    accepted
     "#);
 }
 

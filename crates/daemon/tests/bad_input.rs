@@ -45,8 +45,10 @@ fn documents_that_are_none() {
         for xml in ["", "no xml", "<network>", "<network><name>x</network>", &deep] {
             refused(&host, &define(xml), "InvalidXml", "");
         }
-        // A message that is too long ends the connection, and nothing else.
-        assert!(host.client().call(&define(huge)).is_err());
+        // A document that is too large is told so, and a message that is too long as well: before it has ended.
+        let large = format!("<network><name>big</name><title>{}</title></network>", "x".repeat(1_500_000));
+        refused(&host, &define(large), "InvalidXml", "and may have 1048576");
+        refused(&host, &define(huge), "InvalidArgument", "longer than 2097152 bytes a document may have 1048576 bytes");
         let dtd = "<!DOCTYPE n [<!ENTITY a 'b'><!ENTITY c '&a;&a;'>]><network><name>&c;</name></network>";
         refused(&host, &define(dtd), "InvalidXml", "");
         let refusal =
@@ -71,7 +73,9 @@ fn names_that_are_none() {
         for name in ["../../etc/x", "a/b", "&#10;", long.as_str(), "", ".", ".."] {
             refused(&host, &define(format!("<network><name>{name}</name></network>")), "InvalidXml", "");
         }
-        for bridge in ["sixteen-bytes-xx", "a/b", "a b", "..", "a:b"] {
+        for bridge in
+            ["sixteen-bytes-xx", "a/b", "a b", "..", "a:b", "vb*", "vbc,up0", "a&quot;b;", "a\\b", "a#b", "a*%d"]
+        {
             let xml = format!("<network><name>x</name><bridge name='{bridge}'/></network>");
             refused(&host, &define(xml), "InvalidXml", "");
         }
@@ -111,6 +115,18 @@ fn what_is_there_already() {
         refused(&host, &create("o", "bro", "10.5.0.129"), "InUse", "net");
         refused(&host, &create("o", "bro", "172.20.9.1"), "InUse", "up0");
         refused(&host, &create("o", "taken", "10.9.0.1"), "InUse", "taken");
+        // An address of the host's that no route of the main table leads to.
+        ns.run("ip addr add 10.77.0.5/32 dev up0");
+        wait_until("the daemon to see the address", SOON, || {
+            match host.client().call(&create("o", "bro", "10.77.0.1")) {
+                Err(refused) if refused.to_string().contains("10.77.0.5 on up0") => Ok(()),
+                Err(other) => Err(other.to_string()),
+                Ok(_) => {
+                    host.stop_network("o");
+                    Err("it starts".into())
+                }
+            }
+        });
         let lan = "<network><name>lan</name><forward mode='bridge'/><bridge name='nobr'/></network>";
         refused(&host, &CreateNetwork { xml: lan.into() }, "NotFound", "nobr");
     });

@@ -4,59 +4,22 @@
 
 mod common;
 
+use common::outside::{echo_server, seen_as, uplink};
 use common::{Host, SOON, interface, interface_with_mac, ip};
-use patchcord_testkit::{Guest, Namespace, in_namespace, wait_until};
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::mpsc::{Receiver, channel};
+use patchcord_testkit::{Guest, in_namespace, wait_until};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// Long enough for what should not arrive.
 const NEVER: Duration = Duration::from_secs(2);
 
-/// An echo service in a namespace; tells who connected.
-fn echo_server(ns: &Namespace, address: &str) -> Receiver<SocketAddr> {
-    let listener = ns.inside(|| TcpListener::bind(address)).unwrap_or_else(|error| panic!("{address}: {error}"));
-    let (sender, receiver) = channel();
-    std::thread::spawn(move || {
-        while let Ok((mut stream, from)) = listener.accept() {
-            let mut bytes = [0; 1024];
-            while let Ok(count @ 1..) = stream.read(&mut bytes) {
-                let _ = stream.write_all(&bytes[..count]);
-            }
-            if sender.send(from).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-/// The outside: namespace `uplink`, reached over `up0`, that knows no way to guests' networks.
-fn uplink(ns: &Namespace) -> Namespace {
-    let peer = ns.peer("uplink");
-    ns.veth("up0", &peer, "up1");
-    ns.run("ip addr add 203.0.113.1/24 dev up0");
-    ns.run("ip addr add fd00:99::1/64 dev up0 nodad");
-    peer.run("ip addr add 203.0.113.2/24 dev up1");
-    peer.run("ip addr add fd00:99::2/64 dev up1 nodad");
-    peer
-}
-
 fn echo(guest: &mut Guest, address: &str, port: u16) -> bool {
     guest.tcp_echo_client(ip(address), port, b"through", NEVER).is_ok_and(|back| back == b"through")
 }
 
-/// A TCP connection of the guest's that must work; gives the source that the server saw.
-fn seen_as(guest: &mut Guest, server: &Receiver<SocketAddr>, address: &str, port: u16) -> SocketAddr {
-    let back = guest.tcp_echo_client(ip(address), port, b"through", SOON);
-    assert_eq!(back.unwrap_or_else(|error| panic!("{address}: {error}")), b"through");
-    server.recv_timeout(SOON).expect("the server saw a connection")
-}
-
 const NAT: &str = "<network><name>nat</name><forward mode='nat'/><bridge name='brnat' stp='off'/><domain name='lab.test' \
      localOnly='yes'/><dns><host ip='10.5.0.177'><hostname>static.lab.test</hostname></host>\
-     <txt name='note.lab.test' value='hello'/>\
+     <txt name='note.lab.test' value='hello'/><txt name='quotes.lab.test' value='say \"hi\" #1'/>\
      <srv service='sip' protocol='tcp' domain='lab.test' target='static.lab.test' port='5060' priority='1' weight='2'/>\
      </dns><ip address='10.5.0.1' prefix='24'><dhcp><range start='10.5.0.10' end='10.5.0.99'/>\
      <host mac='52:54:00:00:00:42' name='fixed' ip='10.5.0.42'/></dhcp></ip></network>";
@@ -94,7 +57,6 @@ fn a_guest_gets_a_lease_and_reaches_its_gateway_its_neighbour_and_the_host() {
         assert_eq!(resolve(&mut one, "fixed.lab.test").unwrap().map_ips(), ["10.5.0.42"]);
         assert_eq!(resolve(&mut one, "one.lab.test").unwrap(), [lease.address]);
         assert_eq!(resolve(&mut one, "static.lab.test").unwrap().map_ips(), ["10.5.0.177"]);
-        assert!(resolve(&mut one, "nobody.lab.test").is_err());
 
         let added = events.wait("the first lease", |e| {
             e.kind == "lease" && e.what == "added" && e.lease.as_ref().is_some_and(|l| l.ip != "10.5.0.42")
@@ -161,6 +123,7 @@ fn text_and_service_records_are_answered() {
         };
         let has = |answer: &[u8], bytes: &[u8]| answer.windows(bytes.len()).any(|w| w == bytes);
         assert!(has(&ask("note.lab.test", 16), b"\x05hello"));
+        assert!(has(&ask("quotes.lab.test", 16), b"\x0bsay \"hi\" #1"));
         // Priority 1, weight 2, port 5060.
         assert!(has(&ask("_sip._tcp.lab.test", 33), &[0, 1, 0, 2, 0x13, 0xc4]));
     });
@@ -205,6 +168,37 @@ fn nat_uses_the_addresses_and_ports_it_was_given() {
         let seen = seen_as(&mut guest, &server, "203.0.113.2", 7777);
         assert_eq!(seen.ip(), ip("203.0.113.50"));
         assert!((20000..=20010).contains(&seen.port()), "{seen}");
+    });
+}
+
+#[test]
+fn nat_by_one_uplink_closes_the_others() {
+    in_namespace(|ns| {
+        let peer = uplink(ns);
+        let server = echo_server(&peer, "203.0.113.2:7777");
+        let other = ns.peer("other");
+        ns.veth("alt0", &other, "alt1");
+        ns.run("ip addr add 198.51.100.1/24 dev alt0");
+        other.run("ip addr add 198.51.100.2/24 dev alt1");
+        // Who leaves untranslated is answered, too.
+        other.run("ip route add 10.5.0.0/16 via 198.51.100.1");
+        let alternative = echo_server(&other, "198.51.100.2:7777");
+        let host = Host::new(ns);
+        let network = |name: &str, dev: &str, net: u8| {
+            host.network(&format!(
+                "<network><name>{name}</name><bridge stp='off'/><forward mode='nat' {dev}/><ip address='10.5.{net}.1' \
+                 prefix='24'><dhcp><range start='10.5.{net}.10' end='10.5.{net}.20'/></dhcp></ip></network>"
+            ));
+            let (_, mut guest) = host.guest_on(name, name);
+            guest.dhcp(SOON).unwrap();
+            guest
+        };
+        let mut bound = network("bound", "dev='up0'", 1);
+        assert_eq!(seen_as(&mut bound, &server, "203.0.113.2", 7777).ip(), ip("203.0.113.1"));
+        assert!(!echo(&mut bound, "198.51.100.2", 7777), "it left by another link");
+        let mut free = network("free", "", 2);
+        assert_eq!(seen_as(&mut free, &server, "203.0.113.2", 7777).ip(), ip("203.0.113.1"));
+        assert_eq!(seen_as(&mut free, &alternative, "198.51.100.2", 7777).ip(), ip("198.51.100.1"));
     });
 }
 
@@ -268,8 +262,8 @@ fn isolated_guests_reach_each_other_and_nobody_else() {
     in_namespace(|ns| {
         let peer = uplink(ns);
         peer.run("ip route add 10.8.0.0/24 via 203.0.113.1");
-        let _server = echo_server(&peer, "203.0.113.2:7777");
-        let host = Host::new(ns);
+        let server = echo_server(&peer, "203.0.113.2:7777");
+        let mut host = Host::new(ns);
         // A second network makes the host forward: it is the rules that hold the isolated one back.
         host.network(NAT);
         host.network(
@@ -283,11 +277,20 @@ fn isolated_guests_reach_each_other_and_nobody_else() {
         assert_eq!(lease.router, None, "there is nothing behind it");
         let _two = two.run_in_background();
         Host::reaches(&mut one, &other);
+        let (_, mut elsewhere) = host.guest_on("nat", "elsewhere");
+        let elsewhere_ip = elsewhere.dhcp(SOON).unwrap().address.to_string();
+        elsewhere.tcp_server(7);
+        let _elsewhere = elsewhere.run_in_background();
         one.set_static(ip("10.8.0.50"), 24, Some(ip("10.8.0.1")));
         assert!(!echo(&mut one, "203.0.113.2", 7777), "it got out");
-        assert!(!echo(&mut one, "10.5.0.10", 7), "it reached another network");
+        assert!(!echo(&mut one, &elsewhere_ip, 7), "it reached another network");
         let bridges = ["brnat", "bri"].map(|b| host.link(b).is_some());
         assert_eq!(bridges, [true; 2]);
+        // Nothing but the rules was in the way.
+        host.kill();
+        ns.run("nft flush ruleset");
+        seen_as(&mut one, &server, "203.0.113.2", 7777);
+        assert!(echo(&mut one, &elsewhere_ip, 7), "with no rules it isn't reached either");
     });
 }
 

@@ -181,7 +181,7 @@ impl Engine {
         Ok(warnings)
     }
 
-    /// Refuses addresses that overlap with those of an active network or with a route of the host.
+    /// Refuses addresses that overlap with those of an active network, or with a route or an address of the host.
     /// `adopted` is the bridge that it is about to get.
     pub(super) fn subnets_free(&self, uuid: Uuid, network: &Network, adopted: Option<Index>) -> Result<(), Error> {
         let own = adopted.or_else(|| self.observed.link_marked(MarkKind::Bridge, uuid).map(|l| l.index));
@@ -193,7 +193,13 @@ impl Engine {
         let routes = self.observed.routes().filter(|r| Some(r.link) != own);
         let routes = routes.filter_map(|r| Some((self.observed.link(r.link).filter(|l| !l.is_doomed())?, r.to)));
         let routes: Vec<_> = routes.map(|(link, to)| (link.name.as_str(), to)).collect();
-        match subnet::subnets_overlap(subnets, others.iter().copied(), routes.iter().copied()) {
+        // Those of our bridges are the networks' that were compared.
+        let addresses = self.observed.all_addresses().filter(|(index, _)| Some(*index) != own);
+        let addresses = addresses.filter_map(|(index, net)| Some((self.observed.link(index)?, net.addr())));
+        let addresses = addresses.filter(|(link, _)| link.mark.is_none());
+        let addresses: Vec<_> = addresses.map(|(link, address)| (link.name.as_str(), address)).collect();
+        let (others, routes) = (others.iter().copied(), routes.iter().copied());
+        match subnet::subnets_overlap(subnets, others, routes, addresses.iter().copied()) {
             None => Ok(()),
             Some(conflict) => {
                 let object = format!("network '{}'", network.name);

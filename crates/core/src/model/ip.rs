@@ -2,7 +2,7 @@
 
 use super::{Dhcp, DhcpRange};
 use ipnet::IpNet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Address family, as written: libvirt prints it back only when it was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub enum Family {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mask {
     /// `netmask='255.255.255.0'`
-    Netmask(std::net::Ipv4Addr),
+    Netmask(Ipv4Addr),
     /// `prefix='24'`
     Prefix(u8),
 }
@@ -55,6 +55,37 @@ impl Ip {
         };
         // A length beyond the family's was refused when the document was read.
         IpNet::new(self.address, len).unwrap_or_else(|_| IpNet::from(self.address))
+    }
+
+    /// Whether a host can have the address in that network. The error is the cause.
+    pub fn check_address(&self) -> Result<(), String> {
+        let (net, address) = (self.network(), self.address);
+        if address.is_loopback() {
+            return Err(format!("{address} is a loopback address, which leaves no host"));
+        }
+        if address.is_multicast() {
+            return Err(format!("{address} is a multicast address, which no host has as its own"));
+        }
+        if address.is_unspecified() {
+            return Err(format!("{address} stands for no address, or for any"));
+        }
+        // Of IPv6's, the first one is routers' own (RFC 4291 section 2.6.1), and there is no broadcast.
+        if address.is_ipv4() && net.prefix_len() < 31 {
+            if address == net.network() {
+                return Err(format!(
+                    "{address} is the network's own address, with a prefix of {} bits",
+                    net.prefix_len()
+                ));
+            }
+            if address == net.broadcast() {
+                let len = net.prefix_len();
+                return Err(format!("{address} is the network's broadcast address, with a prefix of {len} bits"));
+            }
+        }
+        if address == IpAddr::V4(Ipv4Addr::BROADCAST) {
+            return Err(format!("{address} is everybody's broadcast address"));
+        }
+        Ok(())
     }
 
     /// Whether the range lies within the network, in order, without the network's own and the broadcast address, and

@@ -8,11 +8,15 @@ use std::iter;
 /// `<ip>` elements of a network at most: each is compared with each route.
 const MAX_IPS: usize = 1024;
 
+/// What dnsmasq, which is told to listen on the bridge, would take for a pattern, a list, quotes or a comment.
+const NOT_IN_OWN_BRIDGES: [char; 5] = ['*', ',', '"', '\\', '#'];
+
 impl Network {
     /// Checks a definition: libvirt's rules about what goes with which forward mode, and that portgroups, addresses,
     /// ranges, reservations and routes agree with each other. Nothing here depends on the host.
     pub fn validate(&self) -> Result<()> {
         self.check_mode()?;
+        self.check_bridge_name()?;
         self.check_portgroups()?;
         self.check_virtualports()?;
         self.check_nics()?;
@@ -74,6 +78,19 @@ impl Network {
             return Err(self.invalid(field, cause).hint("remove it, or use mode nat, route, open or none"));
         }
         Ok(())
+    }
+
+    /// A host's bridge may be called as its owner likes, one that we make is named to dnsmasq.
+    fn check_bridge_name(&self) -> Result<()> {
+        let name = self.bridge.name.as_ref().map(|name| name.as_str()).or(self.bridge.pattern.as_deref());
+        let Some(name) = name.filter(|_| self.forward.mode.has_own_bridge()) else { return Ok(()) };
+        match name.chars().find(|c| NOT_IN_OWN_BRIDGES.contains(c)) {
+            None => Ok(()),
+            Some(c) => {
+                let cause = format!("{c:?} can't be in the name of a network's own bridge: dnsmasq would misread it");
+                Err(self.invalid("<bridge name>", cause).hint("use letters, digits, '-', '_' and '.'"))
+            }
+        }
     }
 
     /// What NICs that need a device of the host's choose from.
@@ -195,6 +212,15 @@ impl Network {
         for (n, ip) in self.ips.iter().enumerate() {
             if !own.insert(ip.address) {
                 return Err(self.invalid("<ip address>", format!("{} is there twice", ip.address)));
+            }
+            ip.check_address().map_err(|cause| {
+                self.invalid("<ip address>", cause).hint("give one that the host can have for itself")
+            })?;
+            // Two addresses of one subnet are none of two.
+            let (net, others) = (ip.network().trunc(), self.ips[..n].iter().map(|other| other.network().trunc()));
+            if let Some(other) = others.filter(|o| *o != net).find(|o| o.contains(&net) || net.contains(o)) {
+                let cause = format!("its subnets {other} and {net} overlap");
+                return Err(self.invalid("<ip address>", cause).hint("choose another subnet for one of them"));
             }
             let Some(dhcp) = &ip.dhcp else { continue };
             let family = if ip.address.is_ipv4() { "IPv4" } else { "IPv6" };

@@ -336,6 +336,11 @@ impl Observed {
         self.addresses.get(&index).into_iter().flatten().copied()
     }
 
+    /// The addresses of all links.
+    pub fn all_addresses(&self) -> impl Iterator<Item = (Index, IpNet)> + '_ {
+        self.addresses.iter().flat_map(|(index, all)| all.iter().map(|address| (*index, *address)))
+    }
+
     /// All routes of the main table.
     pub fn routes(&self) -> impl Iterator<Item = &Route> {
         self.routes.iter()

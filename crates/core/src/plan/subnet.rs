@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 use std::fmt;
+use std::net::IpAddr;
 
 /// What a subnet collides with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,6 +11,8 @@ pub enum Holder {
     Network(String),
     /// A route of the host's, through the link of that name.
     Route(String),
+    /// An address of the host's, on the link of that name.
+    Address(String),
 }
 
 /// Two subnets that overlap.
@@ -31,18 +34,24 @@ impl fmt::Display for Conflict {
             Holder::Route(link) => {
                 write!(f, "subnet {subnet} overlaps with the host's route to {other} through {link}")
             }
+            Holder::Address(link) => {
+                write!(f, "subnet {subnet} overlaps with the host's own address {} on {link}", other.addr())
+            }
         }
     }
 }
 
-/// The first overlap between a network's `subnets`, those of other active networks, and the host's own `routes`.
+/// The first overlap between a network's `subnets`, those of other active networks, and the host's own `routes` and
+/// `addresses`: one that is alone in its prefix is in no route, and guests would not find who has it.
 ///
 /// A route that holds the subnet in a larger one is a conflict as well, save for the default route (length 0):
-/// that one is how everything unknown leaves. Routes through the network's own bridge must not be among `routes`.
+/// that one is how everything unknown leaves. What is of the network's own bridge must not be
+/// among them.
 pub fn subnets_overlap<'a>(
     subnets: impl IntoIterator<Item = IpNet>,
     networks: impl IntoIterator<Item = (&'a str, IpNet)> + Clone,
     routes: impl IntoIterator<Item = (&'a str, IpNet)> + Clone,
+    addresses: impl IntoIterator<Item = (&'a str, IpAddr)> + Clone,
 ) -> Option<Conflict> {
     for subnet in subnets.into_iter().map(|s| s.trunc()) {
         let overlaps = |other: &IpNet| subnet.contains(other) || other.contains(&subnet);
@@ -52,6 +61,9 @@ pub fn subnets_overlap<'a>(
         }
         if let Some((link, other)) = routes.clone().into_iter().find(|(_, o)| o.prefix_len() > 0 && overlaps(o)) {
             return conflict(other, Holder::Route(link.into()));
+        }
+        if let Some((link, other)) = addresses.clone().into_iter().find(|(_, o)| subnet.contains(o)) {
+            return conflict(other.into(), Holder::Address(link.into()));
         }
     }
     None
@@ -69,7 +81,8 @@ mod tests {
     fn overlaps_are_found_either_way_round_and_named() {
         let networks = [("blue", net("10.1.0.1/16")), ("six", net("2001:db8:1::1/64"))];
         let routes = [("eth0", net("0.0.0.0/0")), ("eth0", net("192.168.1.0/24")), ("wg0", net("172.16.0.0/12"))];
-        let check = |subnet: &str| subnets_overlap([net(subnet)], networks, routes).map(|c| c.to_string());
+        let addresses = [("lo", "10.77.0.5".parse().unwrap())];
+        let check = |subnet: &str| subnets_overlap([net(subnet)], networks, routes, addresses).map(|c| c.to_string());
         assert_eq!(check("192.168.122.1/24"), None);
         assert_eq!(check("2001:db8:2::1/64"), None);
         let blue = "subnet 10.1.4.0/24 overlaps with 10.1.0.0/16 of the active network 'blue'";
@@ -79,5 +92,8 @@ mod tests {
         let wg = "subnet 172.20.0.0/16 overlaps with the host's route to 172.16.0.0/12 through wg0";
         assert_eq!(check("172.20.0.1/16").as_deref(), Some(wg));
         assert!(check("192.168.0.1/16").is_some());
+        let lo = "subnet 10.77.0.0/24 overlaps with the host's own address 10.77.0.5 on lo";
+        assert_eq!(check("10.77.0.1/24").as_deref(), Some(lo));
+        assert_eq!(check("10.77.1.1/24"), None);
     }
 }

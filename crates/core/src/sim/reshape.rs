@@ -50,7 +50,7 @@ fn an_address_that_guests_have_stays() {
         (Do::Modify, "<ip address='10.0.2.1' prefix='24'/>"),
     ];
     for (command, xml) in cut_off {
-        change(&mut host, Do::AddLast, In::Ip, None, "<ip address='10.0.9.1' prefix='24'/>").unwrap();
+        change(&mut host, Do::AddLast, In::Ip, None, "<ip address='10.9.9.1' prefix='24'/>").unwrap();
         let refused = change(&mut host, command, In::Ip, Some(0), xml).unwrap_err();
         assert_eq!(
             (refused.kind, refused.field.as_deref()),
@@ -59,12 +59,12 @@ fn an_address_that_guests_have_stays() {
         );
         assert!(refused.to_string().contains("guest 'web'"), "it names who: {refused}");
         at_rest(&mut host);
-        let no_nics_there = change(&mut host, Do::Delete, In::Ip, None, "<ip address='10.0.9.1' prefix='24'/>");
+        let no_nics_there = change(&mut host, Do::Delete, In::Ip, None, "<ip address='10.9.9.1' prefix='24'/>");
         // Nobody can say which of the subnets a guest has.
         assert_eq!(no_nics_there.unwrap_err().kind, ErrorKind::NeededByNics);
         let id = host.engine.intent().nics().next().unwrap().id;
         host.ask(Command::Detach(id)).unwrap();
-        change(&mut host, Do::Delete, In::Ip, None, "<ip address='10.0.9.1' prefix='24'/>").unwrap();
+        change(&mut host, Do::Delete, In::Ip, None, "<ip address='10.9.9.1' prefix='24'/>").unwrap();
         at_rest(&mut host);
         host.ask(attach("web", nic_on("lab"))).unwrap();
     }

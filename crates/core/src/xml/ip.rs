@@ -129,7 +129,7 @@ pub(crate) fn read_dhcp_host(c: &Cursor<'_, '_>, ip: &Ip, deletion: bool) -> Res
             _ if text.bytes().all(|b| b.is_ascii_hexdigit() || b == b':') => Ok(text.to_owned()),
             _ => Err(format!("'{text}' has other characters than hexadecimal digits and colons")),
         })?,
-        name: c.parsed("name", dns_name)?,
+        name: c.parsed("name", |text| if deletion { dns_name(text) } else { guest_name(text) })?,
         ip: c.parsed("ip", parse_ip)?,
         lease: read_lease(c)?,
     };
@@ -151,6 +151,21 @@ pub(crate) fn read_dhcp_host(c: &Cursor<'_, '_>, ip: &Ip, deletion: bool) -> Res
     let address = host.ip.ok_or_else(|| c.missing("ip"))?;
     ip.check_host_address(address).map_err(|cause| c.attr_error("ip", cause))?;
     Ok(host)
+}
+
+/// A reservation's name: what dnsmasq, which tells the parts of a reservation by their form, takes for a name.
+fn guest_name(text: &str) -> Result<String, String> {
+    let name = dns_name(text)?;
+    if let Some(c) = name.chars().find(|c| c.is_ascii() && !c.is_ascii_alphanumeric() && !matches!(c, '-' | '_' | '.'))
+    {
+        return Err(format!("{c:?} can't be in a guest's name"));
+    }
+    let digits = name.strip_suffix(|c| "wdhmsWDHMS".contains(c)).unwrap_or(&name);
+    let time = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    if time || matches!(name.as_str(), "ignore" | "infinite") || name.parse::<IpAddr>().is_ok() {
+        return Err(format!("dnsmasq takes '{name}' for something else than a name"));
+    }
+    Ok(name)
 }
 
 fn read_lease(c: &Cursor<'_, '_>) -> Result<Option<Expiry>> {

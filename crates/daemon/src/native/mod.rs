@@ -19,7 +19,7 @@ mod tests;
 use crate::access::Access;
 use crate::handle::Handle;
 use crate::import::Importer;
-use connection::Connection;
+use connection::{Broken, Connection};
 use session::{Answered, Session};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -81,9 +81,19 @@ pub async fn serve(listener: UnixListener, handle: Handle, access: Arc<Access>, 
 }
 
 /// Answers one client's calls in order, until it goes or breaks the rules.
-async fn converse(stream: UnixStream, session: &Session) -> Result<(), connection::Broken> {
+async fn converse(stream: UnixStream, session: &Session) -> Result<(), Broken> {
     let mut connection = Connection::new(stream);
-    while let Some(call) = connection.call().await? {
+    loop {
+        let call = match connection.call().await {
+            Ok(Some(call)) => call,
+            Ok(None) => return Ok(()),
+            Err(Broken::TooLong(error)) => {
+                // It is found before the rest is sent, and the connection ends with it.
+                connection.send(&session::too_long(error), &[]).await?;
+                return Err(error.into());
+            }
+            Err(broken) => return Err(broken),
+        };
         match session.answer(call).await {
             Answered::Once { message, fds, undo } => {
                 if let Err(broken) = connection.send(&message, &fds).await {
@@ -98,5 +108,4 @@ async fn converse(stream: UnixStream, session: &Session) -> Result<(), connectio
             Answered::Stream => return session.monitor(&mut connection).await,
         }
     }
-    Ok(())
 }

@@ -4,12 +4,13 @@ use crate::access::{Access, Peer};
 use crate::convert;
 use crate::handle::Handle;
 use crate::import::Importer;
+use patchcord_api::frame::TooLong;
 use patchcord_api::message::service::{self, GetInterfaceDescription, Info, InterfaceDescription};
 use patchcord_api::message::{Call, Reply};
 use patchcord_api::methods::{
     ChangedNetwork, Devices, Document, Done, Leases, ListNetworks, Networks, OneNetwork, Request, UpdateNetwork,
 };
-use patchcord_api::{DESCRIPTION, Device, INTERFACE, Network};
+use patchcord_api::{DESCRIPTION, Device, INTERFACE, MAX_DOCUMENT, Network};
 use patchcord_core::engine::{Answer, Body, Command, NetworkView};
 use patchcord_core::xml::{self, Mode};
 use patchcord_core::{Error, ErrorKind};
@@ -18,6 +19,9 @@ use serde_json::{Value, json};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use uuid::Uuid;
+
+// Clients refuse what is larger before they send it.
+const _: () = assert!(MAX_DOCUMENT == xml::MAX_BYTES);
 
 /// A client's way to the engine.
 pub(super) struct Session {
@@ -263,6 +267,12 @@ pub(super) fn refusal(error: &Error) -> Reply {
     let (name, refusal) = convert::error(error);
     let parameters = serde_json::to_value(refusal).unwrap_or_default();
     Reply { parameters, error: Some(format!("{INTERFACE}.{name}")), continues: false }
+}
+
+/// The answer to a message that is longer than one may be.
+pub(super) fn too_long(error: TooLong) -> Reply {
+    let error = Error::new(ErrorKind::InvalidArgument, "the call", error.to_string());
+    refusal(&error.hint(format!("a document may have {MAX_DOCUMENT} bytes")))
 }
 
 fn service_error(name: &str, parameters: Value) -> Reply {

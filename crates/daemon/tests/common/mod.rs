@@ -4,6 +4,7 @@
 
 pub(crate) mod console;
 pub(crate) mod lldpad;
+pub(crate) mod outside;
 pub(crate) mod python;
 pub(crate) mod rates;
 pub(crate) mod remote;

@@ -176,13 +176,39 @@ impl Config {
     }
 }
 
-/// A path as a configuration file takes it: between quotes where dnsmasq would see a quote, comment, list or edge.
-fn quoted(path: &str) -> String {
-    if path.contains(['"', '#', ',']) || path.trim() != path {
-        format!("\"{}\"", path.replace('\\', "\\\\").replace('"', "\\\""))
+/// A text as a configuration file takes it: between quotes where dnsmasq would see a quote, comment, list, edge or tag.
+fn quoted(text: &str) -> String {
+    let tagged = text.starts_with("tag:") || text.starts_with("net:");
+    if text.contains(['"', '#', ',']) || text.trim() != text || tagged {
+        format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
     } else {
-        path.into()
+        text.into()
     }
+}
+
+/// The value of a `<txt>`. Commas part its strings, and one that is between quotes already stays as it is: that is how
+/// libvirt's users, whose values are written as they are, write a string with a comma in it.
+fn strings(value: &str) -> String {
+    let (mut parts, mut rest) = (Vec::new(), Some(value));
+    while let Some(text) = rest {
+        let end = quoted_len(text).or_else(|| text.find(',')).unwrap_or(text.len());
+        let (part, behind) = text.split_at(end);
+        parts.push(if quoted_len(part).is_some() { part.to_owned() } else { quoted(part) });
+        rest = behind.strip_prefix(',');
+    }
+    parts.join(",")
+}
+
+/// How long the string between quotes is that a text begins with, if there is nothing or a comma behind it.
+fn quoted_len(text: &str) -> Option<usize> {
+    let (mut escaped, inner) = (false, text.strip_prefix('"')?);
+    let closing = inner.find(|c| {
+        let closes = c == '"' && !escaped;
+        escaped = c == '\\' && !escaped;
+        closes
+    })?;
+    let end = closing + 2;
+    (end == text.len() || text[end..].starts_with(',')).then_some(end)
 }
 
 /// The servers for what no other line is about: the host's, unless the network is isolated (a way out otherwise)
@@ -255,8 +281,8 @@ fn reverse_domain(net: IpNet) -> Option<String> {
 fn records(network: &Network, conf: &mut Lines<'_>) -> Result<()> {
     let Some(dns) = &network.dns else { return Ok(()) };
     for txt in &dns.txts {
-        let value = txt.value.as_ref().map(|v| format!(",{v}")).unwrap_or_default();
-        conf.push("<txt>", &format!("txt-record={}{value}", txt.name))?;
+        let value = txt.value.as_ref().map(|v| format!(",{}", strings(v))).unwrap_or_default();
+        conf.push("<txt value>", &format!("txt-record={}{value}", txt.name))?;
     }
     for srv in &dns.srvs {
         conf.push("<srv>", &srv_record(srv))?;
@@ -305,7 +331,7 @@ fn addresses(network: &Network, conf: &mut Lines<'_>) -> Result<()> {
             dhcp_v4 = true;
             if let Some(bootp) = &dhcp.bootp {
                 let server = bootp.server.as_ref().map(|s| format!(",,{s}")).unwrap_or_default();
-                conf.push("<bootp>", &format!("dhcp-boot={}{server}", bootp.file))?;
+                conf.push("<bootp file>", &format!("dhcp-boot={}{server}", quoted(&bootp.file)))?;
             }
         }
     }

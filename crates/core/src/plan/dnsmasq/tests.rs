@@ -301,3 +301,31 @@ fn paths_that_dnsmasq_would_misread_are_quoted() {
     let c = config_of(&network, "/d \"x\" #1").unwrap();
     assert!(lines(&c, "conf").contains(&r#"dhcp-hostsfile="/d \"x\" #1/00000000-0000-0000-0000-000000001234.hosts""#));
 }
+
+#[test]
+fn values_that_dnsmasq_would_misread_are_quoted() {
+    let value = |v: &str| {
+        let v = v.replace('"', "&quot;");
+        let c = config(&format!("<dns><txt name='t' value='{v}'/></dns>{V4}")).unwrap();
+        let line = lines(&c, "conf").into_iter().find(|l| l.starts_with("txt-record=")).unwrap().to_owned();
+        line["txt-record=t,".len()..].to_owned()
+    };
+    assert_eq!(value("v=spf1 -all"), "v=spf1 -all");
+    assert_eq!(value("one,two"), "one,two");
+    assert_eq!(value(r#"say "hi", \o/"#), r#""say \"hi\""," \\o/""#);
+    assert_eq!(value(r#"a"b"#), r#""a\"b""#);
+    assert_eq!(value("a #b"), r##""a #b""##);
+    assert_eq!(value(" a"), r#"" a""#);
+    // As libvirt's users write them.
+    assert_eq!(value(r#""a, b",c"#), r#""a, b",c"#);
+    assert_eq!(value(r#""a\", b""#), r#""a\", b""#);
+    assert_eq!(value(r#""a" b"#), r#""\"a\" b""#);
+    let boot = |file: &str| {
+        let dhcp = format!("<bootp file='{file}'/></dhcp>");
+        let c = config(&V4.replace("</dhcp>", &dhcp)).unwrap();
+        lines(&c, "conf").into_iter().find(|l| l.starts_with("dhcp-boot=")).unwrap().to_owned()
+    };
+    assert_eq!(boot("http://boot.example/a.ipxe"), "dhcp-boot=http://boot.example/a.ipxe");
+    assert_eq!(boot("a,b"), r#"dhcp-boot="a,b""#);
+    assert_eq!(boot("tag:x"), r#"dhcp-boot="tag:x""#);
+}
