@@ -63,7 +63,7 @@ impl Jobs {
         Self { dnsmasq, spawner, hooks, ovs, ports, associator, functions, libvirt, ends, serving, leases }
     }
 
-    /// What runs already, for the engine's start.
+    /// What runs already, for the engine's start; what is left of others is removed.
     ///
     /// # Errors
     /// When a process can't be looked at.
@@ -73,6 +73,9 @@ impl Jobs {
             let pid = running.process.id().pid;
             self.watch_service(running.network, running.process);
             services.insert(running.network, Service { pid, files: running.files });
+        }
+        if let Err(error) = self.dnsmasq.sweep(|network| services.contains_key(&network)) {
+            warn!(error = phrase(&error), "files of a dnsmasq that has ended can't be removed");
         }
         Ok(services)
     }
@@ -101,6 +104,9 @@ impl Jobs {
                 spawn(ends, id, move || {
                     if let Some(process) = dnsmasq.find(network).map_err(|e| phrase(&e))? {
                         dnsmasq.stop(network, &process).map_err(|e| phrase(&e))?;
+                    }
+                    if let Err(error) = dnsmasq.clear(network) {
+                        warn!(%network, error = phrase(&error), "its dnsmasq has ended, and the files can't be removed");
                     }
                     Ok(JobOutcome::Done)
                 });

@@ -7,8 +7,8 @@ mod common;
 use common::{Host, SOON, attach, differences, interface};
 use patchcord_api::error::Refusal;
 use patchcord_api::methods::{
-    AttachNIC, CreateNetwork, DefineNetwork, GetNetworkXML, ListNetworks, SetAutostart, StartNetwork, UndefineNetwork,
-    UpdateNetwork,
+    AttachNIC, CreateNetwork, DefineNetwork, GetNetworkXML, ListNetworks, SetAutostart, StartNetwork, StopNetwork,
+    UndefineNetwork, UpdateNetwork,
 };
 use patchcord_testkit::{in_namespace, wait_until};
 use std::fs::{self, File};
@@ -113,23 +113,80 @@ fn full_run_state_refuses_and_changes_nothing() {
     });
 }
 
+/// Directories of run state, made mounts of their own before the daemon starts: what remounts them, read-only ("ro") or not.
+/// The whole can't be: the daemon holds its lock open there.
+fn run_state<'a>(host: &Host<'a>) -> impl Fn(&str) + use<'a> {
+    let directories = ["networks", "nics", "dnsmasq"].map(|d| host.root.join("run/patchcord").join(d));
+    for directory in &directories {
+        fs::create_dir_all(directory).unwrap();
+        host.ns.run(&format!("mount --bind {0} {0}", directory.display()));
+    }
+    let ns = host.ns;
+    move |how| {
+        for directory in &directories {
+            ns.run(&format!("mount -o remount,bind,{how} {}", directory.display()));
+        }
+    }
+}
+
 #[test]
 fn read_only_run_state_refuses_and_changes_nothing() {
     in_namespace(|ns| {
         let mut host = Host::without_daemon(ns);
-        let directories = ["networks", "nics"].map(|d| host.root.join("run/patchcord").join(d));
-        for directory in &directories {
-            fs::create_dir_all(directory).unwrap();
-            // A mount of its own, which can be made read-only later.
-            ns.run(&format!("mount --bind {0} {0}", directory.display()));
-        }
+        let remount = run_state(&host);
         host.start();
-        let remount = |how: &str| {
-            for directory in &directories {
-                ns.run(&format!("mount -o remount,bind,{how} {}", directory.display()));
-            }
-        };
         fails_cleanly(&host, "Read-only", || remount("ro"), || remount("rw"));
+    });
+}
+
+#[test]
+fn a_stop_that_cannot_be_recorded_changes_nothing() {
+    in_namespace(|ns| {
+        let mut host = Host::without_daemon(ns);
+        let remount = run_state(&host);
+        host.start();
+        host.network(NET);
+        let nic = host.call(&attach("g", &interface("net"))).nic;
+        let (before, serving) = (host.state(), host.dnsmasqs());
+        assert_eq!(serving.len(), 1);
+        remount("ro");
+        names_the_file(&host, &host.refused(&StopNetwork { name: "net".into() }), "run/patchcord", "Read-only");
+        assert!(before == host.state(), "{}", differences(&before, &host.state()));
+        assert_eq!(host.dnsmasqs(), serving);
+        assert_eq!(host.nic(&nic.id).state, "plugged");
+        assert!(host.show("net").active);
+        remount("rw");
+        host.stop_network("net");
+        assert!(host.dnsmasqs().is_empty());
+    });
+}
+
+#[test]
+fn a_network_stops_though_files_of_its_dnsmasq_stay() {
+    in_namespace(|ns| {
+        let mut host = Host::new(ns);
+        let files = host.root.join("var/lib/patchcord/dnsmasq");
+        host.network(NET);
+        let conf = files.join("8f1a2b3c-0000-4000-8000-000000000001.conf");
+        let stop = |host: &Host<'_>| {
+            // On top of what is there, where dnsmasq writes leases: that can't be made read-only.
+            ns.run(&format!("mount --bind -o ro {0} {0}", files.display()));
+            host.stop_network("net");
+            assert!(!host.show("net").active);
+            assert!(host.dnsmasqs().is_empty());
+            assert!(host.link("brnet").is_none());
+            assert!(host.log().contains(&conf.display().to_string()), "{}", host.log());
+            assert!(conf.exists());
+            ns.run(&format!("umount {}", files.display()));
+        };
+        stop(&host);
+        // What stayed is in nobody's way.
+        host.start_network("net");
+        assert_eq!(host.dnsmasqs().len(), 1);
+        stop(&host);
+        host.kill();
+        host.start();
+        assert!(!conf.exists(), "it goes when the daemon starts");
     });
 }
 

@@ -321,3 +321,28 @@ fn a_tap_is_quiet_and_has_the_networks_mtu() {
         assert_eq!((&data["type"], &data["vnet_hdr"]), (&"tap".into(), &true.into()));
     });
 }
+
+#[test]
+fn another_installations_packet_rules_are_in_the_way_and_nothing_is_done() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        let comment = "patchcord:8f1a2b3c-0000-4000-8000-000000000009";
+        ns.run(&format!("nft add table inet patchcord {{ comment \"{comment}\" ; }}"));
+        host.call(&DefineNetwork {
+            xml: "<network><name>nat</name><forward mode='nat'/><ip address='10.5.0.1' prefix='24'/></network>".into(),
+        });
+        let before = host.state();
+        let (error, refusal) = host.refused(&StartNetwork { name: "nat".into() });
+        assert_eq!((error.as_str(), refusal.exit), ("InUse", 4), "{refusal}");
+        assert_eq!(refusal.object, "network 'nat'");
+        assert!(refusal.cause.contains(comment) && refusal.cause.matches("is not ours").count() == 1, "{refusal}");
+        assert!(refusal.hint.as_ref().is_some_and(|hint| hint.contains("another installation")), "{refusal}");
+        let after = host.state();
+        assert!(before == after, "{}", common::differences(&before, &after));
+        ns.run("nft delete table inet patchcord");
+        wait_until("the table to be seen gone", common::SOON, || {
+            host.client().call(&StartNetwork { name: "nat".into() }).map(drop).map_err(|error| format!("{error:?}"))
+        });
+        host.stop_network("nat");
+    });
+}

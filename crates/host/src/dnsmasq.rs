@@ -130,7 +130,7 @@ impl Dnsmasq {
         }
     }
 
-    /// The network's dnsmasq, if one runs; its pid file is removed if not.
+    /// The network's dnsmasq, if one runs; its pid file is removed if not, where it can be.
     ///
     /// # Errors
     /// [`Error::File`] when the pid file can't be read, [`Error::Process`] when the process can't be looked at.
@@ -151,7 +151,8 @@ impl Dnsmasq {
         {
             return Ok(Some(process));
         }
-        remove(&path)?;
+        // It misleads nobody if it stays: the process that it names is looked at.
+        let _ = remove(&path);
         Ok(None)
     }
 
@@ -197,13 +198,41 @@ impl Dnsmasq {
         }
     }
 
-    /// Stops it and removes its files, but not its leases. One that has ended already is fine.
+    /// Stops it. One that has ended already is fine. Its files are [`Dnsmasq::clear`]'s: one that has ended is stopped,
+    /// whether they can be removed or not.
     ///
     /// # Errors
-    /// [`Error::Service`] when it can't be killed; [`Error::File`].
+    /// [`Error::Service`] when it can't be killed.
     pub fn stop(&self, network: Uuid, process: &Process) -> Result<()> {
-        self.end(network, process)?;
+        self.end(network, process)
+    }
+
+    /// Removes the files of one that does not run, but not its leases.
+    ///
+    /// # Errors
+    /// [`Error::File`]. What stays is written anew at the network's next start, or goes by [`Dnsmasq::sweep`].
+    pub fn clear(&self, network: Uuid) -> Result<()> {
         READ_FILES.iter().try_for_each(|kind| remove(&self.path(network, kind)))
+    }
+
+    /// Removes the files of all networks but those that `runs` is true of, for a daemon that starts: they could not be
+    /// removed when the network stopped, or its daemon died before it did that.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn sweep(&self, runs: impl Fn(Uuid) -> bool) -> Result<()> {
+        let directory = Directory::open(&self.dir, FileMode::Shared)?;
+        directory.sweep()?;
+        for kind in READ_FILES {
+            for network in directory.names(&format!(".{kind}"), usize::MAX)? {
+                if let Ok(network) = Uuid::try_parse(&network)
+                    && !runs(network)
+                {
+                    remove(&self.path(network, kind))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Removes what is left of a network that is no more: its leases, too.
@@ -211,7 +240,7 @@ impl Dnsmasq {
     /// # Errors
     /// [`Error::File`].
     pub fn forget(&self, network: Uuid) -> Result<()> {
-        READ_FILES.iter().try_for_each(|kind| remove(&self.path(network, kind)))?;
+        self.clear(network)?;
         remove(&self.lease_path(network))
     }
 
@@ -219,7 +248,9 @@ impl Dnsmasq {
     fn end(&self, network: Uuid, process: &Process) -> Result<()> {
         for signal in [Signal::Terminate, Signal::Kill] {
             if !self.spawner.signal(process.id(), signal)? || process.wait(PATIENCE)? {
-                return remove(&self.pid_path(network));
+                // As in `find`.
+                let _ = remove(&self.pid_path(network));
+                return Ok(());
             }
         }
         Err(Error::Service { network, problem: format!("process {} does not end when killed", process.id().pid) })

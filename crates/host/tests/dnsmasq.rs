@@ -149,13 +149,17 @@ fn it_starts_answers_reloads_and_stops() {
         });
         assert_eq!(fs::metadata(bed.file("conf")).unwrap().modified().unwrap(), written, "unchanged files stay");
         assert_eq!(dnsmasq.find(NETWORK).unwrap().unwrap().id(), process.id());
+        dnsmasq.sweep(|network| network == NETWORK).unwrap();
+        assert!(bed.file("conf").exists(), "it runs");
         dnsmasq.stop(NETWORK, &process).unwrap();
         assert!(!process.alive().unwrap());
         assert_eq!(bed.listening(), 0);
         assert_eq!(fs::read_dir(bed.path("run")).unwrap().count(), 0);
+        dnsmasq.sweep(|_| false).unwrap();
         let left: Vec<_> = fs::read_dir(bed.path("lib")).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert_eq!(left, [bed.file("leases")], "leases stay");
         dnsmasq.stop(NETWORK, &process).unwrap();
+        dnsmasq.clear(NETWORK).unwrap();
         assert!(matches!(dnsmasq.reload(NETWORK, &process, &bed.config("10.9.0.8")), Err(Error::Service { .. })));
         dnsmasq.forget(NETWORK).unwrap();
         assert_eq!(fs::read_dir(bed.path("lib")).unwrap().count(), 0);

@@ -1,9 +1,10 @@
 //! Whether a network may be defined or started, and what its document leaves to us.
 
 use super::Engine;
+use super::reconcile::foreign_table;
 use crate::intent::NetworkIntent;
 use crate::model::{ActualType, ForwardMode, LinkName, MacAddr, Network, VirtualPortType};
-use crate::plan::{Index, MarkKind, subnet};
+use crate::plan::{Index, MarkKind, nft, subnet};
 use crate::{Error, ErrorKind};
 use uuid::Uuid;
 
@@ -136,6 +137,7 @@ impl Engine {
                         .hint("choose another name, or forward mode 'bridge' to use it as it is"));
                 }
                 self.subnets_free(uuid, network, None)?;
+                self.rules_can_be_had(network, bridge)?;
                 if !network.ips.is_empty() && network.forward.mode != ForwardMode::Open {
                     warnings.extend(self.observed.firewalls.dropping.iter().map(ToString::to_string));
                 }
@@ -179,6 +181,15 @@ impl Engine {
             }
         }
         Ok(warnings)
+    }
+
+    /// Refuses a network with packet rules where another installation has the table of our name.
+    pub(super) fn rules_can_be_had(&self, network: &Network, bridge: &LinkName) -> Result<(), Error> {
+        if nft::NetworkRules::of(network, bridge).is_empty() {
+            return Ok(());
+        }
+        nft::not_foreign(&self.observed.nft, self.config.instance)
+            .map_err(|table| foreign_table(format!("network '{}'", network.name), &table))
     }
 
     /// Refuses addresses that overlap with those of an active network, or with a route or an address of the host.

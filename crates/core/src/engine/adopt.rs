@@ -89,6 +89,7 @@ impl Engine {
             Error::new(ErrorKind::InUse, format!("network '{}'", network.name), cause).field("<bridge name>")
         })?;
         self.subnets_free(uuid, network, Some(link.index))?;
+        self.rules_can_be_had(network, bridge)?;
         if network.ips.is_empty() || network.forward.mode == ForwardMode::Open {
             return Ok(Vec::new());
         }

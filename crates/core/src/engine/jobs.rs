@@ -36,6 +36,7 @@ impl Engine {
         self.jobs.insert(id, (object, job.clone()));
         let work = self.work.entry(object).or_default();
         work.flight = Some(Flight::Job(id));
+        work.touch();
         work.port_doubted &= !matches!(job, Job::SetOvsPort(_));
         self.out.push(Effect::Start(id, job));
     }

@@ -58,10 +58,7 @@ impl Engine {
     /// What an object's kernel objects need.
     fn plan(&self, object: Object) -> Result<Plan, Error> {
         let mut plan = Plan::default();
-        let foreign = |e: nft::ForeignTable| {
-            Error::new(ErrorKind::InUse, self.describe(object), e.to_string())
-                .hint("another installation of Patchcord made it: remove it, or stop that installation")
-        };
+        let foreign = |e: nft::ForeignTable| foreign_table(self.describe(object), &e);
         match object {
             Object::Network(uuid) if self.is_in_transfer(object) => {
                 self.plan_transfer(&mut plan, uuid).map_err(foreign)?;
@@ -126,6 +123,7 @@ impl Engine {
         let now = self.now;
         let work = self.work.entry(object).or_default();
         work.plans += 1;
+        work.touch();
         work.why = plan.steps.first().map(|s| s.why.into());
         work.culprit = self.culprit.clone();
         if work.operation.is_none() && self.started && object != Object::Host {
@@ -282,7 +280,9 @@ impl Engine {
                 self.advance(object);
             }
             Some(operation) => {
+                // Where nothing was begun, before as after, the host is as it was, whatever is wrong with it.
                 if let Some(first) = &mut operation.error
+                    && operation.touched
                     && first.kind != ErrorKind::PartlyRolledBack
                 {
                     first.kind = ErrorKind::PartlyRolledBack;
@@ -486,4 +486,10 @@ impl Engine {
             _ => true,
         }
     }
+}
+
+/// Packet rules can't be had beside another installation's.
+pub(super) fn foreign_table(object: String, table: &nft::ForeignTable) -> Error {
+    Error::new(ErrorKind::InUse, object, table.to_string())
+        .hint("another installation of Patchcord made it: remove it, or stop that installation")
 }

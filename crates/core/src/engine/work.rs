@@ -62,6 +62,8 @@ pub(super) struct Operation {
     pub(super) followed: bool,
     /// It failed, and what was before is being restored.
     pub(super) error: Option<Error>,
+    /// Whether a plan or a job was begun for it.
+    pub(super) touched: bool,
     /// What the client should know besides.
     pub(super) warnings: Vec<String>,
     /// That the network comes from others, or goes to them, while it runs.
@@ -96,6 +98,7 @@ impl Operation {
             nics: BTreeSet::new(),
             followed: false,
             error: None,
+            touched: false,
             warnings: Vec::new(),
             transfer: None,
         }
@@ -115,6 +118,13 @@ impl Work {
         }
         self.waiting.push_back((id, command, random));
         Ok(())
+    }
+
+    /// A plan or a job begins.
+    pub(super) fn touch(&mut self) {
+        if let Some(operation) = &mut self.operation {
+            operation.touched = true;
+        }
     }
 
     /// Whether nothing is under way.

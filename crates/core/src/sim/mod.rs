@@ -13,6 +13,8 @@ mod check;
 mod database;
 #[cfg(test)]
 mod devices;
+#[cfg(test)]
+mod foreign_table;
 pub mod functions;
 #[cfg(test)]
 mod histories;

@@ -97,7 +97,8 @@ pub fn table_comment(instance: Uuid) -> String {
 }
 
 /// What has to be done so that the networks of `intent` have their rules and nothing else. Networks that are not
-/// in it keep theirs, unless `scope` is the whole table. When no network with rules is left, the table goes.
+/// in it keep theirs, unless `scope` is the whole table. When no network with rules is left, the table goes. One that is not
+/// ours holds no rules of ours, so that it is in the way only where there are to be some.
 pub fn diff(
     observed: &ObservedTable,
     intent: &Intent,
@@ -105,15 +106,26 @@ pub fn diff(
     instance: Uuid,
 ) -> Result<NftChange, ForeignTable> {
     let ours = table_comment(instance);
-    match &observed.comment {
-        Some(comment) if *comment != ours => return Err(ForeignTable { comment: comment.clone(), ours }),
-        Some(_) if nothing_left(observed, intent, scope) => {
-            return Ok(NftChange { ops: vec![NftOp::DeleteTable] });
-        }
-        None if intent.values().all(NetworkRules::is_empty) => return Ok(NftChange::default()),
-        _ => {}
+    if observed.comment.as_ref() != Some(&ours) && intent.values().all(NetworkRules::is_empty) {
+        return Ok(NftChange::default());
+    }
+    not_foreign(observed, instance)?;
+    if observed.comment.is_some() && nothing_left(observed, intent, scope) {
+        return Ok(NftChange { ops: vec![NftOp::DeleteTable] });
     }
     Ok(change(observed, intent, scope, ours))
+}
+
+/// Whether rules of ours can be had: the table of our name is ours, or to be made.
+///
+/// # Errors
+/// [`ForeignTable`].
+pub fn not_foreign(observed: &ObservedTable, instance: Uuid) -> Result<(), ForeignTable> {
+    let ours = table_comment(instance);
+    match &observed.comment {
+        Some(comment) if *comment != ours => Err(ForeignTable { comment: comment.clone(), ours }),
+        _ => Ok(()),
+    }
 }
 
 /// Whether no network has rules once the intent is carried out.

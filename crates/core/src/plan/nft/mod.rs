@@ -29,7 +29,7 @@ mod rule;
 #[cfg(test)]
 mod tests;
 
-pub use diff::{At, ForeignTable, Intent, NftChange, NftOp, Scope, diff, table_comment};
+pub use diff::{At, ForeignTable, Intent, NftChange, NftOp, Scope, diff, not_foreign, table_comment};
 pub use network::NetworkRules;
 pub use observed::{ObservedChain, ObservedTable, RuleRef};
 pub use rule::{Base, Chain, Element, Key, L4Proto, Map, Rule, Stmt, base_chains, fingerprint};
