@@ -239,12 +239,12 @@ fn killed_at_random_it_forgets_nothing_and_leaks_nothing() {
             });
             loose.map_or(Ok(()), |nic| Err(format!("{nic:?}")))
         });
-        ends_clean(&host);
+        ends_clean(&mut host);
     });
 }
 
 /// Detaches and stops everything; then there must be no trace of us.
-fn ends_clean(host: &Host<'_>) {
+fn ends_clean(host: &mut Host<'_>) {
     for nic in host.call(&ListNICs { network: None }).nics {
         host.detach(&nic.id);
     }
@@ -252,6 +252,9 @@ fn ends_clean(host: &Host<'_>) {
         host.stop_network(name);
         host.call(&UndefineNetwork { name: name.into() });
     }
+    // What it would have done next is left to another.
+    host.kill();
+    host.start();
     host.ns.run("ip link del eth10");
     wait_until("nothing to be left", MINUTE, || {
         let links = host.ns.json("ip -j -d link show");
@@ -260,14 +263,20 @@ fn ends_clean(host: &Host<'_>) {
         let addresses = host.ns.run("ip -o addr show");
         let left =
             ["networks", "nics"].map(|d| std::fs::read_dir(host.root.join("run/patchcord").join(d)).unwrap().count());
+        // What libvirt's modules are told of guests, and the note of it.
+        let names = ["libvirt/dnsmasq", "patchcord/names"].map(|d| {
+            let entries = std::fs::read_dir(host.root.join("var/lib").join(d)).unwrap().flatten();
+            entries.map(|entry| entry.file_name()).collect::<Vec<_>>()
+        });
         let forwarding = host.sysctl("ipv4/ip_forward");
         let clean = links == ["\"lo\""]
             && !rules.contains("chain")
             && !addresses.contains("10.")
             && host.dnsmasqs().is_empty()
             && left == [0, 0]
+            && names.iter().all(Vec::is_empty)
             && forwarding == "0";
-        let seen = || format!("{links:?}\n{rules}\n{addresses}\n{:?} {left:?} {forwarding}", host.dnsmasqs());
+        let seen = || format!("{links:?}\n{rules}\n{addresses}\n{:?} {left:?} {names:?} {forwarding}", host.dnsmasqs());
         if clean { Ok(()) } else { Err(seen()) }
     });
     // Processes that forgot their pid files would be missed by them: look for our root in all command lines.

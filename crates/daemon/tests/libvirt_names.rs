@@ -7,6 +7,7 @@ mod common;
 use common::{Host, SOON, interface, update};
 use patchcord_api::methods::ModifyNIC;
 use patchcord_testkit::{in_namespace, wait_until};
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
@@ -50,7 +51,7 @@ fn guests_are_found_by_their_names() {
         host.call(&update("lab", "modify", "bridge", "<bridge name='swan'/>"));
         let left = || {
             let names = fs::read_dir(&files).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
-            names.collect::<std::collections::BTreeSet<_>>()
+            names.collect::<BTreeSet<_>>()
         };
         let of_swan = ["swan.macs", "swan.status"].map(str::to_owned).into();
         wait_until(
@@ -102,5 +103,69 @@ fn guests_are_in_the_file_of_the_network_that_they_are_on() {
         come_to(std::slice::from_ref(&is_db), std::slice::from_ref(&is_web));
         host.detach(&db.id);
         come_to(&[], std::slice::from_ref(&is_web));
+    });
+}
+
+#[test]
+fn files_of_a_network_that_stopped_as_the_daemon_died_go_and_libvirts_stay() {
+    in_namespace(|ns| {
+        let mut host = Host::new(ns);
+        let files = host.root.join("var/lib/libvirt/dnsmasq");
+        let left = || {
+            let names = fs::read_dir(&files).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
+            names.collect::<BTreeSet<_>>()
+        };
+        let come_to = |host: &Host<'_>, names: &[&str]| {
+            let names: BTreeSet<String> = names.iter().map(ToString::to_string).collect();
+            wait_until("the files", SOON, || {
+                if left() == names { Ok(()) } else { Err(format!("{:?} {}", left(), host.log())) }
+            });
+        };
+        let theirs = ["virbr0.macs", "virbr0.status"];
+        for name in theirs {
+            fs::write(files.join(name), "[]").unwrap();
+        }
+        // Whatever is under way when it dies.
+        let record = host.root.join("var/lib/patchcord/names/lab.br");
+        let half = files.join(".tmp-0123456789abcdef");
+        let ours = ["virbr0.macs", "virbr0.status", "virbr7.macs", "virbr7.status"];
+        let stopped_and_killed = |host: &mut Host<'_>| {
+            host.network(LAB);
+            come_to(host, &ours);
+            fs::write(&half, "[").unwrap();
+            let noted = fs::read(&record).unwrap();
+            host.stop_network("lab");
+            host.kill();
+            // Were it slower to die than to remove them, there would be nothing to see.
+            fs::write(&record, &noted).unwrap();
+            for name in ["virbr7.macs", "virbr7.status"] {
+                fs::write(files.join(name), "[]").unwrap();
+            }
+        };
+        stopped_and_killed(&mut host);
+        host.start();
+        come_to(&host, &theirs);
+
+        // libvirt's daemon runs a network with a bridge of that name now.
+        stopped_and_killed(&mut host);
+        let runs = host.root.join("run/libvirt/network");
+        fs::create_dir_all(&runs).unwrap();
+        fs::write(runs.join("other.xml"), "<networkstatus><network><bridge name='virbr7'/></network></networkstatus>")
+            .unwrap();
+        host.start();
+        wait_until(
+            "the end of what was half written",
+            SOON,
+            || if half.exists() { Err(String::new()) } else { Ok(()) },
+        );
+        wait_until("the record's end", SOON, || if record.exists() { Err(String::new()) } else { Ok(()) });
+        come_to(&host, &ours);
+        // Once it was left to libvirt's, it is.
+        fs::remove_file(runs.join("other.xml")).unwrap();
+        host.kill();
+        host.start();
+        host.nics();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        come_to(&host, &ours);
     });
 }

@@ -85,6 +85,8 @@ impl Root {
         instance = "var/lib/patchcord/instance";
         /// Leases and host files.
         dnsmasq = "var/lib/patchcord/dnsmasq";
+        /// Which networks have files in [`Root::libvirt_dnsmasq`], and of which bridge.
+        names = "var/lib/patchcord/names";
         /// `BRIDGE.status` and `BRIDGE.macs`, where libnss_libvirt reads them.
         libvirt_dnsmasq = "var/lib/libvirt/dnsmasq";
     }

@@ -7,9 +7,10 @@ use patchcord_core::model::{MacAddr, Name};
 use patchcord_core::plan::dnsmasq::Lease;
 use patchcord_host::libvirt;
 use patchcord_host::root::Root;
-use patchcord_host::store::{Directory, Durability, FileMode};
+use patchcord_host::store::{Directory, Durability, Entry, FileMode, Limits};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,26 +52,38 @@ impl About {
 /// Files that may not be what they should be, by network.
 type Due = BTreeSet<(String, About)>;
 
+/// How the name of a network's record ends, which says of which bridge it has files.
+const RECORD: &str = ".br";
+
 /// The files, and what was written to them.
 pub(super) struct NameFiles {
     directory: Arc<Directory>,
+    /// Where it is noted which of the files are ours: libvirt's daemon has files of the same kind there.
+    records: Directory,
     handle: Handle,
-    /// The bridge of each network that has files.
+    /// The bridge of each network that has files, as recorded.
     bridges: HashMap<String, String>,
     written: HashMap<String, String>,
-    /// Where libvirt's daemon notes which networks it runs.
-    theirs: PathBuf,
+    /// Where libvirt's daemon notes which networks it runs, and where their definitions are.
+    theirs: [PathBuf; 2],
 }
 
 impl NameFiles {
-    /// Files in the directory where libvirt's modules look.
+    /// Files in the directory where libvirt's modules look; those that a daemon of ours wrote before are known again.
     ///
     /// # Errors
-    /// When it can't be made.
+    /// When it can't be made, or the records can't be read.
     pub(super) fn open(root: &Root, handle: Handle) -> Result<Self, patchcord_host::Error> {
         let directory = Arc::new(Directory::open(root.libvirt_dnsmasq(), FileMode::Shared)?);
-        let theirs = root.libvirt_run_networks();
-        Ok(Self { directory, handle, bridges: HashMap::new(), written: HashMap::new(), theirs })
+        // A crash may have left half a file.
+        directory.sweep()?;
+        let records = Directory::open(root.names(), FileMode::Private)?;
+        records.sweep()?;
+        let recorded = records.read_all(RECORD, Limits::default())?.into_iter();
+        let bridge = |entry: Entry| Some((entry.name, String::from_utf8(entry.contents.ok()?).ok()?));
+        let bridges = recorded.filter_map(bridge).collect();
+        let theirs = [root.libvirt_run_networks(), root.libvirt_networks()];
+        Ok(Self { directory, records, handle, bridges, written: HashMap::new(), theirs })
     }
 
     /// Keeps them true for as long as there is an engine.
@@ -144,25 +157,64 @@ impl NameFiles {
         let found = self.contents(network, about).await;
         let bridge = found.as_ref().map(|(bridge, _)| bridge);
         if let Some(before) = self.bridges.get(network).filter(|before| Some(*before) != bridge).cloned() {
-            self.bridges.remove(network);
-            let handed_back = self.is_libvirts(network);
-            for name in About::ALL.map(|about| about.file(&before)) {
-                if handed_back {
-                    self.written.remove(&name);
-                } else {
-                    self.put(name, None).await;
-                }
-            }
+            self.remove(network, &before).await;
         }
         if let Some((bridge, contents)) = found {
-            self.put(about.file(&bridge), Some(contents)).await;
-            self.bridges.insert(network.to_owned(), bridge);
+            let file = about.file(&bridge);
+            // Before there is a file that nobody would know to be ours.
+            if self.bridges.insert(network.to_owned(), bridge.clone()).is_none() {
+                self.record(network, Some(&bridge));
+            }
+            self.put(file, Some(contents)).await;
         }
     }
 
-    /// Whether a network was handed back to libvirt's daemon, which goes on with the files.
-    fn is_libvirts(&self, network: &str) -> bool {
-        self.theirs.join(format!("{network}.xml")).exists()
+    /// Removes a network's files, unless others go on with them.
+    async fn remove(&mut self, network: &str, bridge: &str) {
+        self.bridges.remove(network);
+        let another_has_them = self.bridges.values().any(|other| other == bridge);
+        let is_libvirts = self.is_libvirts(network, bridge);
+        let mut done = true;
+        for name in About::ALL.map(|about| about.file(bridge)).into_iter().filter(|_| !another_has_them) {
+            if is_libvirts {
+                self.written.remove(&name);
+            } else {
+                done &= self.put(name, None).await;
+            }
+        }
+        // What could not be removed is tried again at the next start.
+        if done {
+            self.record(network, None);
+        }
+    }
+
+    /// Notes, or forgets, that a network has files of that bridge.
+    fn record(&self, network: &str, bridge: Option<&str>) {
+        let name = format!("{network}{RECORD}");
+        let done = match bridge {
+            Some(bridge) => self.records.write(&name, bridge.as_bytes(), Durability::Crash),
+            None => self.records.delete(&name, Durability::Crash).map(drop),
+        };
+        if let Err(error) = done {
+            warn!(%error, "whose the files for libvirt's modules are is not noted");
+        }
+    }
+
+    /// Whether libvirt's daemon goes on with a network's files: it was handed back, or another has a bridge of that name. Of
+    /// files that a daemon before this one wrote it is enough that libvirt's could have gone on with them since.
+    fn is_libvirts(&self, network: &str, bridge: &str) -> bool {
+        let is_this_ones = About::ALL.iter().any(|about| self.written.contains_key(&about.file(bridge)));
+        let [runs, defined] = &self.theirs;
+        let tags = ['\'', '"'].map(|quote| format!("<bridge name={quote}{bridge}{quote}"));
+        let has_bridge = |path: PathBuf| {
+            let document = fs::read(path).unwrap_or_default();
+            tags.iter().any(|tag| String::from_utf8_lossy(&document).contains(tag))
+        };
+        let is_there = |directory: &PathBuf| {
+            let documents = fs::read_dir(directory).into_iter().flatten().flatten();
+            directory.join(format!("{network}.xml")).exists() || documents.map(|entry| entry.path()).any(has_bridge)
+        };
+        is_there(runs) || (!is_this_ones && is_there(defined))
     }
 
     /// The bridge of an active network that serves addresses, and what its file should say.
@@ -184,30 +236,30 @@ impl NameFiles {
         Some((bridge, contents))
     }
 
-    /// Writes a file, or removes it without contents, unless that is what was done last. It is a thread of its own that does
-    /// it: a large file takes its time.
-    async fn put(&mut self, name: String, contents: Option<Contents>) {
+    /// Writes a file, unless that is what was written last, or removes it without contents; false when that failed. It is a
+    /// thread of its own that does it: a large file takes its time.
+    async fn put(&mut self, name: String, contents: Option<Contents>) -> bool {
         let (directory, file, before) = (Arc::clone(&self.directory), name.clone(), self.written.remove(&name));
         let put = move || {
             let text = contents.map(Contents::text);
-            if text == before {
-                return before;
+            if text.is_some() && text == before {
+                return (true, before);
             }
             let done = match &text {
                 Some(text) => directory.write(&file, text.as_bytes(), Durability::Crash),
                 None => directory.delete(&file, Durability::Crash).map(drop),
             };
             match done {
-                Ok(()) => text,
+                Ok(()) => (true, text),
                 Err(error) => {
                     warn!(%error, "guests' names can't be told to libvirt's modules");
-                    before
+                    (false, before)
                 }
             }
         };
-        if let Ok(Some(text)) = spawn_blocking(put).await {
-            self.written.insert(name, text);
-        }
+        let (done, written) = spawn_blocking(put).await.unwrap_or_default();
+        self.written.extend(written.map(|text| (name, text)));
+        done
     }
 }
 
