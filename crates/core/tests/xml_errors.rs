@@ -254,6 +254,23 @@ fn names_of_own_bridges() {
     "#);
 }
 
+/// dnsmasq would not start with them.
+#[test]
+fn names_that_are_too_long() {
+    let record = |label: &str| {
+        networks(&[
+            &format!("<domain name='{label}.test'/>"),
+            &format!("<dns><txt name='a.{label}' value='v'/></dns>"),
+            &format!("<dns><forwarder domain='{label}'/></dns>"),
+            &format!("<dns><srv service='{}' protocol='tcp' target='{label}'/></dns>", &label[1..]),
+            &format!("<dns><srv service='s' protocol='{}'/></dns>", &label[1..]),
+        ])
+    };
+    assert_eq!(record(&"a".repeat(63)), "accepted\n".repeat(5));
+    let longer = record(&"a".repeat(64));
+    assert_eq!(longer.matches("bytes, and may have 6").count(), 5, "{longer}");
+}
+
 #[test]
 fn what_does_not_go_together() {
     insta::assert_snapshot!(networks(&[

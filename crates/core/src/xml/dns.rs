@@ -8,8 +8,10 @@ use super::{
 use crate::Result;
 use crate::model::{Dns, DnsForwarder, DnsHost, DnsSrv, DnsTxt};
 
-/// Bytes of an SRV record's service name at most, as in libvirt.
-const SERVICE_MAX: usize = 482;
+/// Bytes between two dots of a name at most (RFC 1035, section 2.3.4).
+const LABEL_MAX: usize = 63;
+/// The same of an SRV record's service and protocol, which have an underscore before them.
+const SERVICE_MAX: usize = LABEL_MAX - 1;
 
 /// An SRV record of which any part may be missing.
 #[derive(Clone, Debug, Default)]
@@ -41,9 +43,18 @@ impl SrvFields {
 /// A domain or host name: what ends up in dnsmasq's configuration between commas and slashes.
 pub(crate) fn dns_name(text: &str) -> Result<String, String> {
     let text = plain_text(text)?;
-    match text.chars().find(|c| c.is_whitespace() || matches!(c, ',' | '/' | '#' | '"' | '\\')) {
-        Some(c) => Err(format!("{c:?} can't be in a name")),
-        None => Ok(text),
+    if let Some(c) = text.chars().find(|c| c.is_whitespace() || matches!(c, ',' | '/' | '#' | '"' | '\\')) {
+        return Err(format!("{c:?} can't be in a name"));
+    }
+    // dnsmasq writes others than these in another way, which has another length.
+    text.split('.').filter(|label| label.is_ascii()).try_for_each(|label| at_most(label, LABEL_MAX))?;
+    Ok(text)
+}
+
+fn at_most(label: &str, max: usize) -> Result<(), String> {
+    match label.len() {
+        len if len > max => Err(format!("'{label}' has {len} bytes, and may have {max} between two dots")),
+        _ => Ok(()),
     }
 }
 
@@ -82,12 +93,15 @@ pub(crate) fn read_txt(c: &Cursor<'_, '_>, deletion: bool) -> Result<DnsTxt> {
 pub(crate) fn read_srv_fields(c: &Cursor<'_, '_>) -> Result<SrvFields> {
     let number = |name| c.number(name, 0..=u16::MAX).map(|n| n.filter(|n| *n != 0));
     Ok(SrvFields {
-        service: c.parsed("service", |text| match dns_name(text)? {
-            s if s.len() > SERVICE_MAX => Err(format!("it has {} bytes, and may have {SERVICE_MAX}", s.len())),
-            s => Ok(s),
+        service: c.parsed("service", |text| {
+            let name = dns_name(text)?;
+            at_most(name.split('.').next().unwrap_or_default(), SERVICE_MAX)?;
+            Ok(name)
         })?,
         protocol: c.parsed("protocol", |text| match text {
-            _ if !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric()) => Ok(text.to_owned()),
+            _ if !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric()) => {
+                at_most(text, SERVICE_MAX).map(|()| text.to_owned())
+            }
             _ => Err(format!("'{text}' is not a protocol's name, like tcp or udp")),
         })?,
         domain: c.parsed("domain", dns_name)?,
