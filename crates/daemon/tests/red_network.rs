@@ -173,28 +173,35 @@ fn the_long_interface_gets_what_its_network_has_and_else_a_refusal_that_says_wha
         |definition: &str| definition.replace("</network>", "<portgroup name='engineering'/></network>");
     let no_type = LONG.replace(" typeid='1193047'", "");
     let no_group = LONG.replace(" portgroup='engineering'", "");
-    let no_such_group = "NotFound: NIC of guest 'web', <source portgroup>: network 'red-network': there is no portgroup \
-        'engineering': the network has none; leave it out to get the network's default";
-    let means_nothing = |mode: &str, bridge: &str| {
+    let no_such_group = |and: &str| {
         format!(
-            "Unsupported: NIC of guest 'web', <virtualport type>: the NIC says type '802.1Qbg', and network 'red-network' \
-             (forward mode '{mode}') gives its NICs {bridge}, where it means nothing; 802.1Qbg goes with macvtap, 802.1Qbh \
-             with macvtap or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to \
-             go without"
+            "NotFound: NIC of guest 'web', <source portgroup>: network 'red-network': there is no portgroup 'engineering': \
+             the network has none{and}; leave it out to get the network's default"
         )
     };
+    let nothing_there = |mode: &str, bridge: &str| {
+        format!(
+            "<virtualport type>: the NIC says type '802.1Qbg', and network 'red-network' (forward mode '{mode}') gives its \
+             NICs {bridge}, where it means nothing; 802.1Qbg goes with a device of the host's (cord or macvtap), 802.1Qbh \
+             with that or a PCI device, openvswitch and midonet with a bridge of the host's; leave <virtualport> out to go \
+             without"
+        )
+    };
+    let means_nothing =
+        |mode: &str, bridge: &str| format!("Unsupported: NIC of guest 'web', {}", nothing_there(mode, bridge));
+    let neither = |mode: &str, bridge: &str| no_such_group(&format!("; and {}", nothing_there(mode, bridge)));
     let contradicts = "InvalidXml: NIC of guest 'web', <parameters typeid>: the NIC says typeid 1193047, portgroup \
         'engineering' of network 'red-network' says 33; give it in one of the two places only";
     let instance = "09b11c53-8b5c-4eeb-8f00-d84eaa0aaa4f";
     let rows = [
-        (ROUTE.to_owned(), LONG, no_such_group.to_owned()),
+        (ROUTE.to_owned(), LONG, neither("route", "a bridge of its own")),
         (with_engineering(ROUTE), LONG, means_nothing("route", "a bridge of its own")),
-        (BRIDGE.to_owned(), LONG, no_such_group.to_owned()),
+        (BRIDGE.to_owned(), LONG, neither("bridge", "a bridge of the host's")),
         (with_engineering(BRIDGE), LONG, means_nothing("bridge", "a bridge of the host's")),
         (VEPA.to_owned(), LONG, contradicts.to_owned()),
         (VEPA.to_owned(), &no_type, format!("direct eth10 vepa, 11 33 2 {instance}")),
         (VEPA.to_owned(), &no_group, format!("direct eth10 vepa, 11 1193047 2 {instance}")),
-        (PASSTHROUGH.to_owned(), LONG, no_such_group.to_owned()),
+        (PASSTHROUGH.to_owned(), LONG, no_such_group("")),
         (with_engineering(PASSTHROUGH), LONG, format!("direct eth10 passthrough, 11 1193047 2 {instance}")),
     ];
     in_namespace(|ns| {

@@ -411,7 +411,7 @@ fn list(directory: &Path, into: &mut Vec<String>) {
     let mut entries: Vec<_> = fs::read_dir(directory).unwrap().flatten().map(|e| e.path()).collect();
     entries.sort();
     for path in entries {
-        if path.ends_with("var/lib/libvirt/dnsmasq") {
+        if path.ends_with("var/lib/libvirt/dnsmasq") || path.ends_with("var/lib/patchcord/names") {
             continue;
         }
         if path.is_dir() && !path.is_symlink() {
