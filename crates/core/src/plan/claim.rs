@@ -167,9 +167,7 @@ pub fn is_limited_by_others(intent: &Intent, observed: &Observed, port: &NicInte
 
 /// Takes our limits off taps of others that are no port's any more, save those that are `left` as they are.
 pub fn lift_limits(plan: &mut Plan, intent: &Intent, observed: &Observed, left: impl Fn(&Link) -> bool) {
-    let limited = observed.shapes.keys().chain(observed.redirects.keys().filter(|i| !observed.shapes.contains_key(i)));
-    let taps = limited.filter_map(|index| observed.link(*index)).filter(|link| link.kind == LinkKind::Tap);
-    for link in taps.filter(|link| link.mark.is_none()) {
+    for link in observed.limited_foreign_taps() {
         if !left(link) && !is_claimed(intent, observed, link) {
             shape::lift(plan, link.index, observed);
         }

@@ -289,6 +289,19 @@ impl Observed {
         taps.filter_map(|(_, index)| self.links.get(index))
     }
 
+    /// Taps of others that limits of ours, or ways elsewhere, are at. Each detach asks for them: with many cords on a host
+    /// those are few who are others', and with many of others' those that are limited. The fewer are gone through.
+    pub fn limited_foreign_taps(&self) -> Vec<&Link> {
+        let limited = |index: &Index| self.shapes.contains_key(index) || self.redirects.contains_key(index);
+        let tap = |link: &&Link| link.kind == LinkKind::Tap && link.mark.is_none();
+        if self.foreign_taps.len() < self.shapes.len() + self.redirects.len() {
+            let indexes = self.foreign_taps.iter().map(|(_, index)| index).filter(|index| limited(index));
+            return indexes.filter_map(|index| self.link(*index)).filter(tap).collect();
+        }
+        let redirected = self.redirects.keys().filter(|index| !self.shapes.contains_key(index));
+        self.shapes.keys().chain(redirected).filter_map(|index| self.link(*index)).filter(tap).collect()
+    }
+
     /// All links.
     pub fn links(&self) -> impl Iterator<Item = &Link> {
         self.links.values()
