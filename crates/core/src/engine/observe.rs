@@ -67,7 +67,7 @@ impl Engine {
             Change::Functions(_) | Change::Snapshot(_) | Change::Shaping(_) => {}
         }
         let everything = matches!(change, Change::Snapshot(_));
-        let uplinks = matches!(change, Change::Link(..) | Change::Vlans(..));
+        let uplinks = self.is_about_uplinks(&change);
         let macvtaps = self.macvtaps(&change);
         let devices = self.may_be_had_after(&change);
         let functions =
