@@ -4,6 +4,7 @@
 //! the reader reads again. Which message types are read and which are known and passed over is written in
 //! [`classify`]; any other type leads to a [`Hint::Resync`], as do lost messages.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -120,21 +121,38 @@ impl Monitor {
     }
 
     /// Waits for announcements (`None`: as long as it takes) and returns what they hint at; nothing when the time is
-    /// over. Equal hints in a row are given once.
+    /// over. Each link is given once, with what was told of it last, and behind the rest, of which equal hints in a row are
+    /// given once.
     ///
     /// # Errors
     /// The socket's own errors. Lost announcements are no error but a [`Hint::Resync`].
     pub fn receive(&mut self, timeout: Option<Duration>) -> Result<Vec<Hint>, Error> {
         let mut hints = Vec::new();
+        // One change of a link is announced several times, and what is read of all but the last time is of no use.
+        let mut links: BTreeMap<u32, (u16, Vec<u8>)> = BTreeMap::new();
         self.events.receive(timeout, |message| {
             let hint = match message {
-                Ok(frame) => classify(frame),
+                Ok(frame) => match index(frame.payload) {
+                    Some(index) if is_link(frame) => {
+                        let (kind, payload) = links.entry(index).or_default();
+                        *kind = frame.kind;
+                        payload.clear();
+                        payload.extend_from_slice(frame.payload);
+                        None
+                    }
+                    _ => classify(frame),
+                },
                 Err(reason) => Some(Hint::Resync { reason }),
             };
             if let Some(hint) = hint.filter(|hint| hints.last() != Some(hint)) {
                 hints.push(hint);
             }
         })?;
+        hints.extend(
+            links.values().filter_map(|(kind, payload)| {
+                classify(&Frame { kind: *kind, flags: 0, sequence: 0, port: 0, payload })
+            }),
+        );
         Ok(hints)
     }
 }
@@ -150,7 +168,7 @@ pub(crate) fn classify(frame: &Frame<'_>) -> Option<Hint> {
     const NLMSG_NOOP: u16 = 1;
     let short = Hint::Resync { reason: "a message was shorter than its header" };
     Some(match frame.kind {
-        link::RTM_NEWLINK | link::RTM_DELLINK => link_hint(frame).unwrap_or(short),
+        _ if is_link(frame) => link_hint(frame).unwrap_or(short),
         addr::RTM_NEWADDR | addr::RTM_DELADDR => index(frame.payload).map_or(short, |index| Hint::Address { index }),
         route::RTM_NEWROUTE | route::RTM_DELROUTE => Hint::Route,
         neigh::RTM_NEWNEIGH | neigh::RTM_DELNEIGH => {
@@ -192,6 +210,10 @@ fn of_all_links(payload: &[u8]) -> bool {
 fn index(payload: &[u8]) -> Option<u32> {
     let bytes = payload.get(4..8)?;
     Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+}
+
+fn is_link(frame: &Frame<'_>) -> bool {
+    matches!(frame.kind, link::RTM_NEWLINK | link::RTM_DELLINK)
 }
 
 fn link_hint(frame: &Frame<'_>) -> Option<Hint> {

@@ -3,7 +3,8 @@
 //! One [`Kernel`] does both, and whoever holds it. That is a thread of its own, which takes requests from one bounded
 //! queue; between them, when none waits, it looks at what the watcher heard: it reads the object and reports it, unless
 //! it is what whoever gets the reports believes already. Plans go first, so a flood of announcements delays a plan by
-//! one object's reading at most. While that thread has nothing else to do than that, a short plan is carried out by
+//! one object's reading at most; and while plans follow each other closely, most of what is heard is about what they are
+//! making, and the kernel lets only one of us in at a time: so looking waits until they pause, though not for long. While that thread has nothing else to do than that, a short plan is carried out by
 //! whoever asks for it ([`Hands::apply`]): waking a thread and being woken by it takes as long as half of such a plan.
 
 use std::io;
@@ -23,6 +24,7 @@ use crate::hints::{Hint, Hints};
 use crate::kernel::{Applied, Kernel, KernelOptions};
 use crate::nft::same;
 use crate::observe;
+use crate::pace::Pace;
 use crate::watcher::Watcher;
 use crate::{Error, Result, shaping, vlan};
 
@@ -32,10 +34,6 @@ const QUEUE: usize = 256;
 const SHORT: usize = 24;
 /// How long to wait while the executor looks at an object: handing it the plan would take longer.
 const PATIENCE: Duration = Duration::from_micros(50);
-/// How many times as long as a reading of routes or rules took it takes until the next, and the longest.
-const REST: u32 = 4;
-const REST_AT_MOST: Duration = Duration::from_secs(1);
-
 /// What the executor is asked for.
 #[derive(Debug)]
 pub enum ExecutorRequest {
@@ -219,8 +217,7 @@ struct Worker {
     /// The last snapshot was taken while things changed: the next hint, which those changes bring, leads to another.
     stale: bool,
     firewalls: Firewalls,
-    /// Before that time nothing that changes often is read whole.
-    rested: Instant,
+    pace: Pace,
 }
 
 impl std::fmt::Debug for Worker {
@@ -231,19 +228,27 @@ impl std::fmt::Debug for Worker {
 
 impl Worker {
     fn new(kernel: Kernel, hints: Arc<Hints>, sink: Box<dyn FnMut(ExecutorReport) + Send>) -> Self {
-        Self { kernel, hints, sink, stale: false, firewalls: Firewalls::default(), rested: Instant::now() }
+        Self { kernel, hints, sink, stale: false, firewalls: Firewalls::default(), pace: Pace::default() }
     }
 
-    /// Looks at one object that the watcher heard of. When there is none, says how long to rest before what is read
-    /// whole may be read again; zero when nothing waits for that.
+    /// Looks at one object that the watcher heard of. When there is none, or now is not the time, says how long to rest;
+    /// zero when nothing waits for that.
     fn look_at_next(&mut self) -> Option<Duration> {
-        let rest = self.rested.saturating_duration_since(Instant::now());
+        let now = Instant::now();
+        let pause = self.pace.until_pause(now);
+        if !pause.is_zero() {
+            return Some(pause);
+        }
+        let rest = self.pace.until_heavy(now);
         match self.hints.next(self.kernel.nft_port(), rest.is_zero()) {
             Some(hint) => {
                 self.look_paced(hint);
                 None
             }
-            None => Some(rest),
+            None => {
+                self.pace.caught_up();
+                Some(rest)
+            }
         }
     }
 
@@ -295,6 +300,7 @@ impl Worker {
 
     fn apply(&mut self, id: PlanId, plan: &Plan) {
         let Applied { outcome, taps, notes } = self.kernel.apply(plan);
+        self.pace.plan(Instant::now());
         let failed = outcome.failed.is_some();
         let left = outcome.failed.as_ref().is_some_and(|failure| !failure.left.is_empty());
         self.report(ExecutorReport::Applied { plan: id, outcome, taps });
@@ -346,8 +352,7 @@ impl Worker {
         self.report(ExecutorReport::Observed(change));
     }
 
-    /// Looks at an object. What is read whole is not read again at once, so that a host whose routes or rules never
-    /// stand still does not keep us busy with them.
+    /// Looks at an object.
     fn look_paced(&mut self, hint: Hint) {
         let heavy = matches!(hint, Hint::Routes | Hint::Functions | Hint::Rules(_) | Hint::Everything(_));
         let begun = Instant::now();
@@ -355,7 +360,7 @@ impl Worker {
             self.trouble("the kernel can't be read", &error);
         }
         if heavy {
-            self.rested = Instant::now() + (begun.elapsed() * REST).min(REST_AT_MOST);
+            self.pace.heavy(begun, Instant::now());
         }
     }
 
