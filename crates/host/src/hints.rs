@@ -38,6 +38,14 @@ struct Pending {
     functions: bool,
     /// Transactions since, by the port they came through, with who made them; the last of each port.
     rules: BTreeMap<u32, Option<String>>,
+    /// Who looks knows that there is something.
+    rung: bool,
+}
+
+impl Pending {
+    fn heavy(&self) -> bool {
+        self.functions || self.routes || !self.rules.is_empty()
+    }
 }
 
 /// The hints between watcher and executor. There are never more than one for each object.
@@ -111,6 +119,12 @@ impl Hints {
         *self.lock() = Pending::default();
     }
 
+    /// Whether whoever looks is to be told that there is something: once, until it found nothing any more. It is not woken
+    /// again while it waits for a better time.
+    pub(crate) fn ring(&self) -> bool {
+        !std::mem::replace(&mut self.lock().rung, true)
+    }
+
     /// The next object to look at, links first; functions, routes and rules, which are read whole, only when `heavy` ones may be.
     /// Changes of packet rules through `own_port` are our own.
     pub(crate) fn next(&self, own_port: Option<u32>, heavy: bool) -> Option<Hint> {
@@ -132,6 +146,7 @@ impl Hints {
             return Some(Hint::Settings);
         }
         if !heavy {
+            pending.rung = pending.heavy();
             return None;
         }
         if std::mem::take(&mut pending.functions) {
@@ -142,7 +157,9 @@ impl Hints {
         }
         let changed = std::mem::take(&mut pending.rules);
         let mut others = changed.into_iter().filter(|(port, _)| Some(*port) != own_port).map(|(_, who)| who);
-        others.next_back().map(Hint::Rules)
+        let rules = others.next_back().map(Hint::Rules);
+        pending.rung = rules.is_some();
+        rules
     }
 }
 
@@ -168,6 +185,20 @@ mod tests {
         assert_eq!(hints.next(None, true), None);
         hints.add_route(vec![told(7, "a"), Heard::Link { index: 7, gone: false, link: None }]);
         assert_eq!(hints.next(None, true), Some(Hint::Link(7, None)));
+    }
+
+    #[test]
+    fn who_looks_is_told_once_until_it_found_nothing() {
+        let hints = Hints::default();
+        hints.add_route(vec![told(7, "a"), Heard::Route]);
+        assert!(hints.ring());
+        hints.add_route(vec![told(8, "b")]);
+        assert!(!hints.ring());
+        while hints.next(None, false).is_some() {}
+        // The routes wait for their time.
+        assert!(!hints.ring());
+        while hints.next(None, true).is_some() {}
+        assert!(hints.ring());
     }
 
     #[test]

@@ -29,7 +29,6 @@ pub mod nodedev;
 pub mod observe;
 mod ops;
 pub mod ovs;
-mod pace;
 pub mod process;
 mod reaper;
 pub mod reclaim;

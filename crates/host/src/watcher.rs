@@ -21,7 +21,7 @@ use crate::{Error, Result};
 /// How long to wait for more announcements when one was heard. One change brings several, and whoever makes it, most
 /// often the executor's own plan, would be slowed down by a thread that is woken by each of them, and by another one
 /// that asks the kernel about an object half made.
-const GATHER: Duration = Duration::from_millis(1);
+const GATHER: Duration = Duration::from_millis(3);
 
 /// The thread that listens.
 #[derive(Debug)]
@@ -85,8 +85,10 @@ impl Listener {
                     std::thread::sleep(Duration::from_secs(1));
                 }
             }
-            // When its queue is full it looks at the hints anyway, before it waits again.
-            let _ = self.executor.try_send(ExecutorRequest::Look);
+            if self.hints.ring() {
+                // When its queue is full it looks at the hints anyway, before it waits again.
+                let _ = self.executor.try_send(ExecutorRequest::Look);
+            }
         }
     }
 

@@ -3,12 +3,15 @@
 //! One [`Kernel`] does both, and whoever holds it. That is a thread of its own, which takes requests from one bounded
 //! queue; between them, when none waits, it looks at what the watcher heard: it reads the object and reports it, unless
 //! it is what whoever gets the reports believes already. Plans go first, so a flood of announcements delays a plan by
-//! one object's reading at most; and while plans follow each other closely, most of what is heard is about what they are
-//! making, and the kernel lets only one of us in at a time: so looking waits until they pause, though not for long. While that thread has nothing else to do than that, a short plan is carried out by
-//! whoever asks for it ([`Hands::apply`]): waking a thread and being woken by it takes as long as half of such a plan.
+//! one object's reading at most, and looking waits for a pause between plans ([`Pace`]). While that thread has nothing
+//! else to do, a short plan is carried out by whoever asks for it ([`Hands::apply`]): waking a thread and being woken by it takes as long as half of such a plan.
+
+mod look;
+mod pace;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -16,24 +19,20 @@ use std::time::{Duration, Instant};
 
 use patchcord_core::engine::{JobId, PlanId};
 use patchcord_core::plan::nft::foreign::Firewalls;
-use patchcord_core::plan::rates::{Classes, Shape};
-use patchcord_core::plan::{Change, Index, Link, LinkRef, Observed, Op, Outcome, Plan, Sysctl};
+use patchcord_core::plan::{Change, Index, LinkRef, Observed, Op, Outcome, Plan};
 use uuid::Uuid;
 
-use crate::hints::{Hint, Hints};
+use self::pace::Pace;
+use crate::hints::Hints;
 use crate::kernel::{Applied, Kernel, KernelOptions};
-use crate::nft::same;
-use crate::observe;
-use crate::pace::Pace;
 use crate::watcher::Watcher;
-use crate::{Error, Result, shaping, vlan};
+use crate::{Error, Result};
 
 /// How many requests may wait; whoever sends more waits, too.
 const QUEUE: usize = 256;
 /// The longest plan that is carried out by whoever asks for it, in steps: nobody is to wait long for the kernel there.
 const SHORT: usize = 24;
-/// How long to wait while the executor looks at an object: handing it the plan would take longer.
-const PATIENCE: Duration = Duration::from_micros(50);
+
 /// What the executor is asked for.
 #[derive(Debug)]
 pub enum ExecutorRequest {
@@ -108,34 +107,24 @@ pub struct Executor {
 pub struct Hands {
     requests: SyncSender<ExecutorRequest>,
     worker: Arc<Mutex<Worker>>,
+    /// How much the executor was asked for and has not done, and what it does of itself that may take long.
+    load: Arc<AtomicUsize>,
 }
 
 impl Hands {
-    /// Has a plan carried out: by the caller, if it is short and the executor idle, else by the executor. The report
-    /// comes the same way in both cases. Waits while the queue is full.
+    /// Has a plan carried out: by the caller, if it is short and the executor has nothing to do, else by the executor. The
+    /// report comes the same way in both cases. Waits while the queue is full.
     pub fn apply(&self, id: PlanId, plan: Arc<Plan>) {
-        if plan.steps.len() <= SHORT
-            && let Some(mut worker) = self.idle_worker()
-        {
-            return worker.apply(id, &plan);
+        if plan.steps.len() <= SHORT && self.load.load(Ordering::Acquire) == 0 {
+            // Should it be looking at an object, waiting for that takes less than handing the plan over.
+            return lock(&self.worker).apply(id, &plan);
         }
         self.ask(ExecutorRequest::Apply(id, plan));
     }
 
-    /// The worker, unless it stays busy.
-    fn idle_worker(&self) -> Option<MutexGuard<'_, Worker>> {
-        let begun = Instant::now();
-        loop {
-            match self.worker.try_lock() {
-                Ok(worker) => return Some(worker),
-                Err(_) if begun.elapsed() > PATIENCE => return None,
-                Err(_) => std::thread::yield_now(),
-            }
-        }
-    }
-
     /// Asks the executor. Waits while the queue is full.
     pub fn ask(&self, request: ExecutorRequest) {
+        self.load.fetch_add(1, Ordering::AcqRel);
         // It ends with the last of its owners, or by a panic, which was reported then.
         let _ = self.requests.send(request);
     }
@@ -152,13 +141,15 @@ impl Executor {
         let (requests, inbox) = sync_channel(QUEUE);
         let hints = Arc::new(Hints::default());
         let watcher = Watcher::start(Arc::clone(&hints), requests.clone())?;
-        let worker = Arc::new(Mutex::new(Worker::new(Kernel::open(options)?, hints, Box::new(sink))));
+        let worker = Worker::new(Kernel::open(options)?, hints, Box::new(sink));
+        let load = Arc::clone(&worker.load);
+        let worker = Arc::new(Mutex::new(worker));
         let theirs = Arc::clone(&worker);
         let thread = std::thread::Builder::new()
             .name("executor".to_owned())
             .spawn(move || run(&theirs, &inbox))
             .map_err(|source: io::Error| Error::Thread { name: "executor", source })?;
-        Ok(Self { hands: Hands { requests, worker }, thread: Some(thread), watcher: Some(watcher) })
+        Ok(Self { hands: Hands { requests, worker, load }, thread: Some(thread), watcher: Some(watcher) })
     }
 
     /// The way to it.
@@ -198,10 +189,11 @@ fn run(worker: &Mutex<Worker>, inbox: &Receiver<ExecutorRequest>) {
                 }
             }
         };
-        if matches!(request, ExecutorRequest::Stop) {
-            return;
+        match request {
+            ExecutorRequest::Stop => return,
+            ExecutorRequest::Look => {}
+            request => lock(worker).serve(request),
         }
-        lock(worker).serve(request);
     }
 }
 
@@ -218,6 +210,8 @@ struct Worker {
     stale: bool,
     firewalls: Firewalls,
     pace: Pace,
+    /// See [`Hands`].
+    load: Arc<AtomicUsize>,
 }
 
 impl std::fmt::Debug for Worker {
@@ -228,7 +222,15 @@ impl std::fmt::Debug for Worker {
 
 impl Worker {
     fn new(kernel: Kernel, hints: Arc<Hints>, sink: Box<dyn FnMut(ExecutorReport) + Send>) -> Self {
-        Self { kernel, hints, sink, stale: false, firewalls: Firewalls::default(), pace: Pace::default() }
+        Self {
+            kernel,
+            hints,
+            sink,
+            stale: false,
+            firewalls: Firewalls::default(),
+            pace: Pace::default(),
+            load: Arc::default(),
+        }
     }
 
     /// Looks at one object that the watcher heard of. When there is none, or now is not the time, says how long to rest;
@@ -254,7 +256,12 @@ impl Worker {
 
     fn serve(&mut self, request: ExecutorRequest) {
         match request {
-            ExecutorRequest::Apply(id, plan) => self.apply(id, &plan),
+            ExecutorRequest::Apply(id, plan) => {
+                let applied = self.kernel.apply(&plan);
+                // Whoever gets the report may have the next plan.
+                self.done();
+                return self.applied(id, &plan, applied);
+            }
             ExecutorRequest::Snapshot => self.snapshot(true),
             ExecutorRequest::Firewalls => match self.kernel.foreign_firewalls() {
                 Ok(found) => {
@@ -282,6 +289,12 @@ impl Worker {
             // Looking at what the watcher heard and ending are the thread's own.
             ExecutorRequest::Look | ExecutorRequest::Stop => {}
         }
+        self.done();
+    }
+
+    /// One thing less to do.
+    fn done(&self) {
+        self.load.fetch_sub(1, Ordering::AcqRel);
     }
 
     fn report(&mut self, report: ExecutorReport) {
@@ -299,7 +312,13 @@ impl Worker {
     }
 
     fn apply(&mut self, id: PlanId, plan: &Plan) {
-        let Applied { outcome, taps, notes } = self.kernel.apply(plan);
+        let applied = self.kernel.apply(plan);
+        self.applied(id, plan, applied);
+    }
+
+    /// Reports how a plan went, and looks at what it may have changed besides.
+    fn applied(&mut self, id: PlanId, plan: &Plan, applied: Applied) {
+        let Applied { outcome, taps, notes } = applied;
         self.pace.plan(Instant::now());
         let failed = outcome.failed.is_some();
         let left = outcome.failed.as_ref().is_some_and(|failure| !failure.left.is_empty());
@@ -350,198 +369,6 @@ impl Worker {
     fn changed(&mut self, change: Change) {
         self.kernel.take(change.clone());
         self.report(ExecutorReport::Observed(change));
-    }
-
-    /// Looks at an object.
-    fn look_paced(&mut self, hint: Hint) {
-        let heavy = matches!(hint, Hint::Routes | Hint::Functions | Hint::Rules(_) | Hint::Everything(_));
-        let begun = Instant::now();
-        if let Err(error) = self.look(hint) {
-            self.trouble("the kernel can't be read", &error);
-        }
-        if heavy {
-            self.pace.heavy(begun, Instant::now());
-        }
-    }
-
-    /// Reads what a hint is about, and reports it when it is not what is believed.
-    fn look(&mut self, hint: Hint) -> Result<()> {
-        if self.stale {
-            self.snapshot(false);
-            return Ok(());
-        }
-        match hint {
-            Hint::Everything(reason) => {
-                self.report(ExecutorReport::Trouble(format!("everything is read again: {reason}")));
-                self.snapshot(false);
-            }
-            Hint::Link(index, told) => self.look_at_link(Index(index), told.as_deref())?,
-            Hint::Addresses(index) => {
-                let index = Index(index);
-                let now = observe::read_addresses(&mut self.kernel.route, index)?;
-                if !self.kernel.observed().addresses(index).eq(now.iter().copied()) {
-                    self.changed(Change::Addresses(index, now));
-                    // An address takes its routes along, and not all of that is announced.
-                    self.hints.add_routes();
-                }
-            }
-            Hint::Traffic(index) => {
-                let link = self.kernel.observed().link(Index(index));
-                if let Some(link) = link.filter(|link| shaping::may_be_limited(link)).cloned() {
-                    self.look_at_traffic(&link)?;
-                }
-            }
-            Hint::Routes => self.look_at_routes()?,
-            Hint::Functions => {
-                self.report(ExecutorReport::Heard(Heard::Devices));
-                let now = self.kernel.sriov.all()?;
-                if now != self.kernel.observed().functions {
-                    self.changed(Change::Functions(now));
-                }
-            }
-            Hint::Settings => self.look_at_settings()?,
-            Hint::Rules(who) => self.look_at_rules(who)?,
-        }
-        Ok(())
-    }
-
-    fn look_for(&mut self, name: &str) -> Result<()> {
-        let found = self.kernel.route.link_by_name(name)?;
-        match found {
-            Some(link) => self.look_at_link(Index(link.index), Some(&link)),
-            None => Ok(()),
-        }
-    }
-
-    fn look_at_link(&mut self, index: Index, told: Option<&patchcord_netlink::Link>) -> Result<()> {
-        let believed = self.kernel.observed().link(index);
-        // Should it be different by now, another announcement is on its way.
-        if told.is_some_and(|told| believed == Some(&observe::link(told))) {
-            let name = believed.filter(|link| !link.is_doomed()).map(|link| link.name.clone());
-            self.report(ExecutorReport::Heard(Heard::Link(index.0, name)));
-            return Ok(());
-        }
-        let was_up = believed.is_some_and(|link| link.up);
-        let known = believed.cloned();
-        let now = self.kernel.read_link(index)?;
-        let name = now.as_ref().filter(|link| !link.is_doomed()).map(|link| link.name.clone());
-        self.report(ExecutorReport::Heard(Heard::Link(index.0, name)));
-        if known.is_none() && now.as_ref().is_some_and(|link| link.is_doomed()) {
-            return Ok(());
-        }
-        self.look_at_names(known.as_ref(), now.as_ref());
-        let vlan = |link: &Option<Link>| link.as_ref().map(|link| link.vlan).unwrap_or_default();
-        let other_vlans = vlan(&known) != vlan(&now);
-        if known != now {
-            if was_up && now.as_ref().is_none_or(|link| !link.up) {
-                // The kernel announces no IPv4 routes that go with a link.
-                self.hints.add_routes();
-            }
-            self.changed(Change::Link(index, now));
-        }
-        // A bridge announces its ports' VLANs with what it tells of a port, and that is never all about a link.
-        if other_vlans {
-            self.look_at_ports(index);
-            return Ok(());
-        }
-        self.look_at_vlans(index)
-    }
-
-    /// A link that came, went or got another name may be a physical or virtual function's.
-    fn look_at_names(&self, known: Option<&Link>, now: Option<&Link>) {
-        let (old, new) = (known.map(|link| &link.name), now.map(|link| &link.name));
-        if old == new {
-            return;
-        }
-        let functions = &self.kernel.observed().functions;
-        let concerned = |name: &String| functions.names(name) || self.kernel.sriov.has_device(name);
-        if old.into_iter().chain(new).any(concerned) {
-            self.hints.add_functions();
-        }
-    }
-
-    /// What ports are in counts again, or counts for the first time.
-    fn look_at_ports(&mut self, bridge: Index) {
-        let ports: Vec<Index> = self.kernel.observed().ports_of(bridge).map(|port| port.index).collect();
-        for link in ports.into_iter().chain([bridge]) {
-            if let Err(error) = self.look_at_vlans(link) {
-                self.trouble("VLANs can't be read", &error);
-            }
-        }
-    }
-
-    /// Reads the VLANs of a port or bridge, where they count.
-    fn look_at_vlans(&mut self, index: Index) -> Result<()> {
-        let observed = self.kernel.observed();
-        let Some(link) = observed.link(index) else { return Ok(()) };
-        if observed.bridge_of(link).is_none_or(|bridge| !bridge.vlan.filtering) {
-            return Ok(());
-        }
-        let believed = observed.vlans_of(link);
-        if let Some(now) = vlan::read(&mut self.kernel.route, index)?.filter(|now| *now != believed) {
-            self.changed(Change::Vlans(index, now));
-        }
-        Ok(())
-    }
-
-    /// Only a link that we gave classes has any of ours.
-    fn look_at_traffic(&mut self, link: &Link) -> Result<()> {
-        let incoming = shaping::read_incoming(&mut self.kernel.route, link, self.kernel.instance)?;
-        if self.kernel.observed().redirects.get(&link.index) != incoming.redirect.as_ref() {
-            self.changed(Change::Redirect(link.index, incoming.redirect));
-        }
-        let believed = self.kernel.observed().shapes.get(&link.index).cloned().unwrap_or_default();
-        let classes = match &believed.classes {
-            none if none.is_empty() => Classes::new(),
-            _ => shaping::read_classes(&mut self.kernel.route, link.index)?,
-        };
-        let limited = incoming.is_others(self.kernel.observed().shaping);
-        let others = shaping::is_others_tap(link) && (limited || self.kernel.has_others_root(link.index)?);
-        let now = Shape { classes, police: incoming.police, others };
-        if now != believed {
-            self.changed(Change::Shape(link.index, now));
-        }
-        Ok(())
-    }
-
-    fn look_at_routes(&mut self) -> Result<()> {
-        let now = observe::read_routes(&mut self.kernel.route)?;
-        if !self.kernel.observed().routes().eq(now.iter()) {
-            self.changed(Change::Routes(now));
-        }
-        // A link that gets its default route from a router's advertisement is to keep it.
-        for setting in observe::router_settings(self.kernel.observed()) {
-            if !self.kernel.observed().sysctls.contains_key(&setting)
-                && let Some(value) = observe::read_sysctl(&setting)?
-            {
-                self.changed(Change::Sysctl(setting, Some(value)));
-            }
-        }
-        Ok(())
-    }
-
-    fn look_at_settings(&mut self) -> Result<()> {
-        for setting in [Sysctl::Ipv4Forward, Sysctl::Ipv6Forward] {
-            let now = observe::read_sysctl(&setting)?;
-            if self.kernel.observed().sysctls.get(&setting) != now.as_ref() {
-                self.changed(Change::Sysctl(setting, now));
-            }
-        }
-        Ok(())
-    }
-
-    /// Somebody else changed the ruleset, though maybe not our part of it.
-    fn look_at_rules(&mut self, who: Option<String>) -> Result<()> {
-        let now = self.kernel.read_nft()?;
-        if !same(&now, &self.kernel.observed().nft) {
-            self.changed(Change::Nft(now, who));
-        }
-        let found = self.kernel.foreign_firewalls()?;
-        if found != self.firewalls {
-            self.firewalls.clone_from(&found);
-            self.report(ExecutorReport::Firewalls(found));
-        }
-        Ok(())
     }
 }
 
