@@ -9,5 +9,8 @@ pub(crate) fn run(ws: &Workspace, args: &[&str]) -> Result<()> {
     run_command(&mut ws.cargo(build))?;
     let programs = ws.target.join("release");
     let mut bench = ws.command(programs.join("patchcord-bench"));
+    // Where the daemon's loop runs in it, it does so on a thread that is not the first; as in the daemon, its memory is to
+    // be that of the first.
+    bench.env("MALLOC_ARENA_MAX", "1");
     run_command(bench.arg("--daemon").arg(programs.join("patchcordd")).args(args))
 }

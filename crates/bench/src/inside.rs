@@ -28,8 +28,9 @@ const DNSMASQ: &str = "/usr/sbin/dnsmasq";
 
 /// How many come before those that count.
 const WARMING: usize = 10;
-/// How many of a row count.
-const ROW: usize = 25;
+/// How many of a row count, and how many rows there are.
+const ROW: usize = 90;
+const ROWS: usize = 3;
 
 /// Measures hosts with more and more NICs.
 pub(crate) fn run(setup: &Setup, _: &Namespace) -> Result<()> {
@@ -77,7 +78,7 @@ async fn measure(setup: &Setup, daemon: &Inside) -> Result<()> {
         for (how, by_name) in [("descriptor", false), ("name", true)] {
             let mut row = vec![level.to_string(), how.to_owned()];
             let alone = alone(daemon, &mut raw, by_name, rounds).await?;
-            let in_a_row = in_a_row(daemon, &mut raw, by_name, rounds).await?;
+            let in_a_row = in_a_row(daemon, &mut raw, by_name).await?;
             for (ours, by_hand) in [alone, in_a_row] {
                 row.extend([ours.cell(), by_hand.cell(), ratio(ours.p50(), by_hand.p50())]);
             }
@@ -87,7 +88,7 @@ async fn measure(setup: &Setup, daemon: &Inside) -> Result<()> {
     }
     table(
         &format!(
-            "Attaching a NIC, from the decoded request to the ready reply ({rounds} rounds after {WARMING} that do not count)"
+            "Attaching a NIC, from the decoded request to the ready reply ({rounds} alone and {ROWS} rows of {ROW}, after {WARMING} that do not count)"
         ),
         &["NICs", "handed over by", "alone", "raw", "alone / raw", "in a row", "raw", "in a row / raw", "target"],
         &rows,
@@ -117,9 +118,9 @@ async fn alone(daemon: &Inside, raw: &mut Raw, by_name: bool, rounds: usize) -> 
 
 /// NICs that come one right after the other, as when a host's guests start: by the daemon and by hand in turn, in rows of
 /// which the first ones do not count, each row gone before the next one.
-async fn in_a_row(daemon: &Inside, raw: &mut Raw, by_name: bool, rounds: usize) -> Result<(Samples, Samples)> {
+async fn in_a_row(daemon: &Inside, raw: &mut Raw, by_name: bool) -> Result<(Samples, Samples)> {
     let (mut ours, mut by_hand) = (Samples::default(), Samples::default());
-    for _ in 0..rounds.div_ceil(ROW) {
+    for _ in 0..ROWS {
         let mut nics = Vec::new();
         for n in 0..WARMING + ROW {
             let (time, nic) = daemon.attach("measured", by_name).await?;
