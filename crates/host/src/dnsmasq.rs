@@ -35,8 +35,9 @@ const FILE_LIMIT: usize = 16 << 20;
 /// How long a dnsmasq may take to end in order, and then to die.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How dnsmasq complains when a link, any network's, went while it listed them all.
-const LINK_WENT: &str = "failed to find list of interfaces: No such device";
+/// How dnsmasq complains when it could not list all links, because they changed meanwhile: one of any network's went, or
+/// too much was told at once.
+const NOT_LISTED: &str = "failed to find list of interfaces";
 
 /// How often it is started again for that.
 const ATTEMPTS: u32 = 20;
@@ -113,7 +114,8 @@ impl Dnsmasq {
         request.capabilities = Some(CAPABILITIES);
         let mut outcome = self.run(request.clone())?;
         for _ in 1..ATTEMPTS {
-            if !matches!(outcome.end, End::Exit(1..)) || !String::from_utf8_lossy(&outcome.stderr).contains(LINK_WENT) {
+            if !matches!(outcome.end, End::Exit(1..)) || !String::from_utf8_lossy(&outcome.stderr).contains(NOT_LISTED)
+            {
                 break;
             }
             outcome = self.run(request.clone())?;

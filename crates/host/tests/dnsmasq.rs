@@ -260,6 +260,24 @@ fn refusals_say_what_dnsmasq_said_or_that_there_is_none() {
 }
 
 #[test]
+fn it_is_started_again_when_links_changed_while_it_listed_them() {
+    with_bed(|bed| {
+        let (program, tried) = (bed.path("dnsmasq"), bed.path("tried"));
+        let complaint = "dnsmasq: failed to find list of interfaces: Bad file descriptor";
+        let script = format!(
+            "#!/bin/sh\n[ -e {tried} ] && exec {PROGRAM} \"$@\"\n: > {tried}\necho '{complaint}' >&2\nexit 2\n",
+            tried = tried.display()
+        );
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let dnsmasq = bed.dnsmasq_at(program.to_str().unwrap());
+        dnsmasq.start(NETWORK, &bed.config("10.9.0.50")).unwrap();
+        assert!(tried.exists());
+        assert_eq!(resolve(), Some([10, 9, 0, 50]));
+    });
+}
+
+#[test]
 fn one_that_does_not_end_is_killed() {
     with_bed(|bed| {
         let dnsmasq = bed.dnsmasq();
