@@ -98,17 +98,17 @@ impl Dnsmasq {
         })
     }
 
-    /// Writes the configuration's files and starts dnsmasq; one of the same network that runs is stopped first.
-    /// When this returns it answers.
+    /// Writes the configuration's files and starts dnsmasq in place of one of the same network that runs, which stays when
+    /// they can't be written. When this returns it answers.
     ///
     /// # Errors
     /// [`Error::Service`] with what dnsmasq said; [`Error::NoDnsmasq`]; [`Error::File`] when a file can't be
     /// written.
     pub fn start(&self, network: Uuid, config: &Config) -> Result<Process> {
+        self.write(network, config)?;
         if let Some(old) = self.find(network)? {
             self.end(network, &old)?;
         }
-        self.write(network, config)?;
         Directory::open(&self.run_dir, FileMode::Shared)?;
         let mut request = Request::new(&self.program).args(&config.args);
         request.capabilities = Some(CAPABILITIES);

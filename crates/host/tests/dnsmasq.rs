@@ -260,6 +260,23 @@ fn refusals_say_what_dnsmasq_said_or_that_there_is_none() {
 }
 
 #[test]
+fn one_whose_new_files_cant_be_written_goes_on() {
+    with_bed(|bed| {
+        let dnsmasq = bed.dnsmasq();
+        let process = dnsmasq.start(NETWORK, &bed.config("10.9.0.50")).unwrap();
+        let mut config = bed.config("10.9.0.50");
+        let blocked = bed.path("lib").join(format!("{NETWORK}.dhcp-hosts"));
+        fs::create_dir_all(blocked.join("in the way")).unwrap();
+        config.files.insert(blocked.display().to_string(), String::new());
+        let error = dnsmasq.start(NETWORK, &config).unwrap_err();
+        assert!(matches!(&error, Error::File { path, .. } if *path == blocked), "{error}");
+        assert_eq!(dnsmasq.find(NETWORK).unwrap().map(|p| p.id()), Some(process.id()));
+        assert_eq!(resolve(), Some([10, 9, 0, 50]));
+        dnsmasq.stop(NETWORK, &process).unwrap();
+    });
+}
+
+#[test]
 fn it_is_started_again_when_links_changed_while_it_listed_them() {
     with_bed(|bed| {
         let (program, tried) = (bed.path("dnsmasq"), bed.path("tried"));
