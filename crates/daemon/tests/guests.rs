@@ -6,7 +6,7 @@ mod common;
 
 use common::outside::{echo_server, seen_as, uplink};
 use common::{Host, SOON, interface, interface_with_mac, ip};
-use patchcord_testkit::{Guest, in_namespace, wait_until};
+use patchcord_testkit::{DnsKind, DnsRecord, Guest, GuestError, ask_dns, in_namespace};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -106,26 +106,13 @@ fn text_and_service_records_are_answered() {
     in_namespace(|ns| {
         let host = Host::new(ns);
         host.network(NAT);
-        // A resolver of our own in a few lines: the question, and the bytes that the answer must have in it.
-        let ask = |name: &str, kind: u16| {
-            let mut question = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-            for label in name.split('.') {
-                question.push(u8::try_from(label.len()).unwrap());
-                question.extend(label.as_bytes());
-            }
-            question.extend([0, 0, u8::try_from(kind).unwrap(), 0, 1]);
-            let socket = std::net::UdpSocket::bind("10.5.0.1:0").unwrap();
-            socket.set_read_timeout(Some(SOON)).unwrap();
-            socket.send_to(&question, "10.5.0.1:53").unwrap();
-            let mut answer = [0; 512];
-            let count = socket.recv(&mut answer).expect("an answer");
-            answer[..count].to_vec()
-        };
-        let has = |answer: &[u8], bytes: &[u8]| answer.windows(bytes.len()).any(|w| w == bytes);
-        assert!(has(&ask("note.lab.test", 16), b"\x05hello"));
-        assert!(has(&ask("quotes.lab.test", 16), b"\x0bsay \"hi\" #1"));
-        // Priority 1, weight 2, port 5060.
-        assert!(has(&ask("_sip._tcp.lab.test", 33), &[0, 1, 0, 2, 0x13, 0xc4]));
+        let ask = |name: &str, kind| ask_dns("10.5.0.1:53".parse().unwrap(), name, kind, SOON).unwrap().records;
+        let text = |text: &str| [DnsRecord::Text(vec![text.to_owned()])];
+        assert_eq!(ask("note.lab.test", DnsKind::Txt), text("hello"));
+        assert_eq!(ask("quotes.lab.test", DnsKind::Txt), text("say \"hi\" #1"));
+        let target = "static.lab.test".to_owned();
+        let service = DnsRecord::Service { priority: 1, weight: 2, port: 5060, target };
+        assert_eq!(ask("_sip._tcp.lab.test", DnsKind::Srv), [service]);
     });
 }
 
@@ -338,27 +325,32 @@ fn the_dhcp_reply_says_mtu_and_time_and_boot_files_are_served() {
         let host = Host::new(ns);
         let tftp = host.root.join("tftp");
         std::fs::create_dir(&tftp).unwrap();
-        std::fs::write(tftp.join("boot.img"), "boot").unwrap();
-        host.network(&format!(
-            "<network><name>n</name><bridge stp='off'/><mtu size='1300'/><ip address='10.5.0.1' prefix='24'><tftp root='{}'/>\
-             <dhcp><range start='10.5.0.10' end='10.5.0.20'><lease expiry='10' unit='minutes'/></range>\
-             <bootp file='boot.img' server='10.5.0.9'/></dhcp></ip></network>",
-            tftp.display()
-        ));
-        let (_, mut guest) = host.guest_on("n", "g");
-        let lease = guest.dhcp(SOON).unwrap();
+        // Of two blocks, the second of them not full.
+        let image: Vec<u8> = (0..700u16).map(|n| n.to_le_bytes()[0]).collect();
+        std::fs::write(tftp.join("boot.img"), &image).unwrap();
+        let network = |name: &str, net: u8, tftp: &str, bootp: &str| {
+            host.network(&format!(
+                "<network><name>{name}</name><bridge stp='off'/><mtu size='1300'/><ip address='10.5.{net}.1' prefix='24'>\
+                 {tftp}<dhcp><range start='10.5.{net}.10' end='10.5.{net}.20'><lease expiry='10' unit='minutes'/></range>\
+                 {bootp}</dhcp></ip></network>"
+            ));
+            let (_, mut guest) = host.guest_on(name, name);
+            let lease = guest.dhcp(SOON).unwrap();
+            (guest, lease)
+        };
+        let root = format!("<tftp root='{}'/>", tftp.display());
+        let (mut guest, lease) = network("own", 0, &root, "<bootp file='boot.img'/>");
         assert_eq!(lease.options.get(&26).map(Vec::as_slice), Some(&1300u16.to_be_bytes()[..]), "MTU");
         assert_eq!(lease.lease_seconds, 600);
-        let leases = host.call(&patchcord_api::methods::ListLeases { network: "n".into() }).leases;
+        let leases = host.call(&patchcord_api::methods::ListLeases { network: "own".into() }).leases;
         assert_eq!(leases.len(), 1, "{leases:?}");
-        // TFTP: a read request is answered with the first block.
-        let socket = std::net::UdpSocket::bind("10.5.0.1:0").unwrap();
-        socket.set_read_timeout(Some(SOON)).unwrap();
-        wait_until("the boot file", SOON, || {
-            socket.send_to(b"\0\x01boot.img\0octet\0", "10.5.0.1:69").map_err(|e| e.to_string())?;
-            let mut block = [0; 600];
-            let count = socket.recv(&mut block).map_err(|e| e.to_string())?;
-            if &block[..count] == b"\0\x03\0\x01boot" { Ok(()) } else { Err(format!("{:?}", &block[..count])) }
-        });
+        // What firmware does: it reads the file that it was told of, from where it was told.
+        assert_eq!(IpAddr::from(lease.boot_server), ip("10.5.0.1"));
+        assert_eq!(guest.tftp_read(&lease.boot_file, lease.boot_server.into(), SOON).unwrap(), image);
+        let missing = guest.tftp_read("other.img", lease.boot_server.into(), SOON);
+        assert!(matches!(&missing, Err(GuestError::Tftp { .. })), "{missing:?}");
+
+        let (_, lease) = network("elsewhere", 1, "", "<bootp file='pxe/boot.0' server='10.5.1.9'/>");
+        assert_eq!((lease.boot_file.as_str(), IpAddr::from(lease.boot_server)), ("pxe/boot.0", ip("10.5.1.9")));
     });
 }

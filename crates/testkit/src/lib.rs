@@ -17,6 +17,7 @@
 //! This crate is for tests only: its helpers panic with a message where a product would return an error.
 #![deny(unsafe_code)]
 
+mod dns;
 mod ebpf;
 mod guest;
 mod libvirtd;
@@ -33,6 +34,7 @@ mod sysfs;
 mod wait;
 mod wire;
 
+pub use dns::{DnsAnswer, DnsKind, DnsRecord, ask_dns};
 pub use ebpf::RedirectProgram;
 pub use guest::{
     Background, Continuity, Guest, GuestError, Lease, Prefix, RouterAdvertisement, create_tap, keep_tap, open_node,

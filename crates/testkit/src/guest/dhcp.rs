@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use smoltcp::socket::dhcpv4;
-use smoltcp::wire::DhcpOption;
+use smoltcp::wire::{DhcpOption, DhcpPacket};
 
 use super::{Guest, GuestError};
 
@@ -30,6 +30,10 @@ pub struct Lease {
     pub dns: Vec<Ipv4Addr>,
     /// How long the lease lasts, in seconds; `u32::MAX` is for ever.
     pub lease_seconds: u32,
+    /// Where the boot file is (`siaddr`).
+    pub boot_server: Ipv4Addr,
+    /// The boot file (`file`); empty without one.
+    pub boot_file: String,
     /// Every option of the server's last message by its number, as bytes.
     pub options: BTreeMap<u8, Vec<u8>>,
 }
@@ -113,6 +117,8 @@ fn lease(config: &dhcpv4::Config<'_>) -> Lease {
         router: config.router,
         dns: config.dns_servers.iter().copied().collect(),
         lease_seconds: seconds.map_or(0, u32::from_be_bytes),
+        boot_server: packet.map_or(Ipv4Addr::UNSPECIFIED, DhcpPacket::server_ip),
+        boot_file: packet.and_then(|packet| packet.get_boot_file().ok()).unwrap_or_default().to_owned(),
         options,
     }
 }

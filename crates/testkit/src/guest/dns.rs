@@ -1,14 +1,13 @@
-//! DNS questions over UDP (RFC 1035).
+//! DNS questions over UDP.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use smoltcp::socket::udp;
-use smoltcp::wire::{
-    DnsFlags, DnsOpcode, DnsPacket, DnsQueryType, DnsQuestion, DnsRcode, DnsRecord, DnsRecordData, DnsRepr, IpEndpoint,
-};
+use smoltcp::wire::IpEndpoint;
 
 use super::{Guest, GuestError};
+use crate::dns::{DnsKind, DnsRecord, parse, question};
 
 impl Guest {
     /// Asks `server` for the IPv4 addresses of `name`. No record of the kind is an empty list.
@@ -16,8 +15,9 @@ impl Guest {
     /// # Errors
     /// `Timeout`; `Dns` for an answer with an error code.
     pub fn resolve(&mut self, name: &str, server: IpAddr, deadline: Duration) -> Result<Vec<Ipv4Addr>, GuestError> {
-        let all = self.query(name, DnsQueryType::A, server, deadline)?;
-        Ok(all.into_iter().filter_map(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None }).collect())
+        let all = self.query(name, DnsKind::A, server, deadline)?;
+        let address = |r| if let DnsRecord::Address(IpAddr::V4(ip)) = r { Some(ip) } else { None };
+        Ok(all.into_iter().filter_map(address).collect())
     }
 
     /// Asks `server` for the IPv6 addresses of `name`. No record of the kind is an empty list.
@@ -30,25 +30,25 @@ impl Guest {
         server: IpAddr,
         deadline: Duration,
     ) -> Result<Vec<Ipv6Addr>, GuestError> {
-        let all = self.query(name, DnsQueryType::Aaaa, server, deadline)?;
-        Ok(all.into_iter().filter_map(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None }).collect())
+        let all = self.query(name, DnsKind::Aaaa, server, deadline)?;
+        let address = |r| if let DnsRecord::Address(IpAddr::V6(ip)) = r { Some(ip) } else { None };
+        Ok(all.into_iter().filter_map(address).collect())
     }
 
-    fn query(
+    /// Asks `server` for records of `name`. None of the kind is an empty list.
+    ///
+    /// # Errors
+    /// `Timeout`; `Dns` for an answer with an error code.
+    pub fn query(
         &mut self,
         name: &str,
-        kind: DnsQueryType,
+        kind: DnsKind,
         server: IpAddr,
         deadline: Duration,
-    ) -> Result<Vec<IpAddr>, GuestError> {
+    ) -> Result<Vec<DnsRecord>, GuestError> {
         self.source(server)?;
-        let id = self.next_number();
-        let question = question(name, kind, id)?;
-        let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 8], vec![0; 8192]);
-        let mut socket = udp::Socket::new(buffer(), buffer());
-        // A fresh socket and a port that is not 0 are all that bind asks for.
-        let _ = socket.bind(id);
-        let handle = self.sockets.add(socket);
+        let (handle, id) = self.udp_socket();
+        let question = question(name, kind, id).map_err(GuestError::CannotSend)?;
         let mut asked: Option<Instant> = None;
         let answer = self.until(
             || format!("answer from DNS server {server} for {name}"),
@@ -70,50 +70,14 @@ impl Guest {
             },
         );
         self.sockets.remove(handle);
-        answer?.map_err(|rcode| GuestError::Dns { name: name.to_owned(), rcode: format!("{rcode:?}") })
+        let answer = answer?;
+        let rcode = match answer.rcode {
+            0 => return Ok(answer.records),
+            2 => "ServFail".to_owned(),
+            3 => "NXDomain".to_owned(),
+            5 => "Refused".to_owned(),
+            other => format!("error {other}"),
+        };
+        Err(GuestError::Dns { name: name.to_owned(), rcode })
     }
-}
-
-fn question(name: &str, type_: DnsQueryType, id: u16) -> Result<Vec<u8>, GuestError> {
-    let mut encoded = Vec::new();
-    for label in name.trim_end_matches('.').split('.') {
-        match u8::try_from(label.len()) {
-            Ok(len @ 1..=63) => encoded.push(len),
-            _ => return Err(GuestError::CannotSend(format!("{name} is no DNS name"))),
-        }
-        encoded.extend_from_slice(label.as_bytes());
-    }
-    encoded.push(0);
-    let repr = DnsRepr {
-        transaction_id: id,
-        opcode: DnsOpcode::Query,
-        flags: DnsFlags::RECURSION_DESIRED,
-        question: DnsQuestion { name: &encoded, type_ },
-    };
-    let mut bytes = vec![0; repr.buffer_len()];
-    repr.emit(&mut DnsPacket::new_unchecked(bytes.as_mut_slice()));
-    Ok(bytes)
-}
-
-/// The addresses in the answer to question `id`, or its error code; `None` for anything else.
-fn parse(bytes: &[u8], id: u16) -> Option<Result<Vec<IpAddr>, DnsRcode>> {
-    let packet = DnsPacket::new_checked(bytes).ok()?;
-    if packet.transaction_id() != id || !packet.flags().contains(DnsFlags::RESPONSE) {
-        return None;
-    }
-    if packet.rcode() != DnsRcode::NoError {
-        return Some(Err(packet.rcode()));
-    }
-    let (mut rest, _) = DnsQuestion::parse(packet.payload()).ok()?;
-    let mut addresses = Vec::new();
-    for _ in 0..packet.answer_record_count() {
-        let (next, record) = DnsRecord::parse(rest).ok()?;
-        rest = next;
-        match record.data {
-            DnsRecordData::A(ip) => addresses.push(ip.into()),
-            DnsRecordData::Aaaa(ip) => addresses.push(ip.into()),
-            DnsRecordData::Cname(_) | DnsRecordData::Other(..) => {}
-        }
-    }
-    Some(Ok(addresses))
 }

@@ -7,6 +7,7 @@ mod dns;
 mod ping;
 mod router;
 mod tcp;
+mod tftp;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,6 +16,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::socket::udp;
 use smoltcp::wire::{EthernetAddress, IpCidr};
 
 pub use background::{Background, Continuity};
@@ -49,6 +51,14 @@ pub enum GuestError {
         name: String,
         /// The answer's code, such as `NXDomain`.
         rcode: String,
+    },
+    /// A TFTP server refuses a file.
+    #[error("TFTP server refuses {file}: {said}")]
+    Tftp {
+        /// The file asked for.
+        file: String,
+        /// What the server says.
+        said: String,
     },
     /// The guest has no address of the family, or the request cannot be sent.
     #[error("cannot send: {0}")]
@@ -202,6 +212,16 @@ impl Guest {
     fn next_number(&mut self) -> u16 {
         self.last_number = self.last_number.checked_add(1).unwrap_or(49152);
         self.last_number
+    }
+
+    /// A UDP socket of its own port, for a question; the asker removes it.
+    fn udp_socket(&mut self) -> (SocketHandle, u16) {
+        let port = self.next_number();
+        let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 8], vec![0; 8192]);
+        let mut socket = udp::Socket::new(buffer(), buffer());
+        // A fresh socket and a port that is not 0 are all that bind asks for.
+        let _ = socket.bind(port);
+        (self.sockets.add(socket), port)
     }
 
     fn add_address(&mut self, address: IpAddr, prefix_len: u8) {
