@@ -6,7 +6,7 @@ mod common;
 
 use common::{Host, SOON, attach, interface, interface_with_mac, ip, update};
 use patchcord_api::methods::{GetNetworkXML, ListLeases, UpdateNetwork};
-use patchcord_testkit::{in_namespace, wait_until};
+use patchcord_testkit::{DnsKind, DnsRecord, GuestError, in_namespace, wait_until};
 use std::net::IpAddr;
 
 const NET: &str = "<network><name>net</name><forward mode='nat'/><bridge name='brnet' stp='off'/>\
@@ -94,16 +94,59 @@ fn names_are_added_and_taken_away() {
         // dnsmasq reads its files again a moment after it was told to.
         let found = wait_until("the record", SOON, || guest.resolve("printer.lab.test", ip("10.5.0.1"), SOON));
         assert_eq!(found.into_iter().map(IpAddr::from).collect::<Vec<_>>(), [ip("10.5.0.200")]);
-        host.call(&change("add", "dns-txt", "<txt name='note' value='hello'/>"));
-        host.call(&change("add", "dns-srv", "<srv service='sip' protocol='tcp' target='x.lab.test' port='5060'/>"));
-        for document in documents(&host) {
-            assert!(document.contains("hello") && document.contains("sip"), "{document}");
-        }
         host.call(&change("delete", "dns-host", record));
         wait_until("the record's end", SOON, || match guest.resolve("printer.lab.test", ip("10.5.0.1"), SOON) {
             Err(_) => Ok(()),
             Ok(found) => Err(format!("{found:?}")),
         });
+    });
+}
+
+#[test]
+fn texts_and_services_are_added_changed_and_taken_away() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        host.network(NET);
+        let (_, mut guest) = host.guest_on("net", "g");
+        guest.set_static(ip("10.5.0.2"), 24, None);
+        // What a guest is told, no such name being nothing.
+        let mut heard = || {
+            [("note.lab.test", DnsKind::Txt), ("_sip._tcp.lab.test", DnsKind::Srv)].map(|(name, kind)| {
+                let answer = guest.query(name, kind, ip("10.5.0.1"), SOON);
+                if matches!(&answer, Err(GuestError::Dns { rcode, .. }) if rcode == "NXDomain") {
+                    return vec![];
+                }
+                answer.unwrap()
+            })
+        };
+        let text = |text: &str| vec![DnsRecord::Text(vec![text.to_owned()])];
+        let service =
+            |port, priority| vec![DnsRecord::Service { priority, weight: 0, port, target: "x.lab.test".to_owned() }];
+        let txt = |value: &str| format!("<txt name='note.lab.test' value='{value}'/>");
+        let srv =
+            |rest: &str| format!("<srv service='sip' protocol='tcp' domain='lab.test' target='x.lab.test' {rest}/>");
+        assert_eq!(heard(), [vec![], vec![]]);
+
+        host.call(&change("add", "dns-txt", &txt("hello")));
+        host.call(&change("add", "dns-srv", &srv("port='5060'")));
+        assert_eq!(heard(), [text("hello"), service(5060, 0)]);
+        for document in documents(&host) {
+            assert!(document.contains("hello") && document.contains("5060"), "{document}");
+        }
+        host.refused(&change("add", "dns-txt", &txt("again")));
+        assert_eq!(heard(), [text("hello"), service(5060, 0)]);
+
+        // There is no changing them but by taking away and adding, here as in libvirt.
+        host.refused(&change("modify", "dns-txt", &txt("bye")));
+        host.refused(&change("modify", "dns-srv", &srv("port='5061'")));
+        host.call(&change("delete", "dns-txt", &txt("hello")));
+        assert_eq!(heard(), [vec![], service(5060, 0)]);
+        host.call(&change("add", "dns-txt", &txt("bye")));
+        host.call(&change("delete", "dns-srv", &srv("port='5060'")));
+        assert_eq!(heard(), [text("bye"), vec![]]);
+        host.call(&change("add", "dns-srv", &srv("port='5061' priority='3'")));
+        assert_eq!(heard(), [text("bye"), service(5061, 3)]);
+        assert!(documents(&host).iter().all(|d| !d.contains("hello") && !d.contains("5060")));
     });
 }
 
