@@ -7,10 +7,10 @@
 
 mod common;
 
-use common::Host;
-use patchcord_testkit::{Libvirtd, Namespace, in_namespace, skip, test_name};
+use common::{Host, corpus, xml_files};
+use patchcord_testkit::{Libvirtd, Namespace, in_namespace};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Files that libvirt's daemon does not take, or can't start, with what it complains of, and why ours does.
@@ -30,25 +30,6 @@ const CALLED_OTHERWISE: [&str; 2] = ["add-dhcp-range-outside-net", "insert-incom
 
 /// Devices that files name.
 const DEVICES: [&str; 6] = ["eth0", "eth1", "eth2", "eth3", "eth4", "eth5"];
-
-fn corpus() -> Option<PathBuf> {
-    let folder = std::env::var_os("PATCHCORD_CORPUS").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus/libvirt-9.0.0"),
-        PathBuf::from,
-    );
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    skip(&test_name(), &format!("host has no {} (PATCHCORD_CORPUS)", folder.display()));
-    None
-}
-
-fn xml_files(folder: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "xml"));
-    files.sort();
-    files
-}
 
 fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {
     Some(text.split_once(start)?.1.split_once(end)?.0)

@@ -18,7 +18,7 @@ use patchcord_api::methods::{
     StartNetwork, StopNetwork, UpdateNetwork,
 };
 use patchcord_api::types::{Network, Nic};
-use patchcord_testkit::{Guest, Namespace, Process, wait_until};
+use patchcord_testkit::{Guest, Namespace, Process, skip, test_name, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fmt::Debug;
@@ -318,6 +318,27 @@ impl Events {
             }
         }
     }
+}
+
+/// libvirt's own test data, or nothing, and the running test is skipped.
+pub(crate) fn corpus() -> Option<PathBuf> {
+    let folder = std::env::var_os("PATCHCORD_CORPUS").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus/libvirt-9.0.0"),
+        PathBuf::from,
+    );
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    skip(&test_name(), &format!("host has no {} (PATCHCORD_CORPUS)", folder.display()));
+    None
+}
+
+/// The documents in a folder of it, in order.
+pub(crate) fn xml_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "xml"));
+    files.sort();
+    files
 }
 
 /// The `<interface>` of a NIC on a network.

@@ -60,7 +60,8 @@ pub(crate) fn name_server(ns: &Namespace, address: &str, answer: Ipv4Addr) -> Re
             let mut reply = [&bytes[..2], &[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0], &bytes[12..at + 5]].concat();
             reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
             reply.extend(answer.octets());
-            if socket.send_to(&reply, from).is_err() || sender.send(labels.join(".")).is_err() {
+            // Who has the answer can see that it was asked for.
+            if sender.send(labels.join(".")).is_err() || socket.send_to(&reply, from).is_err() {
                 return;
             }
         }

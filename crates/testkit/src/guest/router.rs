@@ -17,6 +17,8 @@ const ETHERNET_LEN: usize = 14;
 const IPV6_LEN: usize = 40;
 /// The length in bytes of an advertisement before its options.
 const ADVERTISEMENT_LEN: usize = 16;
+/// The option of an advertisement that names DNS servers.
+const DNS_SERVERS: u8 = 25;
 
 /// A prefix in a router advertisement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +50,8 @@ pub struct RouterAdvertisement {
     pub prefixes: Vec<Prefix>,
     /// The link's MTU, if it says so.
     pub mtu: Option<u32>,
+    /// DNS servers (RFC 8106).
+    pub dns: Vec<Ipv6Addr>,
 }
 
 impl Guest {
@@ -114,11 +118,16 @@ fn parse(frame: &[u8]) -> Option<RouterAdvertisement> {
         return None;
     };
     // That reader keeps one prefix only, so the options are read again here.
-    let mut prefixes = Vec::new();
+    let (mut prefixes, mut dns) = (Vec::new(), Vec::new());
     let mut rest = ip.payload().get(ADVERTISEMENT_LEN..)?;
     while let Some(len) = rest.get(1).map(|len| usize::from(*len) * 8).filter(|len| *len > 0) {
-        let option = NdiscOption::new_checked(rest.get(..len)?).ok()?;
+        let bytes = rest.get(..len)?;
+        let option = NdiscOption::new_checked(bytes).ok()?;
         rest = &rest[len..];
+        if bytes[0] == DNS_SERVERS {
+            let (addresses, _) = bytes[8..].as_chunks::<16>();
+            dns.extend(addresses.iter().copied().map(Ipv6Addr::from));
+        }
         if option.option_type() == NdiscOptionType::PrefixInformation {
             let flags = option.prefix_flags();
             prefixes.push(Prefix {
@@ -137,5 +146,6 @@ fn parse(frame: &[u8]) -> Option<RouterAdvertisement> {
         other: flags.contains(NdiscRouterFlags::OTHER),
         prefixes,
         mtu,
+        dns,
     })
 }
