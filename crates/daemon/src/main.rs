@@ -1,7 +1,7 @@
 //! `patchcordd`, in the foreground; ready when its sockets accept.
 #![forbid(unsafe_code)]
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use patchcord_core::model::DevicePlug;
 use patchcord_daemon::access::{Access, GROUPS, PASSWD};
 use patchcord_daemon::config::{Config, LogLevel};
@@ -16,7 +16,7 @@ use patchcord_host::macvtap::device_major;
 use patchcord_host::root::Root;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -26,6 +26,9 @@ use tracing::{Level, warn};
 const BLOCKING: usize = 8;
 
 /// The Patchcord daemon: networks that guests name, and what each is on this host.
+///
+/// It stays in the foreground, is ready when its sockets accept, logs to the standard error, and ends at SIGTERM or SIGINT.
+/// Networks and NICs stay as they are without it.
 #[derive(Debug, Parser)]
 #[command(name = "patchcordd", version, max_term_width = 100)]
 struct Args {
@@ -35,6 +38,9 @@ struct Args {
     /// Read this configuration file instead of etc/patchcord/patchcord.toml below the root.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Write the man page to DIR instead of serving.
+    #[arg(long, value_name = "DIR", hide = true)]
+    man: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -42,7 +48,11 @@ fn main() -> ExitCode {
         return patchcord_host::spawner::spawner_main();
     }
     let args = Args::parse();
-    match run(&args) {
+    let done = match &args.man {
+        None => run(&args),
+        Some(directory) => man_page(directory),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("patchcordd: {error}");
@@ -102,6 +112,14 @@ fn run(args: &Args) -> Result<(), String> {
         clients.abort();
         Ok(())
     })
+}
+
+/// Writes the man page of this program, among those of system administration.
+fn man_page(directory: &Path) -> Result<(), String> {
+    let failed = |error| format!("can't write a man page to {}: {error}", directory.display());
+    std::fs::create_dir_all(directory).map_err(failed)?;
+    clap_mangen::Man::new(Args::command()).section("8").generate_to(directory).map_err(failed)?;
+    Ok(())
 }
 
 const fn level(level: LogLevel) -> Level {
