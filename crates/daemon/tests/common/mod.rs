@@ -82,7 +82,13 @@ impl<'a> Host<'a> {
 
     /// Starts the daemon, and waits until it answers.
     pub(crate) fn start(&mut self) {
-        self.start_unready();
+        self.start_as(Self::command(&self.root, &self.root.join("daemon.log")));
+    }
+
+    /// Starts the daemon by a command that becomes it, and waits until it answers.
+    pub(crate) fn start_as(&mut self, command: Command) {
+        assert!(self.daemon.is_none(), "there is a daemon");
+        self.daemon = Some(Process::start(command));
         wait_until("the daemon", SOON, || {
             if let Some(status) = self.daemon.as_mut().unwrap().ended() {
                 panic!("the daemon ended: {status}\n{}", self.log());
