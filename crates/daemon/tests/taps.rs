@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Host, SOON, attach, idler, interface, ip, mac, tap};
+use common::{Host, SOON, attach, differences, idler, interface, ip, mac, tap, told};
 use patchcord_api::methods::{AttachNIC, FetchNIC, ModifyNIC, OwnNIC, SetNICLink};
 use patchcord_api::types::Nic;
 use patchcord_testkit::{Guest, in_namespace, wait_until};
@@ -225,5 +225,62 @@ fn a_guests_own_configuration_counts() {
         ns.run("ip link add hostbr type bridge");
         let nic = host.call(&attach("h", "<interface type='bridge'><source bridge='hostbr'/></interface>")).nic;
         assert_eq!(host.link(&tap(&nic)).unwrap()["master"], "hostbr");
+    });
+}
+
+#[test]
+fn a_full_bridge_takes_no_nic_and_leaves_nothing_of_it() {
+    in_namespace(|ns| {
+        let host = &Host::new(ns);
+        host.network(NET);
+        host.network(OTHER);
+        let mover = host.call(&by_name("mover", &interface("other"))).nic;
+        // Somebody else's ports, all but the last three that the kernel has room for.
+        let lines = (1..=1020).map(|n| format!("tuntap add dev full{n} mode tap\nlink set full{n} master brnet\n"));
+        let directory = tempfile::tempdir().unwrap();
+        let batch = directory.path().join("batch");
+        std::fs::write(&batch, lines.collect::<String>()).unwrap();
+        ns.run(&format!("ip -batch {}", batch.display()));
+        // All at once, and before the daemon has heard of all those ports: the kernel may be the one that refuses.
+        let attempts: Vec<_> = std::thread::scope(|scope| {
+            let attempt = |n| move || host.client().call(&by_name(&format!("g{n}"), &interface("net")));
+            let threads: Vec<_> = (0..8).map(|n| scope.spawn(attempt(n))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let (plugged, refused): (Vec<_>, Vec<_>) = attempts.into_iter().partition(Result::is_ok);
+        assert_eq!((plugged.len(), refused.len()), (3, 5));
+        for error in refused.into_iter().map(Result::unwrap_err) {
+            let said = told(&error);
+            assert!(said.contains("1023 ports") && said.contains("attach it to another network"), "{said}");
+        }
+        let names =
+            |which: &str| ns.run(&format!("ip -br link show {which}")).lines().map(str::to_owned).collect::<Vec<_>>();
+        let taps: Vec<_> = names("").into_iter().filter(|name| name.starts_with("pct")).collect();
+        assert_eq!((names("master brnet").len(), taps.len(), host.nics().len()), (1023, 4, 4), "{taps:?}");
+        wait_until("the daemon to know of all ports", SOON, || {
+            let (error, _) = host.refused(&attach("late", &interface("net")));
+            if error == "InUse" { Ok(()) } else { Err(error) }
+        });
+
+        let before = host.state();
+        let on_bridge = "<interface type='bridge'><source bridge='brnet'/></interface>";
+        for attach in
+            [attach("late", &interface("net")), by_name("late", &interface("net")), by_name("late", on_bridge)]
+        {
+            let (error, refusal) = host.refused(&attach);
+            assert_eq!((error.as_str(), refusal.object.as_str()), ("InUse", "NIC of guest 'late'"));
+            assert_eq!(refusal.cause, "bridge brnet has 1023 ports, and can have no more");
+            assert_eq!(refusal.hint.as_deref(), Some("attach it to another network"));
+        }
+        let (error, refusal) = host.refused(&ModifyNIC { id: mover.id.clone(), xml: interface("net") });
+        assert_eq!((error.as_str(), refusal.cause.contains("1023 ports")), ("InUse", true), "{refusal:?}");
+        assert_eq!(differences(&before, &host.state()), "");
+        assert_eq!(host.nic(&mover.id).state, "plugged", "it is where it was");
+
+        // Room is found as soon as there is some, and only as much.
+        ns.run("ip link del full7");
+        let late = wait_until("a port", SOON, || host.client().call(&by_name("late", &interface("net")))).nic;
+        assert_eq!(host.link(&tap(&late)).unwrap()["master"], "brnet");
+        host.refused(&by_name("later", &interface("net")));
     });
 }

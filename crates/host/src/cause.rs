@@ -85,7 +85,7 @@ fn describe(errno: i32) -> String {
 }
 
 /// The names of error numbers that rtnetlink, nftables, /dev/net/tun and /proc/sys give.
-const NAMES: [(Errno, &str); 38] = [
+const NAMES: [(Errno, &str); 39] = [
     (Errno::PERM, "EPERM"),
     (Errno::NOENT, "ENOENT"),
     (Errno::SRCH, "ESRCH"),
@@ -124,6 +124,7 @@ const NAMES: [(Errno, &str); 38] = [
     (Errno::TIMEDOUT, "ETIMEDOUT"),
     (Errno::HOSTUNREACH, "EHOSTUNREACH"),
     (Errno::STALE, "ESTALE"),
+    (Errno::XFULL, "EXFULL"),
 ];
 
 #[cfg(test)]
@@ -136,6 +137,7 @@ mod tests {
         assert_eq!((busy.text.as_str(), busy.errno), ("EBUSY (Device or resource busy)", Some(16)));
         let taken = Cause::from(Error::TapExists { name: "pct0".into() });
         assert_eq!(taken.text, "EEXIST (File exists): tap pct0: a link of that name exists");
+        assert_eq!(describe(54), "EXFULL (Exchange full)");
         assert_eq!(describe(9999), "error 9999 (Unknown error 9999)");
     }
 }

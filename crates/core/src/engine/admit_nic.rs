@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 
 /// Ports a bridge can have (`BR_PORT_BITS` in the kernel's `net/bridge/br_private.h`, less port 0).
-const BRIDGE_PORTS: usize = 1023;
+pub(super) const BRIDGE_PORTS: usize = 1023;
 
 impl Engine {
     /// Whether a NIC may be attached, and what it would be; refusals are complete, and nothing is changed.

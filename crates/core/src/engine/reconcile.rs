@@ -1,5 +1,6 @@
 //! From an object to its next plan or job, again and again until nothing differs: then it is settled.
 
+use super::admit_nic::BRIDGE_PORTS;
 use super::effect::{Effect, Event, Job, PlanId, RecordKey};
 use super::work::{Flight, Goal, PLANS, Repairs, backoff};
 use super::{Engine, Object};
@@ -10,6 +11,9 @@ use crate::{Error, ErrorKind, xml};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use uuid::Uuid;
+
+/// How the kernel refuses a port that a bridge has no room for: `EXFULL`.
+const EXFULL: i32 = 54;
 
 impl Engine {
     /// Looks at an object, and starts what is missing; when nothing is, the object is settled. Does nothing while a
@@ -264,7 +268,12 @@ impl Engine {
             kind = ErrorKind::PartlyRolledBack;
             cause = format!("{cause}; and this could not be taken back: {}", failure.left.join("; "));
         }
-        Error::new(kind, self.describe(object), cause)
+        let error = Error::new(kind, self.describe(object), cause);
+        if failure.errno == Some(EXFULL) {
+            // Ports that are new to us too came before this one.
+            return error.hint(format!("a bridge has {BRIDGE_PORTS} ports at most: attach it to another network"));
+        }
+        error
     }
 
     /// A plan or job of this object failed. An operation restores what was before; what nobody asked for is tried

@@ -21,6 +21,7 @@ use patchcord_api::types::{Network, Nic};
 use patchcord_testkit::{Guest, Namespace, Process, skip, test_name, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::fs::{self, File};
 use std::net::IpAddr;
@@ -411,7 +412,8 @@ pub(crate) fn idler() -> Process {
 /// The lines that only one of two states has.
 pub(crate) fn differences(before: &str, after: &str) -> String {
     let only = |of: &str, not: &str, sign: &str| {
-        let lines = of.lines().filter(|line| !not.lines().any(|other| other == *line));
+        let others: HashSet<&str> = not.lines().collect();
+        let lines = of.lines().filter(|line| !others.contains(line));
         lines.map(|line| format!("{sign} {line}\n")).collect::<String>()
     };
     only(before, after, "-") + &only(after, before, "+")
