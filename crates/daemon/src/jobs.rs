@@ -99,7 +99,7 @@ impl Jobs {
                 dnsmasq.reload(network, &process, &config).map_err(|e| phrase(&e))?;
                 Ok(running(&process, *config))
             }),
-            Job::StopService(network, _) => {
+            Job::StopService(network) => {
                 self.serving.remove(&network);
                 spawn(ends, id, move || {
                     if let Some(process) = dnsmasq.find(network).map_err(|e| phrase(&e))? {

@@ -77,8 +77,8 @@ pub enum Job {
     StartService(Uuid, Box<dnsmasq::Config>),
     /// Make it read its files again.
     ReloadService(Uuid, u32, Box<dnsmasq::Config>),
-    /// End it.
-    StopService(Uuid, u32),
+    /// End it, if it runs.
+    StopService(Uuid),
     /// End the dnsmasq that libvirt's daemon started for a network, and take over the leases that it gave.
     EndLibvirtService {
         /// The network.

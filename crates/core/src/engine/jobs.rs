@@ -64,10 +64,12 @@ impl Engine {
         match (job, outcome) {
             (_, JobOutcome::Running(service)) => {
                 self.observed.services.insert(uuid, service);
+                self.may_serve.remove(&uuid);
                 self.advance(object);
             }
             (Job::StopService(..), JobOutcome::Done) => {
                 self.observed.services.remove(&uuid);
+                self.may_serve.remove(&uuid);
                 self.advance(object);
             }
             (Job::SetZone { bridge, zone, present: true, table, .. }, JobOutcome::Done) => {
@@ -92,6 +94,7 @@ impl Engine {
             (job, JobOutcome::Failed(cause)) => {
                 // Whether one runs is found out by looking, not by the failure.
                 self.observed.services.remove(&uuid);
+                self.may_serve.insert(uuid);
                 let what = match job {
                     Job::StopService(..) => "dnsmasq did not stop",
                     Job::ReloadService(..) => "dnsmasq could not be told to read its files again",
@@ -136,8 +139,8 @@ impl Engine {
             _ => None,
         };
         Ok(match (wanted, running) {
-            (None, None) => None,
-            (None, Some(service)) => Some(Job::StopService(uuid, service.pid)),
+            (None, None) if !self.may_serve.contains(&uuid) => None,
+            (None, _) => Some(Job::StopService(uuid)),
             (Some(config), None) => Some(Job::StartService(uuid, Box::new(config))),
             (Some(config), Some(service)) => match dnsmasq::refresh_needed(&service.files, &config) {
                 dnsmasq::Refresh::Nothing => None,

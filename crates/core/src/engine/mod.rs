@@ -134,6 +134,8 @@ pub struct Engine {
     alarms: BTreeMap<Now, BTreeSet<Object>>,
     /// Networks of which a NIC has just taken the last VLAN away.
     without_vlans: BTreeSet<Uuid>,
+    /// Networks of which a dnsmasq may run that is not known of: a change of it failed.
+    may_serve: BTreeSet<Uuid>,
     /// Records that couldn't be written, and are to be written again.
     unwritten: BTreeSet<RecordKey>,
     /// What this call changed, in case its records can't be written.
@@ -200,6 +202,7 @@ impl Engine {
             next_turn: 1,
             alarms: BTreeMap::new(),
             without_vlans: BTreeSet::new(),
+            may_serve: BTreeSet::new(),
             unwritten: BTreeSet::new(),
             journal: Journal::default(),
             out: Vec::new(),

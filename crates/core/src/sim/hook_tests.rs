@@ -274,7 +274,7 @@ fn a_start_that_cannot_be_recorded_is_not_told() {
     let mut host = host();
     host.install_hook(true);
     host.settle();
-    host.full = super::Full { definitions: true, run_state: true };
+    host.full = super::Full { definitions: true, run_state: true, ..super::Full::default() };
     let error = host.ask(Command::Create(nat("lab", 1))).unwrap_err();
     assert_eq!((error.kind, error.object.as_str()), (ErrorKind::HostFailed, "network 'lab'"));
     assert!(host.hook.take().is_empty());

@@ -117,6 +117,8 @@ pub struct Full {
     pub definitions: bool,
     /// That of run state.
     pub run_state: bool,
+    /// That of dnsmasq's files.
+    pub services: bool,
 }
 
 impl Host {
@@ -389,6 +391,10 @@ impl Host {
 
     fn run(&mut self, id: crate::engine::JobId, job: Job) {
         let outcome = match job {
+            // What runs goes on.
+            Job::StartService(..) | Job::ReloadService(..) if self.full.services => {
+                JobOutcome::Failed("no space left on device".into())
+            }
             Job::StartService(network, config) => {
                 self.next_pid += 1;
                 let service = Service { pid: self.next_pid, files: config.files };
@@ -400,7 +406,7 @@ impl Host {
                 self.kernel.services.insert(network, service.clone());
                 JobOutcome::Running(service)
             }
-            Job::StopService(network, _) => {
+            Job::StopService(network) => {
                 self.kernel.services.remove(&network);
                 JobOutcome::Done
             }

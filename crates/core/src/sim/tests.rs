@@ -154,6 +154,18 @@ fn what_a_third_party_takes_away_is_put_back() {
 }
 
 #[test]
+fn a_dnsmasq_that_could_not_be_changed_ends_with_its_network() {
+    let mut host = host();
+    host.ask(Command::Create(nat("lab", 1))).unwrap();
+    host.full = Full { services: true, ..Full::default() };
+    host.tell(Input::Observed(Change::Resolvers(vec!["192.0.2.7".parse().unwrap()])));
+    host.settle();
+    assert_eq!(host.kernel.services.len(), 1, "it serves on");
+    host.ask(Command::Stop("lab".into())).unwrap();
+    assert!(host.kernel.services.is_empty());
+}
+
+#[test]
 fn a_refused_step_leaves_what_was_there_before() {
     for refused in 0..12 {
         let mut host = host();
@@ -178,7 +190,7 @@ fn a_refused_step_leaves_what_was_there_before() {
 fn a_full_disk_changes_nothing() {
     let mut host = host();
     host.ask(Command::Define(nat("lab", 1))).unwrap();
-    host.full = Full { definitions: true, run_state: true };
+    host.full = Full { definitions: true, run_state: true, ..Full::default() };
     for command in [
         Command::Define(nat("other", 2)),
         Command::Start("lab".into()),
@@ -191,7 +203,7 @@ fn a_full_disk_changes_nothing() {
     }
     host.full = Full::default();
     host.ask(Command::Start("lab".into())).unwrap();
-    host.full = Full { definitions: true, run_state: true };
+    host.full = Full { definitions: true, run_state: true, ..Full::default() };
     let error = host.ask(attach("web", nic_on("lab"))).unwrap_err();
     assert!(error.to_string().contains("no space left"), "{error}");
     assert!(host.ask(Command::Stop("lab".into())).is_err());
@@ -209,7 +221,7 @@ fn what_was_written_before_a_record_that_could_not_be_is_taken_back() {
     host.ask(Command::Start("lab".into())).unwrap();
     let before = host.records.clone();
     // The definition is written, the run state is not.
-    host.full = Full { definitions: false, run_state: true };
+    host.full = Full { definitions: false, run_state: true, ..Full::default() };
     let update = Command::Update {
         network: "lab".into(),
         command: UpdateCommand::AddLast,
@@ -243,7 +255,7 @@ fn a_start_that_cannot_write_takes_no_owner_for_gone() {
     // What somebody wrote without a UUID is finished at the start, and can't be.
     let by_hand = "<network><name>hand</name><bridge name='virbr9'/></network>";
     host.records.insert(RecordKey::Definition("hand".into()), by_hand.into());
-    host.full = Full { definitions: true, run_state: false };
+    host.full = Full { definitions: true, run_state: false, ..Full::default() };
     host.crash();
     host.settle_with_clock();
     assert_eq!(host.engine.intent().nics().count(), 1);
