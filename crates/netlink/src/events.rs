@@ -12,7 +12,7 @@ const RECEIVE_BUFFER: usize = 64 * 1024;
 /// Room in the kernel for announcements that we have not read yet: some ten thousand link messages.
 const SOCKET_BUFFER: usize = 32 * 1024 * 1024;
 /// Datagrams read in one go, so that a flood does not keep the caller from its other work.
-const DATAGRAMS: usize = 256;
+const DATAGRAMS: usize = 1024;
 const WHAT: &str = "listen to the kernel";
 
 /// A listening socket.

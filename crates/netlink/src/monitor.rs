@@ -121,23 +121,20 @@ impl Monitor {
     }
 
     /// Waits for announcements (`None`: as long as it takes) and returns what they hint at; nothing when the time is
-    /// over. Each link is given once, with what was told of it last, and behind the rest, of which equal hints in a row are
-    /// given once.
+    /// over. Each link is given once, with what was told of it last, unless that was ever only a part, and behind the rest, of
+    /// which equal hints in a row are given once.
     ///
     /// # Errors
     /// The socket's own errors. Lost announcements are no error but a [`Hint::Resync`].
     pub fn receive(&mut self, timeout: Option<Duration>) -> Result<Vec<Hint>, Error> {
         let mut hints = Vec::new();
         // One change of a link is announced several times, and what is read of all but the last time is of no use.
-        let mut links: BTreeMap<u32, (u16, Vec<u8>)> = BTreeMap::new();
+        let mut links: BTreeMap<u32, Told> = BTreeMap::new();
         self.events.receive(timeout, |message| {
             let hint = match message {
                 Ok(frame) => match index(frame.payload) {
                     Some(index) if is_link(frame) => {
-                        let (kind, payload) = links.entry(index).or_default();
-                        *kind = frame.kind;
-                        payload.clear();
-                        payload.extend_from_slice(frame.payload);
+                        links.entry(index).or_default().tell(frame);
                         None
                     }
                     _ => classify(frame),
@@ -148,11 +145,7 @@ impl Monitor {
                 hints.push(hint);
             }
         })?;
-        hints.extend(
-            links.values().filter_map(|(kind, payload)| {
-                classify(&Frame { kind: *kind, flags: 0, sequence: 0, port: 0, payload })
-            }),
-        );
+        hints.extend(links.values().filter_map(Told::hint));
         Ok(hints)
     }
 }
@@ -160,6 +153,32 @@ impl Monitor {
 impl AsFd for Monitor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
+    }
+}
+
+/// What was told of a link since its announcements were read last.
+#[derive(Debug, Default)]
+struct Told {
+    kind: u16,
+    payload: Vec<u8>,
+    /// One was the bridge's view of a port: what that alone tells, no other one does.
+    part: bool,
+}
+
+impl Told {
+    fn tell(&mut self, frame: &Frame<'_>) {
+        self.kind = frame.kind;
+        self.payload.clear();
+        self.payload.extend_from_slice(frame.payload);
+        self.part |= frame.payload.first() == Some(&AF_BRIDGE);
+    }
+
+    fn hint(&self) -> Option<Hint> {
+        let hint = classify(&Frame { kind: self.kind, flags: 0, sequence: 0, port: 0, payload: &self.payload })?;
+        Some(match hint {
+            Hint::Link { index, gone, .. } if self.part => Hint::Link { index, gone, link: None },
+            hint => hint,
+        })
     }
 }
 
@@ -242,6 +261,22 @@ mod tests {
         assert_eq!(hint(link::RTM_DELLINK, &header), Some(Hint::Link { index: 9, gone: true, link: None }));
         header[0] = AF_BRIDGE;
         assert_eq!(hint(link::RTM_DELLINK, &header), Some(Hint::Link { index: 9, gone: false, link: None }));
+    }
+
+    #[test]
+    fn a_bridges_view_is_not_forgotten_for_what_is_told_behind_it() {
+        let mut header = [0; 16];
+        header[4] = 9;
+        let tell = |told: &mut Told, family: u8, header: &mut [u8; 16]| {
+            header[0] = family;
+            told.tell(&Frame { kind: link::RTM_NEWLINK, flags: 0, sequence: 0, port: 0, payload: &header[..] });
+        };
+        let mut told = Told::default();
+        tell(&mut told, 0, &mut header);
+        assert!(matches!(told.hint(), Some(Hint::Link { index: 9, link: Some(_), .. })));
+        tell(&mut told, AF_BRIDGE, &mut header);
+        tell(&mut told, 0, &mut header);
+        assert_eq!(told.hint(), Some(Hint::Link { index: 9, gone: false, link: None }));
     }
 
     #[test]
