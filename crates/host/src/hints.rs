@@ -1,5 +1,6 @@
 //! What the watcher heard and the executor has not looked at yet: each object once, however often it changed.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -38,11 +39,27 @@ struct Pending {
     functions: bool,
     /// Transactions since, by the port they came through, with who made them; the last of each port.
     rules: BTreeMap<u32, Option<String>>,
-    /// Who looks knows that there is something.
-    rung: bool,
+    told: Told,
+}
+
+/// What whoever looks knows of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Told {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Of what is read whole, and it waits for the time of that.
+    Heavy,
+    /// There is something to look at.
+    Something,
 }
 
 impl Pending {
+    fn light(&self) -> bool {
+        let objects = self.links.len() + self.addresses.len() + self.traffic.len();
+        self.everything.is_some() || objects > 0 || self.settings
+    }
+
     fn heavy(&self) -> bool {
         self.functions || self.routes || !self.rules.is_empty()
     }
@@ -67,8 +84,18 @@ impl Hints {
         for hint in heard {
             match hint {
                 Heard::Link { index, gone, link } => {
-                    // Where the announcement told only a part, what an earlier one told is out of date.
-                    pending.links.insert(index, if gone { None } else { link });
+                    // Where one announcement told only a part, what an earlier one told is out of date, and a later one
+                    // doesn't tell that part.
+                    let link = link.filter(|_| !gone);
+                    match pending.links.entry(index) {
+                        Entry::Vacant(new) => {
+                            new.insert(link);
+                        }
+                        Entry::Occupied(mut known) if known.get().is_some() => {
+                            known.insert(link);
+                        }
+                        Entry::Occupied(_) => {}
+                    }
                 }
                 Heard::Address { index } => {
                     pending.addresses.insert(index);
@@ -120,9 +147,16 @@ impl Hints {
     }
 
     /// Whether whoever looks is to be told that there is something: once, until it found nothing any more. It is not woken
-    /// again while it waits for a better time.
+    /// again while it waits for a better time, by more of what that is for.
     pub(crate) fn ring(&self) -> bool {
-        !std::mem::replace(&mut self.lock().rung, true)
+        let mut pending = self.lock();
+        match pending.told {
+            Told::Something => return false,
+            Told::Heavy if !pending.light() => return false,
+            Told::Heavy | Told::Nothing => {}
+        }
+        pending.told = Told::Something;
+        true
     }
 
     /// The next object to look at, links first; functions, routes and rules, which are read whole, only when `heavy` ones may be.
@@ -146,7 +180,7 @@ impl Hints {
             return Some(Hint::Settings);
         }
         if !heavy {
-            pending.rung = pending.heavy();
+            pending.told = if pending.heavy() { Told::Heavy } else { Told::Nothing };
             return None;
         }
         if std::mem::take(&mut pending.functions) {
@@ -158,7 +192,9 @@ impl Hints {
         let changed = std::mem::take(&mut pending.rules);
         let mut others = changed.into_iter().filter(|(port, _)| Some(*port) != own_port).map(|(_, who)| who);
         let rules = others.next_back().map(Hint::Rules);
-        pending.rung = rules.is_some();
+        if rules.is_none() {
+            pending.told = Told::Nothing;
+        }
         rules
     }
 }
@@ -185,6 +221,8 @@ mod tests {
         assert_eq!(hints.next(None, true), None);
         hints.add_route(vec![told(7, "a"), Heard::Link { index: 7, gone: false, link: None }]);
         assert_eq!(hints.next(None, true), Some(Hint::Link(7, None)));
+        hints.add_route(vec![Heard::Link { index: 7, gone: false, link: None }, told(7, "a")]);
+        assert_eq!(hints.next(None, true), Some(Hint::Link(7, None)), "what was told in part is read");
     }
 
     #[test]
@@ -195,7 +233,12 @@ mod tests {
         hints.add_route(vec![told(8, "b")]);
         assert!(!hints.ring());
         while hints.next(None, false).is_some() {}
-        // The routes wait for their time.
+        // The routes wait for their time, and more routes with them; a link does not.
+        hints.add_route(vec![Heard::Route]);
+        assert!(!hints.ring());
+        hints.add_route(vec![told(7, "a")]);
+        assert!(hints.ring());
+        while hints.next(None, false).is_some() {}
         assert!(!hints.ring());
         while hints.next(None, true).is_some() {}
         assert!(hints.ring());

@@ -34,7 +34,7 @@ const ARROWS: [Arrows; 10] = [
     Arrows {
         package: "patchcord-host",
         ours: &["patchcord-core", "patchcord-netlink"],
-        others: Some(&["ipnet", "rustix", "serde_json", "thiserror", "uuid"]),
+        others: Some(&["ipnet", "parking_lot", "rustix", "serde_json", "thiserror", "uuid"]),
     },
     Arrows { package: "patchcord-libvirt-wire", ours: &[], others: Some(&["thiserror"]) },
     Arrows { package: "patchcord-api", ours: &["patchcord-core"], others: None },

@@ -11,12 +11,13 @@ mod pace;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use patchcord_core::engine::{JobId, PlanId};
 use patchcord_core::plan::nft::foreign::Firewalls;
 use patchcord_core::plan::{Change, Index, LinkRef, Observed, Op, Outcome, Plan};
@@ -32,6 +33,8 @@ use crate::{Error, Result};
 const QUEUE: usize = 256;
 /// The longest plan that is carried out by whoever asks for it, in steps: nobody is to wait long for the kernel there.
 const SHORT: usize = 24;
+/// How long to wait for the executor to be through with an object that it looks at: handing over a plan takes longer.
+const PATIENCE: Duration = Duration::from_micros(200);
 
 /// What the executor is asked for.
 #[derive(Debug)]
@@ -54,6 +57,13 @@ pub enum ExecutorRequest {
     Look,
     /// End, once what was asked for before is done.
     Stop,
+}
+
+impl ExecutorRequest {
+    /// Whether a plan is to wait for it.
+    fn counts(&self) -> bool {
+        !matches!(self, Self::Close(_) | Self::Look | Self::Stop)
+    }
 }
 
 /// Something of the host's that the watcher heard of, whether or not it is any different.
@@ -115,18 +125,25 @@ impl Hands {
     /// Has a plan carried out: by the caller, if it is short and the executor has nothing to do, else by the executor. The
     /// report comes the same way in both cases. Waits while the queue is full.
     pub fn apply(&self, id: PlanId, plan: Arc<Plan>) {
-        if plan.steps.len() <= SHORT && self.load.load(Ordering::Acquire) == 0 {
-            // Should it be looking at an object, waiting for that takes less than handing the plan over.
-            return lock(&self.worker).apply(id, &plan);
+        if plan.steps.len() <= SHORT
+            && self.load.load(Ordering::Acquire) == 0
+            && let Some(mut worker) = self.worker.try_lock_for(PATIENCE)
+        {
+            return worker.apply(id, &plan);
         }
         self.ask(ExecutorRequest::Apply(id, plan));
     }
 
     /// Asks the executor. Waits while the queue is full.
     pub fn ask(&self, request: ExecutorRequest) {
-        self.load.fetch_add(1, Ordering::AcqRel);
+        let counts = request.counts();
+        if counts {
+            self.load.fetch_add(1, Ordering::AcqRel);
+        }
         // It ends with the last of its owners, or by a panic, which was reported then.
-        let _ = self.requests.send(request);
+        if self.requests.send(request).is_err() && counts {
+            self.load.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 }
 
@@ -176,7 +193,11 @@ fn run(worker: &Mutex<Worker>, inbox: &Receiver<ExecutorRequest>) {
             Ok(request) => request,
             Err(TryRecvError::Disconnected) => return,
             Err(TryRecvError::Empty) => {
-                let Some(rest) = lock(worker).look_at_next() else { continue };
+                let mut guard = worker.lock();
+                let rest = guard.look_at_next();
+                // To whoever waits, before the next object.
+                MutexGuard::unlock_fair(guard);
+                let Some(rest) = rest else { continue };
                 let next = if rest.is_zero() {
                     inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
                 } else {
@@ -191,15 +212,9 @@ fn run(worker: &Mutex<Worker>, inbox: &Receiver<ExecutorRequest>) {
         };
         match request {
             ExecutorRequest::Stop => return,
-            ExecutorRequest::Look => {}
-            request => lock(worker).serve(request),
+            request => worker.lock().serve(request),
         }
     }
-}
-
-fn lock(worker: &Mutex<Worker>) -> MutexGuard<'_, Worker> {
-    // A plan that panicked left the kernel as it is, which is read again like everything else.
-    worker.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Worker {
@@ -255,6 +270,7 @@ impl Worker {
     }
 
     fn serve(&mut self, request: ExecutorRequest) {
+        let counts = request.counts();
         match request {
             ExecutorRequest::Apply(id, plan) => {
                 let applied = self.kernel.apply(&plan);
@@ -289,7 +305,9 @@ impl Worker {
             // Looking at what the watcher heard and ending are the thread's own.
             ExecutorRequest::Look | ExecutorRequest::Stop => {}
         }
-        self.done();
+        if counts {
+            self.done();
+        }
     }
 
     /// One thing less to do.
