@@ -247,7 +247,7 @@ pub(crate) fn doom(link: u32, controller: Option<Option<u32>>) -> Vec<Request> {
 }
 
 /// The same for a cord's macvlan, which is not taken down: it gets no frames any more.
-pub(crate) fn doom_macvlan(link: u32) -> Vec<Request> {
+fn doom_macvlan(link: u32) -> Vec<Request> {
     let mut requests = vec![Request::set_macvlan_mode(link, false, MacvlanMode::Source)];
     requests.extend(Request::set_link(link, &away(link)));
     requests
