@@ -57,11 +57,11 @@ enum Told {
 impl Pending {
     fn light(&self) -> bool {
         let objects = self.links.len() + self.addresses.len() + self.traffic.len();
-        self.everything.is_some() || objects > 0 || self.settings
+        objects > 0 || self.settings
     }
 
     fn heavy(&self) -> bool {
-        self.functions || self.routes || !self.rules.is_empty()
+        self.everything.is_some() || self.functions || self.routes || !self.rules.is_empty()
     }
 }
 
@@ -159,11 +159,12 @@ impl Hints {
         true
     }
 
-    /// The next object to look at, links first; functions, routes and rules, which are read whole, only when `heavy` ones may be.
+    /// The next object to look at, links first; functions, routes and rules, which are read whole, and everything only when
+    /// `heavy` ones may be.
     /// Changes of packet rules through `own_port` are our own.
     pub(crate) fn next(&self, own_port: Option<u32>, heavy: bool) -> Option<Hint> {
         let mut pending = self.lock();
-        if let Some(reason) = pending.everything {
+        if let (Some(reason), true) = (pending.everything, heavy) {
             *pending = Pending::default();
             return Some(Hint::Everything(reason));
         }
@@ -255,7 +256,8 @@ mod tests {
         assert_eq!(hints.next(Some(5), true), None);
         hints.add_rules(vec![by(9, "nft", 1234), by(5, "patchcordd", 1)]);
         assert_eq!(hints.next(Some(5), true), Some(Hint::Rules(Some("nft (pid 1234)".into()))));
-        hints.add_route(vec![told(7, "a"), Heard::Resync { reason: "lost" }]);
+        hints.add_route(vec![told(7, "a"), told(8, "b"), Heard::Resync { reason: "lost" }]);
+        assert!(matches!(hints.next(Some(5), false), Some(Hint::Link(7, _))));
         assert_eq!(hints.next(Some(5), true), Some(Hint::Everything("lost")));
         assert_eq!(hints.next(Some(5), true), None);
     }

@@ -25,7 +25,9 @@ pub(crate) struct Pace {
 impl Pace {
     /// A plan was carried out.
     pub(crate) fn plan(&mut self, now: Instant) {
-        let first = self.plans.map_or(now, |(first, _)| first);
+        // What came of an earlier row was looked at long ago, if anything came of it.
+        let row = self.plans.filter(|(_, last)| now < *last + PAUSE_AT_MOST);
+        let first = row.map_or(now, |(first, _)| first);
         self.plans = Some((first, now));
     }
 
@@ -79,6 +81,8 @@ mod tests {
         pace.caught_up();
         pace.plan(at(42));
         assert_eq!(pace.until_pause(at(42)), PAUSE);
+        pace.plan(at(90));
+        assert_eq!(pace.until_pause(at(90)), PAUSE, "another row");
     }
 
     #[test]
