@@ -134,6 +134,9 @@ pub struct Engine {
     alarms: BTreeMap<Now, BTreeSet<Object>>,
     /// Networks of which a NIC has just taken the last VLAN away.
     without_vlans: BTreeSet<Uuid>,
+    /// NICs that networks' operations wait for, each with the network: it may belong to another one by the time it settles,
+    /// or be gone.
+    followers: BTreeSet<(Uuid, Uuid)>,
     /// Networks of which a dnsmasq may run that is not known of: a change of it failed.
     may_serve: BTreeSet<Uuid>,
     /// Records that couldn't be written, and are to be written again.
@@ -202,6 +205,7 @@ impl Engine {
             next_turn: 1,
             alarms: BTreeMap::new(),
             without_vlans: BTreeSet::new(),
+            followers: BTreeSet::new(),
             may_serve: BTreeSet::new(),
             unwritten: BTreeSet::new(),
             journal: Journal::default(),

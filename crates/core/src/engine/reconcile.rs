@@ -408,6 +408,7 @@ impl Engine {
             let busy = self.work.get(&Object::Nic(*nic)).is_some_and(|w| w.flight.is_some() && w.operation.is_none());
             if let (true, Some(operation)) = (busy, self.work.get_mut(&object).and_then(|w| w.operation.as_mut())) {
                 operation.nics.insert(*nic);
+                self.followers.insert((*nic, uuid));
             }
         }
         for nic in guests {
@@ -431,10 +432,14 @@ impl Engine {
     /// A NIC that a network's operation waits for is settled, or failed and will be looked at again.
     fn follower_done(&mut self, object: Object) {
         let Object::Nic(id) = object else { return };
-        let Some(network) = self.intent.nic(id).and_then(|n| n.network).map(Object::Network) else { return };
-        let Some(operation) = self.work.get_mut(&network).and_then(|w| w.operation.as_mut()) else { return };
-        if operation.nics.remove(&id) && operation.nics.is_empty() {
-            self.finish(network);
+        let waited_for = self.followers.range((id, Uuid::nil())..=(id, Uuid::max()));
+        for (_, uuid) in waited_for.copied().collect::<Vec<_>>() {
+            self.followers.remove(&(id, uuid));
+            let network = Object::Network(uuid);
+            let Some(operation) = self.work.get_mut(&network).and_then(|w| w.operation.as_mut()) else { continue };
+            if operation.nics.remove(&id) && operation.nics.is_empty() {
+                self.finish(network);
+            }
         }
     }
 
@@ -443,7 +448,12 @@ impl Engine {
         let Some(work) = self.work.get_mut(&object) else { return };
         if let Some(operation) = work.operation.take() {
             match object {
-                Object::Network(uuid) => self.network_done(uuid, operation),
+                Object::Network(uuid) => {
+                    for nic in &operation.nics {
+                        self.followers.remove(&(*nic, uuid));
+                    }
+                    self.network_done(uuid, operation);
+                }
                 Object::Nic(id) => self.nic_done(id, operation),
                 Object::Host => {}
             }
