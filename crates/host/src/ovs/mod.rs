@@ -39,7 +39,7 @@ pub use watch::{OvsReport, Watcher};
 const DATABASE: &str = "Open_vSwitch";
 
 /// How often a change is tried, if others change the same rows meanwhile.
-const TRIES: usize = 4;
+const TRIES: usize = 16;
 
 /// Open vSwitch on this host.
 #[derive(Clone, Debug)]
