@@ -3,8 +3,9 @@
 //! One [`Kernel`] does both, and whoever holds it. That is a thread of its own, which takes requests from one bounded
 //! queue; between them, when none waits, it looks at what the watcher heard: it reads the object and reports it, unless
 //! it is what whoever gets the reports believes already. Plans go first, so a flood of announcements delays a plan by
-//! one object's reading at most, and looking waits for a pause between plans. While that thread has nothing
-//! else to do, a short plan is carried out by whoever asks for it ([`Hands::apply`]): waking a thread and being woken by it takes as long as half of such a plan.
+//! one object's reading at most, and looking waits for a pause between plans. While that thread has nothing else to do,
+//! a short plan is carried out by whoever asks for it ([`Hands::apply`]): waking a thread and being woken by it takes as
+//! long as half of such a plan.
 
 mod look;
 mod pace;
