@@ -229,7 +229,7 @@ fn a_change_that_others_make_impossible_is_tried_again_and_not_for_ever() {
         json!([{}, null, {"error": "constraint violation", "details": "identical values (pct0) for column \"name\""}])
     };
     let script = move |peer: &mut Peer| {
-        for _ in 0..4 {
+        for _ in 0..16 {
             peer.answer(nothing());
             peer.answer(conflict());
         }
