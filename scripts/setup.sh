@@ -71,6 +71,9 @@ if [ "$task" = test ]; then
     need git git
     need make make
     need ethtool ethtool
+    need sysctl procps
+    # nft names protocols after it.
+    [ -e /etc/protocols ] || missing="$missing netbase"
     need virsh libvirt-clients
 fi
 

@@ -425,7 +425,8 @@ fn scrub(value: &mut Value) {
         Value::Object(map) => {
             map.retain(|key, _| {
                 !key.ends_with("_timer")
-                    && !["stats", "stats64", "operstate", "flags", "tso_max_size"].contains(&key.as_str())
+                    && !["stats", "stats64", "operstate", "flags", "tso_max_size", "fdb_n_learned"]
+                        .contains(&key.as_str())
             });
             map.values_mut().for_each(scrub);
         }
