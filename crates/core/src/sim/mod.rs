@@ -17,6 +17,8 @@ mod devices;
 mod foreign_table;
 pub mod functions;
 #[cfg(test)]
+mod happening;
+#[cfg(test)]
 mod histories;
 #[cfg(test)]
 mod hook_tests;
@@ -71,6 +73,8 @@ pub struct Host {
     pub records: BTreeMap<RecordKey, String>,
     /// Answers that clients got.
     pub replies: BTreeMap<RequestId, Result<Answer>>,
+    /// Requests to the daemon as it runs that were not answered yet.
+    pub unanswered: BTreeSet<RequestId>,
     /// The last plan that was carried out.
     pub last_plan: Arc<Plan>,
     /// Events that watchers got.
@@ -134,6 +138,7 @@ impl Host {
             kernel,
             records: BTreeMap::new(),
             replies: BTreeMap::new(),
+            unanswered: BTreeSet::new(),
             last_plan: Arc::default(),
             events: Vec::new(),
             processes: BTreeSet::new(),
@@ -165,6 +170,7 @@ impl Host {
         self.engine = Engine::new(self.config.clone());
         self.pending.clear();
         self.inputs.clear();
+        self.unanswered.clear();
         self.ovs.late.clear();
         self.wakes.clear();
         self.watching.clear();
@@ -254,7 +260,16 @@ impl Host {
         // Any bits will do, as long as they differ.
         let random = u128::from(self.next_request).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
         self.inputs.push_back(Input::Request(id, command, random));
+        self.unanswered.insert(id);
         id
+    }
+
+    /// The last request comes before all reports of what is under way, as from a client that is quicker than the kernel.
+    pub fn overtake(&mut self) {
+        let Some(at) = self.inputs.iter().rposition(|input| matches!(input, Input::Request(..))) else { return };
+        let first = usize::from(matches!(self.inputs.front(), Some(Input::Start(_))));
+        let request = self.inputs.remove(at);
+        request.into_iter().for_each(|request| self.inputs.insert(first, request));
     }
 
     /// Sends a request and lets everything happen; gives the answer.
@@ -361,6 +376,7 @@ impl Host {
             }
             Effect::Start(id, job) => self.run(id, job),
             Effect::Reply(id, reply) => {
+                self.unanswered.remove(&id);
                 self.replies.insert(id, reply);
             }
             Effect::Publish(event) => self.events.push(event),
