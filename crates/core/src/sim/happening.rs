@@ -95,6 +95,8 @@ pub(super) enum Happening {
     Profiles(bool, bool),
     /// The last request comes before all reports of what is under way.
     Overtake,
+    /// Jobs that are done are reported after all else that is under way.
+    JobsTakeLonger,
     /// Lets that many effects happen.
     Steps(u8),
     /// Lets that many effects happen, and then the daemon dies.
@@ -155,6 +157,7 @@ pub(super) fn happening() -> impl Strategy<Value = Happening> {
         1 => any::<u8>().prop_map(HookFails),
         1 => any::<(bool, bool)>().prop_map(|(refuses, hangs)| Profiles(refuses, hangs)),
         4 => Just(Overtake),
+        4 => Just(JobsTakeLonger),
         6 => (0u8..12).prop_map(Steps),
         3 => (0u8..12).prop_map(Crash),
         4 => Just(Rest),
@@ -174,6 +177,7 @@ pub(super) fn hurried() -> impl Strategy<Value = Happening> {
             .prop_map(|(n, to, vlan, rates)| Modify(n, to, vlan, rates)),
         1 => (any::<u8>(), any::<bool>()).prop_map(|(n, up)| Link(n, up)),
         5 => Just(Overtake),
+        5 => Just(JobsTakeLonger),
         8 => (0u8..12).prop_map(Steps),
     ]
 }
@@ -434,6 +438,7 @@ pub(super) fn happen(host: &mut Host, what: &Happening) {
         }
         Happening::Profiles(refuses, hangs) => (host.switch.refuses, host.switch.hangs) = (*refuses, *hangs),
         Happening::Overtake => host.overtake(),
+        Happening::JobsTakeLonger => host.jobs_take_longer(),
         Happening::Steps(effects) => (0..*effects).for_each(|_| {
             host.step();
         }),

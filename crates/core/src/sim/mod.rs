@@ -272,6 +272,13 @@ impl Host {
         request.into_iter().for_each(|request| self.inputs.insert(first, request));
     }
 
+    /// Jobs take longer than plans and whatever else is under way.
+    pub fn jobs_take_longer(&mut self) {
+        let is_job = |input: &Input| matches!(input, Input::Finished(..));
+        let (jobs, others): (Vec<_>, Vec<_>) = self.inputs.drain(..).partition(is_job);
+        self.inputs.extend(others.into_iter().chain(jobs));
+    }
+
     /// Sends a request and lets everything happen; gives the answer.
     pub fn ask(&mut self, command: Command) -> Result<Answer> {
         let id = self.request(command);
