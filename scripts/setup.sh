@@ -125,7 +125,10 @@ if [ "$task" = test ]; then
     unpack python3-libvirt python3-libvirt
     unpack sys-virt libsys-virt-perl
     unpack virtinst virtinst
-    unpack libvirtd libvirt-daemon iptables
+    # From Debian 13 on each of its drivers is a package.
+    drivers=$(apt-cache pkgnames libvirt-daemon-driver- | grep -E -- '-(network|nodedev|interface)$' || true)
+    # shellcheck disable=SC2086 # a list of package names
+    unpack libvirtd libvirt-daemon $drivers iptables
     unpack polkit polkitd dbus-daemon libvirt-daemon-system
 fi
 

@@ -83,11 +83,13 @@ fn document(printed: &str) -> Option<&str> {
     printed.get(printed.find("<network")?..printed.find("</network>")? + "</network>".len())
 }
 
-/// A document without what the daemon made up: UUIDs, MACs and bridge names.
+/// A document without what the daemon made up: UUIDs, MACs and bridge names; and without empty metadata, which later
+/// libvirts leave out.
 fn without_generated(document: &str, given: &str) -> String {
     let made_up = |line: &str| {
         (line.starts_with("  <uuid>") && !given.contains("<uuid>"))
             || (line.starts_with("  <mac address=") && !given.contains("<mac address="))
+            || line == "  <metadata/>"
     };
     let lines = document.lines().filter(|line| !made_up(line)).map(|line| {
         let generated = !given.contains("<bridge name=") && line.starts_with("  <bridge name='virbr");

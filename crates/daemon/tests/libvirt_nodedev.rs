@@ -207,10 +207,18 @@ fn virsh_hears_of_links() {
 }
 
 /// What both daemons show of a device; only ours knows that a speed is unknown, and only libvirt's may read which of a
-/// device's ports a link is of, and that a device is PCI Express that has no link.
+/// device's ports a link is of, and that a device is PCI Express that has no link. Whom a device shares an IOMMU group with
+/// libvirt lists as its directory does.
 fn document(virsh: &Virsh, device: &str) -> String {
     let xml = virsh.says(&format!("nodedev-dumpxml {device}")).replace(" speed='4294967295'", "");
-    xml.replace(" port='1'", "").replace("    <pci-express/>\n", "")
+    let xml = xml.replace(" port='1'", "").replace("    <pci-express/>\n", "");
+    let mut lines: Vec<&str> = xml.lines().collect();
+    let begin = lines.iter().position(|line| line.contains("<iommuGroup "));
+    let end = lines.iter().position(|line| line.contains("</iommuGroup>"));
+    if let (Some(begin), Some(end)) = (begin, end) {
+        lines[begin..end].sort_by_key(|line| (!line.contains("<iommuGroup "), *line));
+    }
+    lines.join("\n")
 }
 
 fn compare(ours: &Virsh, theirs: &Virsh) {
