@@ -72,6 +72,7 @@ if [ "$task" = test ]; then
     need make make
     need ethtool ethtool
     need sysctl procps
+    need /usr/bin/python3 python3
     # nft names protocols after it.
     [ -e /etc/protocols ] || missing="$missing netbase"
     need virsh libvirt-clients
