@@ -74,7 +74,7 @@ use crate::plan::{Observed, Plan, dnsmasq};
 use crate::pool::Device;
 use crate::{Error, ErrorKind, xml};
 use journal::Journal;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use uuid::Uuid;
 use work::Work;
@@ -118,13 +118,13 @@ pub struct Engine {
     config: Config,
     intent: Intent,
     observed: Observed,
-    work: HashMap<Object, Work>,
+    work: BTreeMap<Object, Work>,
     line: work::Line,
-    plans: HashMap<PlanId, (Object, Arc<Plan>)>,
-    repairs: HashMap<Object, work::Repairs>,
-    jobs: HashMap<JobId, (Object, Job)>,
+    plans: BTreeMap<PlanId, (Object, Arc<Plan>)>,
+    repairs: BTreeMap<Object, work::Repairs>,
+    jobs: BTreeMap<JobId, (Object, Job)>,
     /// Requests about links that we have not heard of, while the host looks for them.
-    looking: HashMap<JobId, (RequestId, Command, u128)>,
+    looking: BTreeMap<JobId, (RequestId, Command, u128)>,
     watched: BTreeSet<crate::intent::Owner>,
     next: u64,
     next_tap: u32,
@@ -154,7 +154,7 @@ pub struct Engine {
     /// Objects whose run state can't be read. They are left alone, and so is what belongs to them.
     damaged: startup::Damaged,
     /// Objects of which hooks don't know yet what is intended.
-    untold: HashMap<Object, hooks::Untold>,
+    untold: BTreeMap<Object, hooks::Untold>,
     /// Whether uplinks may have to carry other VLANs, to be looked at when this call is through.
     uplinks_concerned: bool,
     /// Networks that promise other rates than before, to be looked at when this call is through.
@@ -176,7 +176,7 @@ pub struct Engine {
     /// Ports whose taps others limit, so that we don't.
     limited_by_others: BTreeSet<Uuid>,
     /// What others did to ports of Open vSwitch bridges, by NIC.
-    meddlings: HashMap<Uuid, ovs::Meddling>,
+    meddlings: BTreeMap<Uuid, ovs::Meddling>,
     /// Whether watchers were told last that a port is plugged in.
     told_plugged: BTreeMap<Uuid, bool>,
     /// Networks whose bridge others made, and how far they were taken over since the daemon started.
@@ -192,12 +192,12 @@ impl Engine {
             intent: Intent::new(config.instance),
             config,
             observed: Observed::default(),
-            work: HashMap::new(),
+            work: BTreeMap::new(),
             line: work::Line::default(),
-            plans: HashMap::new(),
-            repairs: HashMap::new(),
-            jobs: HashMap::new(),
-            looking: HashMap::new(),
+            plans: BTreeMap::new(),
+            repairs: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            looking: BTreeMap::new(),
             watched: BTreeSet::new(),
             next: 0,
             next_tap: 0,
@@ -215,7 +215,7 @@ impl Engine {
             waiting_for_uplink: BTreeMap::new(),
             start_by_itself: BTreeSet::new(),
             damaged: startup::Damaged::default(),
-            untold: HashMap::new(),
+            untold: BTreeMap::new(),
             uplinks_concerned: false,
             promises: BTreeSet::new(),
             offered: BTreeSet::new(),
@@ -226,7 +226,7 @@ impl Engine {
             loose: BTreeMap::new(),
             lifted: BTreeMap::new(),
             limited_by_others: BTreeSet::new(),
-            meddlings: HashMap::new(),
+            meddlings: BTreeMap::new(),
             told_plugged: BTreeMap::new(),
             takeovers: BTreeMap::new(),
             culprit: None,
