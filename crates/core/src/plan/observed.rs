@@ -132,6 +132,32 @@ impl Link {
     pub const fn is_macvlan(&self) -> bool {
         matches!(self.kind, LinkKind::Macvlan | LinkKind::Macvtap)
     }
+
+    /// How [`Observed::links_marked`] finds it.
+    fn by_mark(&self) -> Option<(MarkKind, Uuid, Index)> {
+        self.mark.filter(|_| !self.is_doomed()).map(|mark| (mark.kind, mark.id, self.index))
+    }
+
+    /// How [`Observed::foreign_taps`] finds it.
+    fn as_foreign_tap(&self) -> Option<(MacAddr, Index)> {
+        let foreign = matches!(self.kind, LinkKind::Tap | LinkKind::Macvtap) && self.mark.is_none();
+        self.mac.filter(|_| foreign).map(|mac| (mac, self.index))
+    }
+
+    /// How [`Observed::macvlans_on`] finds it.
+    fn as_upper(&self) -> Option<(Index, Index)> {
+        self.lower.filter(|_| self.is_macvlan()).map(|lower| (lower, self.index))
+    }
+}
+
+/// Has something found by another key than before, or none.
+fn rekey<K: Ord>(keys: &mut BTreeSet<K>, before: Option<K>, now: Option<K>) {
+    if before != now {
+        if let Some(before) = before {
+            keys.remove(&before);
+        }
+        keys.extend(now);
+    }
 }
 
 /// A route of the main table, whoever made it.
@@ -339,7 +365,7 @@ impl Observed {
     pub fn set_vlans(&mut self, index: Index, vlans: PortVlans) {
         let bridge = self.link(index).and_then(|link| self.bridge_of(link)).filter(|bridge| bridge.vlan.filtering);
         match bridge.map(|bridge| bridge.vlan.default_pvid) {
-            Some(default) if vlans != PortVlans::access(default) => self.vlans.insert(index, vlans),
+            Some(default) if !vlans.is_access(default) => self.vlans.insert(index, vlans),
             _ => self.vlans.remove(&index),
         };
     }
@@ -361,57 +387,48 @@ impl Observed {
 
     /// A link was read, or is gone.
     pub fn set_link(&mut self, index: Index, link: Option<Link>) {
-        if let Some(old) = self.links.remove(&index) {
-            self.forget_vlans(&old, link.as_ref());
+        let old = match link {
+            Some(link) => self.links.insert(index, link),
+            None => self.links.remove(&index),
+        };
+        let (was, is) = (old.as_ref(), self.links.get(&index));
+        rekey(&mut self.by_mark, was.and_then(Link::by_mark), is.and_then(Link::by_mark));
+        rekey(&mut self.foreign_taps, was.and_then(Link::as_foreign_tap), is.and_then(Link::as_foreign_tap));
+        rekey(&mut self.uppers, was.and_then(Link::as_upper), is.and_then(Link::as_upper));
+        if let Some(old) = was.filter(|old| is.is_none_or(|is| is.name != old.name)) {
             if self.by_name.get(&old.name) == Some(&index) {
                 self.by_name.remove(&old.name);
             }
-            if link.as_ref().is_none_or(|l| l.name != old.name) {
-                let name = &old.name;
-                let of_link =
-                    [Sysctl::AcceptRa(name.clone()), Sysctl::DisableIpv6(name.clone()), Sysctl::Autoconf(name.clone())];
-                for sysctl in of_link {
-                    self.sysctls.remove(&sysctl);
-                }
+            for of_link in [Sysctl::AcceptRa, Sysctl::DisableIpv6, Sysctl::Autoconf] {
+                self.sysctls.remove(&of_link(old.name.clone()));
             }
-            if let Some(ports) = old.controller.and_then(|c| self.ports.get_mut(&c)) {
+        }
+        if let Some(link) = is.filter(|is| self.by_name.get(&is.name) != Some(&index)) {
+            self.by_name.insert(link.name.clone(), index);
+        }
+        let (left, joined) = (was.and_then(|was| was.controller), is.and_then(|is| is.controller));
+        if left != joined {
+            if let Some(ports) = left.and_then(|left| self.ports.get_mut(&left)) {
                 *ports = ports.saturating_sub(1);
             }
-            if let Some(mac) = old.mac {
-                self.foreign_taps.remove(&(mac, index));
+            if let Some(joined) = joined {
+                *self.ports.entry(joined).or_default() += 1;
             }
-            if let Some(mark) = old.mark {
-                self.by_mark.remove(&(mark.kind, mark.id, index));
-            }
-            if let Some(lower) = old.lower.filter(|_| old.is_macvlan()) {
-                self.uppers.remove(&(lower, index));
-            }
-            if link.is_none() {
+        }
+        let gone = is.is_none();
+        if let Some(old) = old {
+            self.forget_vlans(&old);
+            if gone {
                 self.forget_redirects(index, old.mark);
             }
         }
-        let Some(link) = link else {
+        if gone {
             self.addresses.remove(&index);
             self.ports.remove(&index);
             self.shapes.remove(&index);
             self.routes.retain(|r| r.link != index);
             self.forget_forwarding(index);
-            return;
-        };
-        if let Some(controller) = link.controller {
-            *self.ports.entry(controller).or_default() += 1;
         }
-        self.by_name.insert(link.name.clone(), index);
-        if let (LinkKind::Tap | LinkKind::Macvtap, None, Some(mac)) = (&link.kind, link.mark, link.mac) {
-            self.foreign_taps.insert((mac, index));
-        }
-        if let (Some(mark), false) = (link.mark, link.is_doomed()) {
-            self.by_mark.insert((mark.kind, mark.id, index));
-        }
-        if let Some(lower) = link.lower.filter(|_| link.is_macvlan()) {
-            self.uppers.insert((lower, index));
-        }
-        self.links.insert(index, link);
     }
 
     /// What a link hands on goes with the link, and what is handed to it leads nowhere: both ends belong to one NIC or
@@ -435,7 +452,8 @@ impl Observed {
 
     /// A port's VLANs go when it leaves its bridge. Those of a bridge's ports mean something else once it filters no
     /// longer, or has another default.
-    fn forget_vlans(&mut self, old: &Link, new: Option<&Link>) {
+    fn forget_vlans(&mut self, old: &Link) {
+        let new = self.links.get(&old.index);
         if new.is_none_or(|new| new.controller != old.controller) {
             self.vlans.remove(&old.index);
         }

@@ -50,6 +50,12 @@ impl PortVlans {
         Self { pvid, untagged: pvid.into_iter().collect(), tagged: BTreeSet::new() }
     }
 
+    /// Whether it is in that VLAN alone, without tags; in none for 0. Nearly every port is, and each plan asks.
+    pub fn is_access(&self, vid: u16) -> bool {
+        let pvid = (vid != 0).then_some(vid);
+        self.pvid == pvid && self.tagged.is_empty() && self.untagged.iter().copied().eq(pvid)
+    }
+
     /// What `<vlan>` says: one VLAN without tags, or a trunk. What comes over a trunk without a tag belongs to its native
     /// VLAN, whose own frames leave without a tag, or with one in mode `tagged`; without a native VLAN it is dropped.
     pub fn of(vlan: &Vlan) -> Self {
@@ -113,14 +119,13 @@ impl<'a> Wanted<'a> {
         let Plug::Bridge { controller, vlans, .. } = plug else { return None };
         let bridge = observed.link(*controller)?;
         let joins = now.and_then(|l| l.controller) != Some(*controller);
-        Some(Self { vlans, bridge, held_back: joins && *vlans != PortVlans::access(bridge.vlan.default_pvid) })
+        Some(Self { vlans, bridge, held_back: joins && !vlans.is_access(bridge.vlan.default_pvid) })
     }
 
     /// The bridge filters, before the first port with VLANs of its own is in it. All others are in the kernel's default
     /// one, and notice nothing.
     pub(super) fn filtering(&self, plan: &mut Plan) {
-        let own = *self.vlans != PortVlans::access(self.bridge.vlan.default_pvid);
-        if own && !self.bridge.vlan.filtering {
+        if !self.bridge.vlan.filtering && !self.vlans.is_access(self.bridge.vlan.default_pvid) {
             let bridge = LinkRef::Index(self.bridge.index);
             let undo = Op::SetFiltering(bridge, false);
             plan.push(Op::SetFiltering(bridge, true), Some(undo), "the bridge keeps VLANs apart");
@@ -138,9 +143,8 @@ impl<'a> Wanted<'a> {
         forwarding: Option<MacAddr>,
     ) -> bool {
         let there = now.filter(|l| l.controller == Some(self.bridge.index));
-        let was = there.map(|l| observed.vlans_of(l));
-        let new = || PortVlans::access(self.bridge.vlan.default_pvid);
-        if was.clone().unwrap_or_else(new) == *self.vlans {
+        let is = there.and_then(|l| observed.vlans(l.index));
+        if is.map_or_else(|| self.vlans.is_access(self.bridge.vlan.default_pvid), |is| is == self.vlans) {
             return false;
         }
         let entry = forwarding.filter(|mac| there.is_some_and(|l| observed.forwarding.contains(&(l.index, *mac))));
@@ -149,7 +153,8 @@ impl<'a> Wanted<'a> {
             plan.push(entry(false), Some(entry(true)), "the guest's address is in other VLANs");
         }
         let set = |vlans| Op::SetVlans { link: tap, own: false, vlans };
-        plan.push(set(self.vlans.clone()), was.map(set), "the NIC's VLANs");
+        let undo = there.map(|l| set(observed.vlans_of(l)));
+        plan.push(set(self.vlans.clone()), undo, "the NIC's VLANs");
         entry.is_some()
     }
 }
@@ -212,5 +217,10 @@ mod tests {
         assert_eq!(vlan(Some(true), &[(42, untagged), (43, None)]), "vid 42 pvid untagged, vid 43");
         assert_eq!(vlan(Some(true), &[(42, None), (43, tagged), (44, None)]), "vid 42, vid 43 pvid, vid 44");
         assert_eq!(PortVlans::access(0), PortVlans::default());
+        let ports =
+            [PortVlans::default(), PortVlans::access(42), PortVlans { tagged: [42].into(), ..PortVlans::default() }];
+        for (port, vid) in ports.iter().flat_map(|port| [0, 1, 42].map(|vid| (port, vid))) {
+            assert_eq!(port.is_access(vid), *port == PortVlans::access(vid), "{port}, {vid}");
+        }
     }
 }
