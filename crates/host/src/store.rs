@@ -151,7 +151,8 @@ impl Directory {
     pub fn rename(&self, from: &str, to: &str) -> Result<()> {
         check_file_name(from)?;
         check_file_name(to)?;
-        rustix::fs::renameat(&self.fd, from, &self.fd, to).map_err(Error::file("rename", self.path.join(from)))
+        rustix::fs::renameat(&self.fd, from, &self.fd, to)
+            .map_err(|errno| Error::file("rename", self.path.join(from))(errno))
     }
 
     /// Reads the file `name`; `None` when there is none.
@@ -383,7 +384,7 @@ fn check_file_name(name: &str) -> Result<()> {
         "is not allowed"
     } else if name.len() > 255 {
         "is longer than 255 bytes"
-    } else if name.contains(['/', '\0']) {
+    } else if name.bytes().any(|byte| matches!(byte, b'/' | 0)) {
         "must not contain '/' or NUL"
     } else {
         return Ok(());

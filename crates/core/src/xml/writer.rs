@@ -3,7 +3,7 @@
 use std::fmt::{Display, Write as _};
 
 /// Builds a document, one element after the other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Writer {
     out: String,
     level: usize,
@@ -15,6 +15,13 @@ pub struct Writer {
 pub struct Tag<'w> {
     writer: &'w mut Writer,
     name: &'w str,
+}
+
+impl Default for Writer {
+    fn default() -> Self {
+        // Room for a NIC and its state.
+        Self { out: String::with_capacity(1024), level: 0 }
+    }
 }
 
 impl Writer {
