@@ -29,7 +29,7 @@ impl Engine {
         if work.plans >= PLANS {
             let why = work.why.as_deref().unwrap_or("a plan");
             let cause = format!("it did not settle after {PLANS} plans, the last one for: {why}");
-            return self.failed(object, Error::new(ErrorKind::HostFailed, self.describe(object), cause));
+            return self.given_up(object, Error::new(ErrorKind::HostFailed, self.describe(object), cause));
         }
         self.transfer(object);
         if let Some(job) = self.job_before(object) {
@@ -41,14 +41,14 @@ impl Engine {
             return self.start_job(object, Job::TryShaping);
         }
         match self.plan(object) {
-            Err(error) => self.failed(object, error),
+            Err(error) => self.given_up(object, error),
             Ok(plan) if !plan.is_empty() => {
                 if self.line.joins(object, self.is_promised(object)) {
                     self.launch(object, plan);
                 }
             }
             Ok(_) => match self.slow_job(object) {
-                Err(error) => self.failed(object, error),
+                Err(error) => self.given_up(object, error),
                 Ok(Some(job)) => self.start_job(object, job),
                 Ok(None) => match self.job_after(object) {
                     Some(job) if self.is_put_off(object, &job) => drop(self.work.remove(&object)),
@@ -276,11 +276,22 @@ impl Engine {
         error
     }
 
-    /// A plan or job of this object failed. An operation restores what was before; what nobody asked for is tried
-    /// again later.
+    /// A plan or job of this object failed. Where nobody had asked for it, and somebody asked for something meanwhile, that
+    /// is not what failed: it begins now.
     pub(super) fn failed(&mut self, object: Object, error: Error) {
         let work = self.work.entry(object).or_default();
         work.flight = None;
+        if work.operation.as_ref().is_some_and(|operation| !operation.touched) {
+            work.plans = 0;
+            return self.advance(object);
+        }
+        self.given_up(object, error);
+    }
+
+    /// An object can't become what it should be. An operation restores what was before; what nobody asked for is tried
+    /// again later.
+    fn given_up(&mut self, object: Object, error: Error) {
+        let work = self.work.entry(object).or_default();
         work.plans = 0;
         match &mut work.operation {
             Some(operation) if operation.error.is_none() => {

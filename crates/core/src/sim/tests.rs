@@ -155,14 +155,22 @@ fn what_a_third_party_takes_away_is_put_back() {
 
 #[test]
 fn a_dnsmasq_that_could_not_be_changed_ends_with_its_network() {
-    let mut host = host();
-    host.ask(Command::Create(nat("lab", 1))).unwrap();
-    host.full = Full { services: true, ..Full::default() };
-    host.tell(Input::Observed(Change::Resolvers(vec!["192.0.2.7".parse().unwrap()])));
-    host.settle();
-    assert_eq!(host.kernel.services.len(), 1, "it serves on");
-    host.ask(Command::Stop("lab".into())).unwrap();
-    assert!(host.kernel.services.is_empty());
+    // Whether that is asked for while it is told to change, before it is reported that it could not be, or later.
+    for steps in 0..6 {
+        let mut host = host();
+        host.ask(Command::Create(nat("lab", 1))).unwrap();
+        host.full = Full { services: true, ..Full::default() };
+        host.tell(Input::Observed(Change::Resolvers(vec!["192.0.2.7".parse().unwrap()])));
+        for _ in 0..steps {
+            host.step();
+        }
+        assert_eq!(host.kernel.services.len(), 1, "it serves on");
+        let stop = host.request(Command::Stop("lab".into()));
+        host.overtake();
+        host.settle();
+        assert_eq!(host.replies[&stop].as_ref().err(), None, "after {steps} steps");
+        assert!(host.kernel.services.is_empty());
+    }
 }
 
 #[test]
