@@ -67,6 +67,17 @@ pub fn execute(cli: Cli) -> Result<(), CommandError> {
 fn man_pages(directory: &Path) -> Result<(), CommandError> {
     let failed = |error| CommandError::io(format!("can't write man pages to {}", directory.display()), &error);
     std::fs::create_dir_all(directory).map_err(failed)?;
-    clap_mangen::generate_to(command(), directory).map_err(failed)?;
-    clap_mangen::generate_to(helper::Arguments::command(), directory).map_err(failed)
+    [command(), helper::Arguments::command()].into_iter().try_for_each(|program| {
+        let mut program = program.disable_help_subcommand(true);
+        program.build();
+        man_pages_of(program, directory).map_err(failed)
+    })
+}
+
+/// A command's page, after those of its subcommands, which have no version of their own to name.
+fn man_pages_of(command: clap::Command, directory: &Path) -> std::io::Result<()> {
+    let shown = command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set());
+    shown.cloned().try_for_each(|subcommand| man_pages_of(subcommand, directory))?;
+    let source = concat!("patchcord ", env!("CARGO_PKG_VERSION"));
+    clap_mangen::Man::new(command).source(source).generate_to(directory).map(drop)
 }

@@ -365,6 +365,8 @@ fn completions_and_man_pages_come_from_the_same_source() {
     env.ok(&["man", "pages"]);
     let page = std::fs::read_to_string(env.path("pages/patchcord-network-update.1")).unwrap();
     assert!(page.contains("ip\\-dhcp\\-host"), "{page}");
+    let title = concat!(".TH patchcord-network-update 1  \"patchcord ", env!("CARGO_PKG_VERSION"), "\"");
+    assert!(page.contains(title), "{page}");
     assert!(env.path("pages/patchcord-qemu-helper.1").exists());
 }
 
