@@ -184,11 +184,14 @@ fn networks_change_hands_and_back_without_a_lost_packet() {
             if same { Ok(()) } else { Err(format!("{known:?}")) }
         });
 
-        // libvirt's daemon, where it runs for its guests' sake, leaves alone what it does not run, and can't start it.
+        // libvirt's daemon, where it runs for its guests' sake, leaves alone what it does not run, and can't start it. (One of
+        // version 11 deletes the bridge when it finds that it can't, which is then put right: no wonder that frames get lost.)
         let state = host.state();
         libvirtd.again();
         assert_eq!(listed(&theirs)[1], "default inactive no yes");
-        assert!(try_virsh(&theirs, "net-start default").unwrap_err().contains("virbr0"));
+        if ns.run("virsh --version").starts_with("9.") {
+            assert!(try_virsh(&theirs, "net-start default").unwrap_err().contains("virbr0"));
+        }
         libvirtd.stop();
         fs::remove_file(&theirs).ok();
         assert_eq!(differences(&state, &host.state()), "");

@@ -8,6 +8,7 @@ import threading
 import time
 
 import libvirt
+from forms import form
 from libvirt import (
     VIR_CONNECT_LIST_NETWORKS_ACTIVE as ACTIVE,
     VIR_CONNECT_LIST_NETWORKS_AUTOSTART as AUTOSTART,
@@ -56,10 +57,10 @@ def refusal(action, *arguments):
         action(*arguments)
     except libvirt.libvirtError as error:
         # The form, and what is put there; of libvirt's own errors only some have that.
-        prefix = error.get_str1().partition("%s")[0]
+        prefix = form(error).partition("%s")[0]
         assert WHOSE != "ours" or error.get_error_message().startswith(prefix), (prefix, error.get_error_message())
         same("level", error.get_error_level(), libvirt.VIR_ERR_ERROR)
-        return error.get_error_code(), error.get_error_domain(), error.get_str1()
+        return error.get_error_code(), error.get_error_domain(), form(error)
     return None
 
 
@@ -95,7 +96,7 @@ def connection():
     with libvirt.open(URI) as conn:
         same("type", conn.getType(), "network")
         same("URI", conn.getURI(), URI)
-        same("version", conn.getLibVersion(), 9_000_000)
+        same("version", conn.getLibVersion(), differs(9_000_000, libvirt.getVersion()))
         same("secure", (conn.isSecure(), conn.isEncrypted(), conn.isAlive()), (1, 0, 1))
         if WHOSE == "ours":
             same("version", conn.getVersion(), 9_000_000)
@@ -311,6 +312,8 @@ def updates():
     # libvirt's daemon does nothing to these parts, and little to others.
     fixed = differs([], ["BRIDGE", "DOMAIN", "IP", "FORWARD", "FORWARD_PF"])
     modified = ["IP_DHCP_HOST", "PORTGROUP", "DOMAIN", "IP"]
+    if WHOSE == "libvirts" and libvirt.getVersion() > 10_000_000:
+        modified += ["DNS_HOST", "DNS_TXT"]
     # What there always is one of, what there is, and what does not go with the mode.
     special = {
         "BRIDGE": [UNSUPPORTED, UNSUPPORTED, None, *[UNSUPPORTED] * 4],
