@@ -538,3 +538,6 @@ pub enum Change {
     /// Everything was read again, because messages were lost.
     Snapshot(Box<Observed>),
 }
+
+#[cfg(test)]
+mod tests;
