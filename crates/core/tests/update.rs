@@ -70,6 +70,21 @@ fn each_section_changes_its_own() {
         "+ <host ip='10.0.0.5'>\n+ <hostname>h</hostname>\n+ </host>"
     );
     assert_eq!(change(Do::Delete, In::DnsTxt, None, "<txt name='t'/>"), "- <txt name='t' value='1'/>");
+    assert_eq!(
+        change(Do::Modify, In::DnsTxt, None, "<txt name='t' value='2'/>"),
+        "- <txt name='t' value='1'/>\n+ <txt name='t' value='2'/>"
+    );
+}
+
+#[test]
+fn a_dns_host_is_known_by_its_address() {
+    let of = |ip: &str, name: &str| format!("<host ip='{ip}'><hostname>{name}</hostname></host>");
+    let host = lab().update(Do::AddLast, In::DnsHost, None, &of("10.0.0.5", "old")).expect("an update");
+    let host = host.update(Do::AddLast, In::DnsHost, None, &of("10.0.0.6", "old")).expect("an update");
+    let modified = changed(&host, Do::Modify, In::DnsHost, None, &of("10.0.0.6", "new"));
+    assert_eq!(modified, "+ <hostname>new</hostname>");
+    let error = host.update(Do::Modify, In::DnsHost, None, &of("10.0.0.7", "old")).expect_err("no such address");
+    assert_eq!(error.to_string(), "network 'lab': there is no DNS host of that address");
 }
 
 #[test]

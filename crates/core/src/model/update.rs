@@ -219,7 +219,6 @@ impl Network {
     }
 
     fn update_dns_host(&mut self, command: UpdateCommand, fragment: &str) -> Result<()> {
-        self.not_modify(command, "DNS hosts")?;
         let delete = command == Do::Delete;
         let host = self.read(fragment, "host", |c| read_dns_host(c, delete))?;
         // Several addresses with one name are fine, so that only a deletion goes by names.
@@ -229,7 +228,8 @@ impl Network {
         let hosts = self.dns.as_ref().map_or(&[][..], |d| &d.hosts);
         let mut found = hosts.iter().enumerate().filter(|(_, h)| matches(h)).map(|(n, _)| n);
         let (first, second) = (found.next(), found.next());
-        self.check_found(command, first, "DNS host of that address or name")?;
+        let what = if delete { "DNS host of that address or name" } else { "DNS host of that address" };
+        self.check_found(command, first, what)?;
         if delete && second.is_some() {
             return Err(self.ambiguous("DNS host"));
         }
@@ -239,7 +239,6 @@ impl Network {
     }
 
     fn update_dns_txt(&mut self, command: UpdateCommand, fragment: &str) -> Result<()> {
-        self.not_modify(command, "TXT records")?;
         let txt = self.read(fragment, "txt", |c| read_txt(c, command == Do::Delete))?;
         let txts = self.dns.as_ref().map_or(&[][..], |d| &d.txts);
         let found = txts.iter().position(|t| t.name == txt.name);

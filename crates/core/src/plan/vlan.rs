@@ -188,10 +188,11 @@ pub(super) fn bridge(plan: &mut Plan, desired: &DesiredBridge, link: LinkRef, no
 /// The own bridge that a NIC is in now filters no longer when this plan takes away the last that has a VLAN there.
 pub fn last_leaves(plan: &mut Plan, intent: &Intent, observed: &Observed, nic: Uuid) {
     let tap = observed.link_marked(MarkKind::Tap, nic);
-    let Some(bridge) = tap.and_then(|l| observed.link(l.controller?)).filter(|l| !l.is_doomed()) else { return };
+    let bridge = tap.and_then(|l| observed.link(l.controller?));
+    let Some(bridge) = bridge.filter(|l| l.vlan.filtering && !l.is_doomed()) else { return };
     let network = bridge.mark.filter(|m| m.kind == MarkKind::Bridge && m.instance == intent.instance).map(|m| m.id);
     let Some(network) = network.filter(|n| intent.network(*n).is_some_and(|n| n.active.is_some())) else { return };
-    if bridge.vlan.filtering && !intent.has_vlans(network) {
+    if !intent.has_vlans(network) {
         let link = LinkRef::Index(bridge.index);
         let undo = Op::SetFiltering(link, true);
         plan.push(Op::SetFiltering(link, false), Some(undo), "nobody has a VLAN here any more");
