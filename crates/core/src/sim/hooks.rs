@@ -5,6 +5,7 @@ use crate::engine::{HookCall, HookOperation, Input, JobId, JobOutcome};
 use crate::intent::Intent;
 use crate::plan::Change;
 use std::collections::BTreeSet;
+use uuid::Uuid;
 
 /// The hook's path.
 const PATH: &str = "/etc/patchcord/hooks/10-test";
@@ -46,9 +47,11 @@ impl Hook {
         Some(outcome)
     }
 
-    /// What there is when the daemon starts, or the hook is installed, it is not told of.
-    pub(super) fn count_as_told(&mut self, intent: &Intent) {
+    /// What there is when the daemon starts, or the hook is installed, it is not told of; nor of NICs whose attach was not
+    /// answered yet, of which it may have heard before the daemon died, but when they are gone.
+    pub(super) fn count_as_told(&mut self, intent: &Intent, pending: impl Iterator<Item = Uuid>) {
         self.heard = there(intent);
+        self.heard.extend(pending.map(|id| id.to_string()));
     }
 
     /// The operations it was called for since the last time, with their names.

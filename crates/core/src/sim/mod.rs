@@ -316,7 +316,11 @@ impl Host {
         let others_are_told = first || matches!(input, Input::Start(_));
         self.pending.extend(self.engine.handle(self.now, input));
         if others_are_told {
-            self.hook.count_as_told(self.engine.intent());
+            let pending = self.records.keys().filter_map(|key| match key {
+                RecordKey::PendingNic(id) => Some(*id),
+                _ => None,
+            });
+            self.hook.count_as_told(self.engine.intent(), pending);
         }
         true
     }
