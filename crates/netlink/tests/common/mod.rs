@@ -44,7 +44,9 @@ pub(crate) fn skip(test: &str, reason: &str) -> bool {
     println!("SKIP {test}: {reason}");
     if let Some(log) = std::env::var_os("PATCHCORD_SKIP_LOG") {
         let log = File::options().create(true).append(true).open(log);
-        writeln!(log.expect("the skip log opens"), "SKIP {test}: {reason}").expect("the skip log is writable");
+        // One write, so that lines of parallel tests stay whole.
+        let line = format!("SKIP {test}: {reason}\n");
+        log.expect("the skip log opens").write_all(line.as_bytes()).expect("the skip log is writable");
     }
     assert!(std::env::var_os("STRICT").is_none_or(|value| value != "1"), "STRICT: {test} skipped: {reason}");
     false
