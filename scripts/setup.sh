@@ -127,7 +127,7 @@ if [ "$task" = test ]; then
     unpack sys-virt libsys-virt-perl
     unpack virtinst virtinst
     # From Debian 13 on each of its drivers is a package.
-    drivers=$(apt-cache pkgnames libvirt-daemon-driver- | grep -E -- '-(network|nodedev|interface)$' || true)
+    drivers=$(apt-cache pkgnames libvirt-daemon-driver- 2>/dev/null | grep -E -- '-(network|nodedev|interface)$' || true)
     # shellcheck disable=SC2086 # a list of package names
     unpack libvirtd libvirt-daemon $drivers iptables
     unpack polkit polkitd dbus-daemon libvirt-daemon-system

@@ -185,7 +185,7 @@ fn networks_change_hands_and_back_without_a_lost_packet() {
         });
 
         // libvirt's daemon, where it runs for its guests' sake, leaves alone what it does not run, and can't start it. (One of
-        // version 11 deletes the bridge when it finds that it can't, which is then put right: no wonder that frames get lost.)
+        // version 11 deletes the bridge as it finds that it can't. That is put right, but guests notice.)
         let state = host.state();
         libvirtd.again();
         assert_eq!(listed(&theirs)[1], "default inactive no yes");

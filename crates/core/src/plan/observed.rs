@@ -134,7 +134,7 @@ impl Link {
     }
 
     /// How [`Observed::links_marked`] finds it.
-    fn by_mark(&self) -> Option<(MarkKind, Uuid, Index)> {
+    fn as_marked(&self) -> Option<(MarkKind, Uuid, Index)> {
         self.mark.filter(|_| !self.is_doomed()).map(|mark| (mark.kind, mark.id, self.index))
     }
 
@@ -392,7 +392,7 @@ impl Observed {
             None => self.links.remove(&index),
         };
         let (was, is) = (old.as_ref(), self.links.get(&index));
-        rekey(&mut self.by_mark, was.and_then(Link::by_mark), is.and_then(Link::by_mark));
+        rekey(&mut self.by_mark, was.and_then(Link::as_marked), is.and_then(Link::as_marked));
         rekey(&mut self.foreign_taps, was.and_then(Link::as_foreign_tap), is.and_then(Link::as_foreign_tap));
         rekey(&mut self.uppers, was.and_then(Link::as_upper), is.and_then(Link::as_upper));
         if let Some(old) = was.filter(|old| is.is_none_or(|is| is.name != old.name)) {

@@ -312,7 +312,7 @@ def updates():
     # libvirt's daemon does nothing to these parts, and little to others.
     fixed = differs([], ["BRIDGE", "DOMAIN", "IP", "FORWARD", "FORWARD_PF"])
     modified = ["IP_DHCP_HOST", "PORTGROUP", "DOMAIN", "IP"]
-    # Later ones of libvirt's own do, too.
+    # libvirt's own daemon modifies names only in later versions.
     if WHOSE == "ours" or libvirt.getVersion() >= 11_000_000:
         modified += ["DNS_HOST", "DNS_TXT"]
     # What there always is one of, what there is, and what does not go with the mode.
