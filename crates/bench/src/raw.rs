@@ -246,10 +246,11 @@ pub(crate) fn doom(link: u32, controller: Option<Option<u32>>) -> Vec<Request> {
     [out, away(link)].iter().flat_map(|change| Request::set_link(link, change)).collect()
 }
 
-/// The same for a cord's macvlan, which is not taken down: it gets no frames any more.
-fn doom_macvlan(link: u32) -> Vec<Request> {
+/// The same for a cord's macvlan, which is not taken down: it gets no frames any more, and hands none on.
+pub(crate) fn doom_macvlan(link: u32) -> Vec<Request> {
     let mut requests = vec![Request::set_macvlan_mode(link, false, MacvlanMode::Source)];
-    requests.extend(Request::set_link(link, &away(link)));
+    requests.extend(Request::set_link(link, &LinkChange { no_arp: Some(true), ..away(link) }));
+    requests.push(Request::delete_redirect(link, NonZeroU16::MIN));
     requests
 }
 

@@ -13,7 +13,7 @@ use crate::daemon::{Daemon, on};
 use crate::devices::{make, pool};
 use crate::networks::isolated;
 use crate::nics::REST;
-use crate::raw::{Place, Raw, RawNic, doom, redirect};
+use crate::raw::{Place, Raw, RawNic, doom_macvlan, redirect};
 use crate::stats::{Samples, ratio, show, table, timed};
 use crate::{Result, Setup};
 
@@ -111,8 +111,7 @@ fn replug(raw: &mut Raw, nic: &mut RawNic, to: Place) -> Result<Duration> {
             _ => {}
         }
         announce(nic.queue.as_ref().ok_or("a NIC without a descriptor")?.as_fd(), [0x52, 0x54, 0, 2, 0, 1])?;
-        // Down: it still leads to the tap, which lives on elsewhere.
-        raw.all(&left.map(|link| doom(link, None)).unwrap_or_default())
+        raw.all(&left.map(doom_macvlan).unwrap_or_default())
     })?;
     left.map_or(Ok(()), |link| raw.socket.delete_link(link))?;
     Ok(time)

@@ -69,22 +69,28 @@ impl Kernel {
         Ok(self.route.set_link(index.0, &change)?)
     }
 
-    /// Takes a macvlan out of use without taking it down, where what comes in at it is handed to a link that is down. Taken
-    /// down, it would have us wait for the kernel's readers (`synchronize_rcu` in `macvlan_stop` of its
-    /// drivers/net/macvlan.c); when it is deleted while it is up, nobody waits for them. False when it has to be taken down:
-    /// while its frames still get somewhere, and where the kernel renames no link that is up.
+    /// Takes a macvlan out of use without taking it down. Taken down, it would have us wait for the kernel's readers
+    /// (`synchronize_rcu` in `macvlan_stop` of its drivers/net/macvlan.c); when it is deleted while it is up, nobody waits for
+    /// them. False when it has to be taken down: in passthrough mode while its frames still get somewhere, and where the
+    /// kernel renames no link that is up.
     pub(crate) fn doom_up(&mut self, index: Index, away: &netlink::LinkChange) -> Result<bool, Cause> {
         let ours = |link: &&Link| link.kind == LinkKind::Macvlan && link.mark.is_some();
         let Some(link) = self.observed.link(index).filter(ours).cloned() else { return Ok(false) };
-        if !self.leads_nowhere(&link).unwrap_or(false) {
+        // That mode can't be left. Such a macvlan has no neighbours, and hears all that its device does: who takes it in
+        // instead of the guest must be nobody.
+        let stays = link.mode == Some(DirectMode::Passthrough);
+        if stays && !self.leads_nowhere(&link).unwrap_or(false) {
             return Ok(false);
         }
-        // For its neighbours it is not there then, as if it were down: in this mode it hears those whom it is told to, and
-        // that is nobody. In passthrough mode, which can't be left, it has no neighbours.
-        let deaf = (link.mode != Some(DirectMode::Passthrough))
-            .then(|| Request::set_macvlan_mode(index.0, false, MacvlanMode::Source));
-        let requests: Vec<Request> = deaf.into_iter().chain(Request::set_link(index.0, away)).collect();
-        Ok(self.route.execute_all(&requests)?.iter().all(Result::is_ok))
+        // For its neighbours it is not there in this mode, as if it were down: it hears those whom it is told to, and that
+        // is nobody.
+        let deaf = (!stays).then(|| Request::set_macvlan_mode(index.0, false, MacvlanMode::Source));
+        let away = netlink::LinkChange { no_arp: Some(true), ..away.clone() };
+        let requests: Vec<Request> = deaf.into_iter().chain(Request::set_link(index.0, &away)).collect();
+        let away = self.route.execute_all(&requests)?.iter().all(Result::is_ok);
+        // It gets broadcasts with its own address even so, when they come back. The guest, whose tap may be plugged in
+        // elsewhere by now, must not hear them; the host may, who doesn't answer.
+        Ok(away && (stays || self.end_redirect(index).is_ok()))
     }
 
     /// Whether what comes in at a link of ours is handed to one that is down or gone. What is handed to nobody the host

@@ -27,13 +27,17 @@ pub struct LinkChange {
     pub addr_gen_none: Option<bool>,
     /// Receive all multicast frames.
     pub all_multicast: Option<bool>,
+    /// Neither ask nor answer by ARP.
+    pub no_arp: Option<bool>,
 }
 
 impl LinkChange {
     fn message(&self, index: u32) -> LinkMessage {
         let mut message = LinkMessage::default();
         message.header.index = index;
-        for (flag, wanted) in [(LinkFlags::Up, self.up), (LinkFlags::Allmulti, self.all_multicast)] {
+        let flags =
+            [(LinkFlags::Up, self.up), (LinkFlags::Allmulti, self.all_multicast), (LinkFlags::Noarp, self.no_arp)];
+        for (flag, wanted) in flags {
             let Some(on) = wanted else { continue };
             message.header.change_mask |= flag;
             message.header.flags.set(flag, on);
