@@ -443,6 +443,11 @@ impl Intent {
         lost.flat_map(|(_, ids)| ids).filter_map(|id| self.nic(*id))
     }
 
+    /// Notes that a NIC's attach was answered; says whether that is news.
+    pub fn confirm_nic(&mut self, id: Uuid) -> bool {
+        self.nics.get_mut(&id).is_some_and(|nic| !std::mem::replace(&mut nic.confirmed, true))
+    }
+
     /// Forgets a NIC.
     pub fn remove_nic(&mut self, id: Uuid) -> Option<NicIntent> {
         let nic = *self.nics.remove(&id)?;

@@ -50,7 +50,7 @@ impl Engine {
         // What was promised is found under the reservation's id.
         let id = claimed.as_ref().map_or(id, |reserved| reserved.id);
         let id = attach.port.as_ref().map_or(id, |port| port.id);
-        let intent = NicIntent {
+        let mut intent = NicIntent {
             id,
             guest: attach.guest.clone(),
             guest_uuid: attach.guest_uuid,
@@ -69,11 +69,11 @@ impl Engine {
         };
         self.next_turn += 1;
         // Without its network nothing can be said about the rest.
-        let settled = network.and_then(|_| reasons.note(self.settle_on(&object, intent.clone())));
-        if let Some((settled, _)) = &settled {
-            reasons.note(self.plug_fits(&object, attach, settled));
+        let settled = network.and_then(|_| reasons.note(self.settle_on(&object, &mut intent)));
+        if settled.is_some() {
+            reasons.note(self.plug_fits(&object, attach, &intent));
         }
-        let (mut intent, mut warnings) = reasons.or_value(settled.unwrap_or((intent, Vec::new())))?;
+        let mut warnings = reasons.or_value(settled.unwrap_or_default())?;
         if intent.function().is_some() {
             // What stands for the guest's end there is the PCI device itself.
             let given = intent.nic.target.take();
@@ -118,18 +118,21 @@ impl Engine {
         if nic.link == Some(LinkState::Down) {
             self.cable_is_ours(was)?;
         }
-        self.settle_on(&object, NicIntent { given, nic, network, precedence, ..was.clone() })
+        let mut changed = NicIntent { given, nic, network, precedence, ..was.clone() };
+        let warnings = self.settle_on(&object, &mut changed)?;
+        Ok((changed, warnings))
     }
 
-    /// Whether a NIC can be what is wanted, and the device that it gets; gives what the user should know besides.
-    fn settle_on(&mut self, object: &str, mut nic: NicIntent) -> Result<(NicIntent, Vec<String>), Error> {
+    /// Whether a NIC can be what is wanted. Notes the device that it gets and how it is plugged into that; gives what the user
+    /// should know besides.
+    fn settle_on(&mut self, object: &str, nic: &mut NicIntent) -> Result<Vec<String>, Error> {
         let mut reasons = Reasons::default();
-        let mut warnings = reasons.note(self.mac_is_free(object, &nic)).unwrap_or_default();
-        let network = self.intent.active_network_of(&nic);
-        let merged = merge_noting(&desired::given(network, &nic, format_args!("{object}")), &mut reasons);
+        let mut warnings = reasons.note(self.mac_is_free(object, nic)).unwrap_or_default();
+        let network = self.intent.active_network_of(nic);
+        let merged = merge_noting(&desired::given(network, nic, format_args!("{object}")), &mut reasons);
         let kind = merged.virtualport.as_ref().and_then(|v| v.kind);
         let ovs = kind == Some(VirtualPortType::OpenVSwitch);
-        let resolved = desired::resolve(&self.intent, &nic);
+        let resolved = desired::resolve(&self.intent, nic);
         if !ovs {
             warnings.extend(reasons.note(self.vlans_can_be_had(object, &resolved, merged.vlan.as_ref())).flatten());
         }
@@ -137,38 +140,38 @@ impl Engine {
             let cause = "a virtual port of that type is not supported yet";
             reasons.note::<()>(Err(Error::new(ErrorKind::Unsupported, object, cause).field("<virtualport>")));
         }
-        nic.class = reasons.note(self.promise(object, &nic, &merged)).flatten();
+        nic.class = reasons.note(self.promise(object, nic, &merged)).flatten();
         let actual = ActualType::of_nic(&nic.nic, network);
         let plug = match nic.is_port() {
             true => Some(None),
-            false => reasons.note(self.settle_plug(object, &nic, actual)),
+            false => reasons.note(self.settle_plug(object, nic, actual)),
         };
         nic.allocation = match actual {
             // Whether it has that bridge, Open vSwitch itself says.
             ActualType::Bridge if ovs => None,
             ActualType::Network | ActualType::Bridge => {
-                reasons.note(self.bridge_has_room(object, &nic, network));
+                reasons.note(self.bridge_has_room(object, nic, network));
                 None
             }
             ActualType::Direct(mode) => {
                 let access = if actual.is_exclusive(kind) { Access::Exclusive } else { Access::Shared };
-                let allocation = reasons.note(self.allocate(object, &nic, mode, access));
+                let allocation = reasons.note(self.allocate(object, nic, mode, access));
                 if merged.vlan.is_some() {
                     reasons.note(self.function_has_vlans(object, allocation.as_ref().and_then(Option::as_ref), kind));
                 }
                 if let (Some(allocation), Some(Some(DevicePlug::Macvtap))) = (&allocation, plug) {
-                    reasons.note(self.macvtap_fits(object, &nic, mode, allocation.as_ref()));
+                    reasons.note(self.macvtap_fits(object, nic, mode, allocation.as_ref()));
                 }
                 allocation.flatten()
             }
             ActualType::Hostdev => {
-                reasons.note(self.allocate(object, &nic, DirectMode::Passthrough, Access::Exclusive)).flatten()
+                reasons.note(self.allocate(object, nic, DirectMode::Passthrough, Access::Exclusive)).flatten()
             }
             ActualType::None => None,
         };
-        reasons.note(self.function_stays(object, &nic));
+        reasons.note(self.function_stays(object, nic));
         nic.nic.plug = plug.flatten();
-        reasons.or_value((nic, warnings))
+        reasons.or_value(warnings)
     }
 
     /// Whether a NIC has a PCI device, and which, is settled when it is attached: only its guest can give it back.
@@ -225,8 +228,9 @@ impl Engine {
     pub(super) fn allocation_now(&mut self, nic: &NicIntent) -> Option<Allocation> {
         let optional = Nic { optional: true, ..nic.nic.clone() };
         let object = self.describe(super::Object::Nic(nic.id));
-        let wanted = self.settle_on(&object, NicIntent { nic: optional, ..nic.clone() });
-        wanted.ok().and_then(|(wanted, _)| wanted.allocation)
+        let mut wanted = NicIntent { nic: optional, ..nic.clone() };
+        self.settle_on(&object, &mut wanted).ok()?;
+        wanted.allocation
     }
 
     /// The network that a NIC's source names, which must be active.

@@ -131,6 +131,7 @@ impl Engine {
         if let Some(error) = operation.error {
             return self.out.push(Effect::refuse(request, error));
         }
+        let was_pending = self.intent.confirm_nic(id);
         let Some(nic) = self.intent.nic(id) else {
             if event != NicEvent::Detached {
                 let error =
@@ -144,16 +145,13 @@ impl Engine {
             }
             return;
         };
-        let (pending, owner) = (!nic.confirmed, nic.owner);
-        let confirmed = NicIntent { confirmed: true, ..nic.clone() };
-        let view = self.nic_view(&confirmed);
+        let (view, owner) = (self.nic_view(nic), nic.owner);
         if view.port {
             self.told_plugged.insert(id, view.state == NicState::Plugged);
         }
         let answer = Answer { body: Body::Nic(Box::new(view.clone())), warnings: operation.warnings };
         self.out.push(Effect::Reply(request, Ok(answer)));
-        if pending {
-            self.set_nic(id, Some(confirmed));
+        if was_pending {
             self.out.push(Effect::Confirm(id));
             self.watch(owner);
         }
