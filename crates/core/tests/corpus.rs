@@ -7,21 +7,9 @@ mod corpus_nodedev;
 
 use patchcord_core::model::{UpdateCommand, UpdateSection};
 use patchcord_core::xml::{Mode, read_network, read_networkport, write_network, write_networkport, write_node_device};
-use std::io::Write as _;
+use patchcord_testkit::skip;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-/// Says that a test was skipped, and why; where everything must run, that is a failure.
-fn skip(name: &str, reason: &str) {
-    eprintln!("SKIP {name}: {reason}");
-    if let Some(log) = std::env::var_os("PATCHCORD_SKIP_LOG") {
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(log);
-        // One write, so that lines of parallel tests stay whole.
-        let line = format!("SKIP {name}: {reason}\n");
-        file.expect("the skip log opens").write_all(line.as_bytes()).expect("the skip log is writable");
-    }
-    assert!(std::env::var("STRICT").as_deref() != Ok("1"), "{name} was skipped: {reason}");
-}
 
 fn corpus(name: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("PATCHCORD_CORPUS").map_or_else(

@@ -6,7 +6,7 @@ use patchcord_core::model::interface::{
 };
 use patchcord_core::model::{Interface, LinkName};
 use patchcord_core::xml::write_interface;
-use std::io::Write as _;
+use patchcord_testkit::skip;
 use std::path::{Path, PathBuf};
 
 fn name(name: &str) -> LinkName {
@@ -123,18 +123,6 @@ fn interfaces_are_printed_as_libvirt_prints_them() {
         let expected = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         assert_eq!(write_interface(&interface), expected, "{file}");
     }
-}
-
-/// Says that a test was skipped, and why; where everything must run, that is a failure.
-fn skip(name: &str, reason: &str) {
-    eprintln!("SKIP {name}: {reason}");
-    if let Some(log) = std::env::var_os("PATCHCORD_SKIP_LOG") {
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(log);
-        // One write, so that lines of parallel tests stay whole.
-        let line = format!("SKIP {name}: {reason}\n");
-        file.expect("the skip log opens").write_all(line.as_bytes()).expect("the skip log is writable");
-    }
-    assert!(std::env::var("STRICT").as_deref() != Ok("1"), "{name} was skipped: {reason}");
 }
 
 #[test]

@@ -4,10 +4,11 @@
 
 mod common;
 
-use common::{bridge, in_new_namespace, ip_link, json, run, skip, veth};
+use common::{bridge, in_new_namespace, ip_link, json, run, veth};
 use patchcord_netlink::{
     BridgeOptions, BridgePort, BridgeSpec, Error, LinkChange, MacvlanMode, MacvlanSpec, Request, Socket,
 };
+use patchcord_testkit::skip;
 use serde_json::Value;
 
 #[test]

@@ -6,9 +6,10 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{bridge, in_new_namespace, run, skip, veth};
+use common::{bridge, in_new_namespace, run, veth};
 use patchcord_netlink::nft::{Change, Generation};
 use patchcord_netlink::{Hint, LINK_GROUPS, LinkChange, Monitor, MonitorGroups, Socket, nft};
+use patchcord_testkit::skip;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Reads until a hint fits, at most ten seconds; what came before it is given too.

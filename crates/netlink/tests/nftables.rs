@@ -6,12 +6,13 @@ mod common;
 
 use std::net::IpAddr;
 
-use common::{in_new_namespace, json, run, skip};
+use common::{in_new_namespace, json, run};
 use patchcord_netlink::Error;
 use patchcord_netlink::nft::{
     BaseChain, Batch, Body, ChainKind, Element, Family, Hook, Key, KeyKind, Nat, NewChain, NewRule, NewSet, Place,
     Policy, Reject, Socket, Verdict, ct_state, priority,
 };
+use patchcord_testkit::skip;
 
 const INET: Family = Family::Inet;
 

@@ -4,10 +4,11 @@
 
 mod common;
 
-use common::{in_new_namespace, index, json, run, skip, veth};
+use common::{in_new_namespace, index, json, run, veth};
 use patchcord_netlink::{
     BridgeOptions, BridgeSpec, BridgeVlans, Hint, LINK_GROUPS, LinkChange, Monitor, Request, Socket, VlansOf,
 };
+use patchcord_testkit::skip;
 use std::time::Duration;
 
 /// A bridge that filters VLANs and a port of it; the indexes of both. None, with the reason printed, where there are no

@@ -3,17 +3,13 @@
 use super::{Config, Refresh, Settings, refresh_needed};
 use crate::model::{LinkName, Network};
 use crate::xml::{Mode, read_network};
+use patchcord_testkit::skip;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use uuid::Uuid;
 
 const ID: Uuid = Uuid::from_u128(0x1234);
-
-fn skip(name: &str, reason: &str) {
-    assert!(std::env::var_os("STRICT").is_none_or(|v| v != "1"), "{name}: {reason}");
-    println!("SKIP {name}: {reason}");
-}
 
 fn settings(dir: &str) -> Settings {
     Settings {

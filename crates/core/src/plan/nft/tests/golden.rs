@@ -4,6 +4,7 @@ use super::super::{Intent, NetworkRules};
 use super::{from_nothing, link, network, rules, with_uplink};
 use crate::model::ForwardMode::{Isolated, Nat, Open, Route};
 use crate::model::Network;
+use patchcord_testkit::skip;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
@@ -201,18 +202,14 @@ add element inet patchcord from { "br\*" : jump from-br* }
 #[test]
 fn nft_takes_the_text() {
     const NAME: &str = "nft_takes_the_text";
-    let skip = |reason: &str| {
-        assert!(std::env::var_os("STRICT").is_none_or(|v| v != "1"), "{NAME}: {reason}");
-        println!("SKIP {NAME}: {reason}");
-    };
     let quiet = |command: &mut Command| {
         command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
     };
     if !quiet(Command::new("nft").arg("--version")) {
-        return skip("there is no nft");
+        return skip(NAME, "there is no nft");
     }
     if !quiet(Command::new("unshare").args(["-n", "true"])) {
-        return skip("no network namespace can be made: not root");
+        return skip(NAME, "no network namespace can be made: not root");
     }
     let mut snat = with_uplink(network(Nat, &["10.3.0.1/16", "10.4.0.1/32"]), "eth1");
     snat.forward.nat.addresses = Some(([198, 51, 100, 1].into(), [198, 51, 100, 9].into()));
