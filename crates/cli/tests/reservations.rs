@@ -5,6 +5,7 @@
 mod common;
 
 use common::{TestEnv, path};
+use patchcord_testkit::wait_until;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -69,9 +70,11 @@ fn a_reservation_ends_with_its_time() {
     let [first, second, third] = [1, 2, 3].map(|mac| document(&env, mac));
     assert_eq!(attach(&env, &["--guest", "there", path(&first)]).status, 0);
     let check = ["network", "check", "sriov", path(&second)];
-    let held = env.json(&[&check[..], &["--reserve", "2"]].concat());
-    assert_eq!(attach(&env, &["--guest", "other", path(&third)]).status, 4);
-    std::thread::sleep(Duration::from_millis(2100));
+    let held = env.json(&[&check[..], &["--reserve", "1"]].concat());
+    wait_until("the reservation's end", Duration::from_secs(30), || match env.ok(&["device", "list"]) {
+        devices if devices.contains("reserved") => Err(devices),
+        _ => Ok(()),
+    });
     let late = attach(&env, &["--guest", "web", "--reservation", held["id"].as_str().unwrap(), path(&second)]);
     assert_eq!(late.status, 3);
     assert!(late.stderr.contains("ask again, and attach in time"), "{}", late.stderr);
