@@ -208,7 +208,9 @@ impl EngineLoop {
     fn reported(&mut self, report: ExecutorReport) {
         match report {
             ExecutorReport::Applied { plan, outcome, taps } => {
-                self.taps.extend(taps);
+                for (nic, queues) in taps {
+                    self.keep(nic, queues);
+                }
                 self.tell(Input::Applied(plan, outcome));
             }
             ExecutorReport::Observed(change) => self.tell(Input::Observed(change)),
@@ -221,6 +223,27 @@ impl EngineLoop {
             ExecutorReport::Trouble(what) => warn!(what),
             // Those who look after devices get that, and no others.
             ExecutorReport::Heard(_) => {}
+        }
+    }
+
+    /// Keeps the descriptors of a new tap, for its NIC's owner.
+    fn keep(&mut self, nic: Uuid, queues: Vec<OwnedFd>) {
+        if self.engine.intent().nic(nic).is_some_and(|nic| nic.confirmed) {
+            // It was made anew: those in the store are of one that is gone.
+            systemd::forget(nic);
+            systemd::store(nic, &queues);
+        }
+        if let Some(old) = self.taps.insert(nic, queues) {
+            self.executor.ask(ExecutorRequest::Close(old));
+        }
+    }
+
+    /// Lets go of them.
+    fn release(&mut self, nic: Uuid) {
+        systemd::forget(nic);
+        if let Some(held) = self.taps.remove(&nic) {
+            // Closing the last descriptor of a tap takes the kernel long.
+            self.executor.ask(ExecutorRequest::Close(held));
         }
     }
 
@@ -333,6 +356,7 @@ impl EngineLoop {
                     }
                     answered = true;
                 }
+                Effect::Release(nic) => self.release(nic),
                 Effect::Publish(event) => self.publish(event),
                 Effect::Wake(at) => {
                     self.wakes.insert(at);
@@ -366,13 +390,8 @@ impl EngineLoop {
                     systemd::store(nic.id, held);
                 }
                 // The descriptors of a macvtap that went with its device are dead, and nobody's to fetch.
-                let lost = nic.plug == Some(DevicePlug::Macvtap) && nic.ifindex.is_none();
-                if lost || matches!(what, NicEvent::Detached | NicEvent::OwnerGone) {
-                    systemd::forget(nic.id);
-                    if let Some(held) = self.taps.remove(&nic.id) {
-                        // Closing the last descriptor of a tap takes the kernel long.
-                        self.executor.ask(ExecutorRequest::Close(held));
-                    }
+                if nic.plug == Some(DevicePlug::Macvtap) && nic.ifindex.is_none() {
+                    self.release(nic.id);
                 }
             }
             Event::Network { name, what, .. } => info!(network = name, event = ?what, "network"),

@@ -21,6 +21,9 @@ use tokio::sync::mpsc;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
+/// How often a process is looked at that can't be waited for.
+const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Carries out jobs; their ends come out of the channel.
 #[derive(Debug)]
 pub struct Jobs {
@@ -71,7 +74,7 @@ impl Jobs {
         let mut services = BTreeMap::new();
         for running in self.dnsmasq.running()? {
             let pid = running.process.id().pid;
-            self.watch_service(running.network, running.process);
+            self.watch_service(running.network, running.process.id().pid, wait(running.process));
             services.insert(running.network, Service { pid, files: running.files });
         }
         if let Err(error) = self.dnsmasq.sweep(|network| services.contains_key(&network)) {
@@ -229,21 +232,15 @@ impl Jobs {
         if self.serving.get(&network) == Some(&pid) {
             return;
         }
-        match Process::open(pid) {
-            Ok(Some(process)) => self.watch_service(network, process),
-            _ => {
-                self.serving.insert(network, pid);
-                let _ = self.ends.send(End::Service(network, pid));
-            }
-        }
+        self.watch_service(network, pid, end_of(move || Process::open(pid)));
     }
 
-    fn watch_service(&mut self, network: Uuid, process: Process) {
-        let (pid, ends) = (process.id().pid, self.ends.clone());
+    fn watch_service(&mut self, network: Uuid, pid: u32, end: impl Future<Output = ()> + 'static) {
+        let ends = self.ends.clone();
         self.serving.insert(network, pid);
         self.leases.add(self.dnsmasq.lease_path(network), network);
         tokio::task::spawn_local(async move {
-            wait(process).await;
+            end.await;
             let _ = ends.send(End::Service(network, pid));
         });
     }
@@ -295,9 +292,18 @@ pub fn phrase(error: &dyn std::error::Error) -> String {
 }
 
 async fn owner_gone(owner: Owner) {
-    let id = ProcessId { pid: owner.pid, start_time: owner.start_time };
-    if let Ok(Some(process)) = Process::open_same(id) {
-        wait(process).await;
+    end_of(|| Process::open_same(ProcessId { pid: owner.pid, start_time: owner.start_time })).await;
+}
+
+/// Waits until a process has ended. That it can't be looked at (no descriptor is free, say) is no end.
+async fn end_of(open: impl Fn() -> Result<Option<Process>, patchcord_host::Error>) {
+    loop {
+        match open() {
+            Ok(Some(process)) => return wait(process).await,
+            Ok(None) => return,
+            Err(error) => warn!(error = phrase(&error), "a process can't be looked at: once more in a second"),
+        }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
@@ -310,8 +316,39 @@ async fn wait(process: Process) {
         Err((process, error)) => {
             warn!(%error, "a process can't be waited for: it is looked at every second instead");
             while process.alive().unwrap_or(true) {
-                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                tokio::time::sleep(AGAIN).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use std::cell::Cell;
+    use std::future::poll_fn;
+    use std::io::ErrorKind;
+    use std::pin::pin;
+    use std::process::Command;
+    use std::task::Poll;
+
+    #[tokio::test]
+    async fn that_a_process_cannot_be_looked_at_is_not_its_end() {
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let (pid, looks) = (child.id(), Cell::new(0));
+        let mut end = pin!(end_of(|| {
+            looks.set(looks.get() + 1);
+            if looks.get() > 1 {
+                return Process::open(pid);
+            }
+            Err(patchcord_host::Error::Process { pid, op: "watch", source: ErrorKind::Other.into() })
+        }));
+        assert!(poll_fn(|cx| Poll::Ready(end.as_mut().poll(cx).is_pending())).await);
+        child.kill().unwrap();
+        end.await;
+        assert_eq!(looks.get(), 2);
+        child.wait().unwrap();
     }
 }

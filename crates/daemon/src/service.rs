@@ -336,12 +336,12 @@ fn claims(startup: &Startup) -> impl Iterator<Item = xml::NicClaim> {
     startup.nics.values().chain(startup.pending_nics.values()).filter_map(|text| xml::nic_claim(text))
 }
 
-/// The owners in NICs' records that still live.
+/// The owners in NICs' records that still live, or may.
 fn living_owners(startup: &Startup) -> Vec<Owner> {
     let owners: BTreeSet<Owner> = claims(startup).filter_map(|claim| claim.owner).collect();
     let lives = |owner: &Owner| {
         let id = ProcessId { pid: owner.pid, start_time: owner.start_time };
-        matches!(Process::open_same(id), Ok(Some(_)))
+        !matches!(Process::open_same(id), Ok(None))
     };
     owners.into_iter().filter(lives).collect()
 }

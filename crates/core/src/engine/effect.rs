@@ -34,6 +34,8 @@ pub enum Effect {
     Start(JobId, Job),
     /// Answer a request.
     Reply(RequestId, Result<Answer>),
+    /// Let go of what is kept of a NIC that is gone, or that never came to be: descriptors of its tap.
+    Release(Uuid),
     /// Tell the watchers.
     Publish(Event),
     /// Send a tick at that time.

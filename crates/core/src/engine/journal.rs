@@ -180,6 +180,8 @@ impl Engine {
                 Effect::Reply(id, Ok(_)) => self.out.push(Effect::refuse(id, error())),
                 Effect::Reply(id, Err(e)) => self.out.push(Effect::refuse(id, e)),
                 Effect::Wake(at) => self.out.push(Effect::Wake(at)),
+                Effect::Release(id) if self.intent.nic(id).is_some() => {}
+                Effect::Release(id) => self.out.push(Effect::Release(id)),
                 // A record is written again, and an event may be true all the same.
                 Effect::Persist(_) | Effect::Confirm(_) => {}
                 Effect::Publish(event) => events.push(event),

@@ -401,6 +401,9 @@ impl Engine {
         self.finish(object);
         self.follower_done(object);
         if let Object::Nic(id) = object {
+            if self.intent.nic(id).is_none() {
+                self.out.push(Effect::Release(id));
+            }
             self.look_after_port(id);
         }
     }

@@ -54,6 +54,8 @@ impl Host {
                 }
             }
         }
+        let gone = self.kept.iter().filter(|nic| intent.nic(**nic).is_none());
+        wrong.extend(gone.map(|nic| format!("the daemon has descriptors of NIC {nic}, which is gone")));
         let mut on_ovs = BTreeSet::new();
         for nic in intent.nics() {
             expected.insert((MarkKind::Tap, nic.id));

@@ -83,6 +83,8 @@ pub struct Host {
     pub processes: BTreeSet<Owner>,
     /// NICs whose tap's descriptor a guest has.
     pub held: BTreeSet<Uuid>,
+    /// NICs of whose taps the daemon has descriptors.
+    pub kept: BTreeSet<Uuid>,
     /// What firewalld was told: network, bridge and zone.
     pub zone_of: BTreeSet<(Uuid, String, String)>,
     /// The hook that may be installed: what it does, and what it was told.
@@ -143,6 +145,7 @@ impl Host {
             events: Vec::new(),
             processes: BTreeSet::new(),
             held: BTreeSet::new(),
+            kept: BTreeSet::new(),
             zone_of: BTreeSet::new(),
             hook: hooks::Hook::default(),
             switch: switch::Switch::default(),
@@ -171,6 +174,7 @@ impl Host {
         self.pending.clear();
         self.inputs.clear();
         self.unanswered.clear();
+        self.kept.clear();
         self.ovs.late.clear();
         self.wakes.clear();
         self.watching.clear();
@@ -379,6 +383,10 @@ impl Host {
                 let outcome = self.apply(&plan);
                 self.last_plan = Arc::clone(&plan);
                 let failed = outcome.failed.is_some();
+                self.kept.extend(plan.steps.iter().filter(|_| !failed).filter_map(|step| match &step.op {
+                    Op::MakeTap(tap) => (tap.handover == Handover::Descriptor).then_some(tap.mark.id),
+                    _ => None,
+                }));
                 self.inputs.push_back(Input::Applied(id, outcome));
                 if failed && plan.steps.iter().any(|step| matches!(step.op, Op::Nft(_))) {
                     // The real host reads the rules again then: what was known of them may have been out of date.
@@ -389,6 +397,9 @@ impl Host {
             Effect::Reply(id, reply) => {
                 self.unanswered.remove(&id);
                 self.replies.insert(id, reply);
+            }
+            Effect::Release(nic) => {
+                self.kept.remove(&nic);
             }
             Effect::Publish(event) => self.events.push(event),
             Effect::Wake(at) => {
