@@ -24,6 +24,11 @@ impl NetworkIntent {
     pub fn current(&self) -> Option<&Network> {
         self.active.as_ref().or(self.definition.as_ref())
     }
+
+    /// Whether it is to start without being asked to.
+    pub fn starts_by_itself(&self) -> bool {
+        self.autostart && self.active.is_none()
+    }
 }
 
 /// The process that a NIC belongs to.

@@ -50,8 +50,11 @@ impl Engine {
         let told = self.to_be_told(Object::Network(uuid));
         let before = self.intent.network(uuid);
         self.journal.note(|| Entry::Network(uuid, before.cloned().map(Box::new)));
-        let none = NetworkIntent { definition: None, autostart: false, active: None };
-        self.intent.set_network(uuid, network.unwrap_or(none));
+        let network = network.unwrap_or_default();
+        if !network.starts_by_itself() {
+            self.waiting_for_uplink.remove(&uuid);
+        }
+        self.intent.set_network(uuid, network);
         self.untold(Object::Network(uuid), told);
         self.uplinks_concerned |= !self.config.uplinks.is_empty();
     }
@@ -128,8 +131,7 @@ impl Engine {
         for entry in journal.entries.into_iter().rev() {
             match entry {
                 Entry::Network(uuid, before) => {
-                    let none = NetworkIntent { definition: None, autostart: false, active: None };
-                    self.intent.set_network(uuid, before.map_or(none, |b| *b));
+                    self.intent.set_network(uuid, before.map(|before| *before).unwrap_or_default());
                     touched.push(Object::Network(uuid));
                 }
                 Entry::Nic(id, before) => {

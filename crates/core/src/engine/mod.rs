@@ -149,8 +149,6 @@ pub struct Engine {
     started: bool,
     /// Networks that start by themselves, and the link each waits for.
     waiting_for_uplink: BTreeMap<Uuid, String>,
-    /// Those whose link has come.
-    start_by_itself: BTreeSet<Uuid>,
     /// Objects whose run state can't be read. They are left alone, and so is what belongs to them.
     damaged: startup::Damaged,
     /// Objects of which hooks don't know yet what is intended.
@@ -213,7 +211,6 @@ impl Engine {
             now: 0,
             started: false,
             waiting_for_uplink: BTreeMap::new(),
-            start_by_itself: BTreeSet::new(),
             damaged: startup::Damaged::default(),
             untold: BTreeMap::new(),
             uplinks_concerned: false,
@@ -460,10 +457,7 @@ impl Engine {
     fn tick(&mut self) {
         let later = self.alarms.split_off(&(self.now + 1));
         for object in std::mem::replace(&mut self.alarms, later).into_values().flatten() {
-            match object {
-                Object::Network(uuid) if self.start_by_itself.remove(&uuid) => self.try_autostart(uuid),
-                _ => self.advance(object),
-            }
+            self.advance(object);
         }
         self.expire_reservations();
         self.write_again();

@@ -84,7 +84,8 @@ impl Engine {
             }
         }
         if everything {
-            return self.look_at_everything();
+            self.look_at_everything();
+            return self.start_those_that_waited();
         }
         if uplinks && self.uplinks_differ() {
             concerned.insert(Object::Host);
@@ -93,6 +94,7 @@ impl Engine {
             self.advance(object);
         }
         self.culprit = None;
+        self.start_those_that_waited();
     }
 
     /// The NICs whose macvtap may go with this change.
@@ -177,10 +179,6 @@ impl Engine {
                 _ => {}
             }
         }
-        let appeared = before.is_none() && link.is_some();
-        if appeared && let Some(link) = link {
-            self.uplink_appeared(&link.name.clone());
-        }
     }
 
     /// A link that is not ours came, went, or is different: NICs that sit on it are concerned, and watchers are told of
@@ -222,15 +220,16 @@ impl Engine {
         (mark.instance == self.config.instance).then(|| object(mark))
     }
 
-    /// Networks that start by themselves and waited for that link start now.
-    fn uplink_appeared(&mut self, name: &str) {
-        let waiting = self.waiting_for_uplink.iter().filter(|(_, link)| link.as_str() == name);
-        let waiting: Vec<Uuid> = waiting.map(|(uuid, _)| *uuid).collect();
-        for uuid in waiting {
+    /// Networks that start by themselves and waited for a link that is there now, under whatever name it came, start: as soon
+    /// as nobody is about to change them.
+    pub(super) fn start_those_that_waited(&mut self) {
+        let waited = self.waiting_for_uplink.iter().filter(|(uuid, link)| {
+            let work = self.work.get(&Object::Network(**uuid));
+            self.observed.link_named(link).is_some() && work.is_none_or(|work| work.operation.is_none())
+        });
+        for uuid in waited.map(|(uuid, _)| *uuid).collect::<Vec<_>>() {
             self.waiting_for_uplink.remove(&uuid);
-            // After this change was taken on.
-            self.wake(self.now, Object::Network(uuid));
-            self.start_by_itself.insert(uuid);
+            self.try_autostart(uuid);
         }
     }
 

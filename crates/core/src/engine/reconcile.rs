@@ -482,6 +482,7 @@ impl Engine {
         for (id, command, random) in waiting {
             self.request(id, command, random);
         }
+        self.start_those_that_waited();
     }
 
     /// How users know an object.

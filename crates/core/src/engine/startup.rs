@@ -135,8 +135,7 @@ impl Engine {
             match xml::read_network_state(&self.config.stamp, text) {
                 Ok(Some((uuid, active))) => {
                     let known = self.intent.network(uuid).cloned();
-                    let none = NetworkIntent { definition: None, autostart: false, active: None };
-                    let intent = NetworkIntent { active: Some(active), ..known.unwrap_or(none) };
+                    let intent = NetworkIntent { active: Some(active), ..known.unwrap_or_default() };
                     self.intent.set_network(uuid, intent);
                 }
                 // Before a reboot, or in another network namespace: it is gone.
@@ -215,7 +214,7 @@ impl Engine {
     /// Starts the networks that start by themselves, when the host has just booted; one whose uplink is not there yet
     /// starts when it appears.
     fn autostart_all(&mut self) {
-        let networks = self.intent.networks().filter(|(_, n)| n.autostart && n.active.is_none());
+        let networks = self.intent.networks().filter(|(_, network)| network.starts_by_itself());
         let networks: Vec<Uuid> = networks.map(|(uuid, _)| uuid).collect();
         for uuid in networks {
             self.try_autostart(uuid);
@@ -224,18 +223,16 @@ impl Engine {
 
     /// Starts a network by itself, or waits for its uplink.
     pub(super) fn try_autostart(&mut self, uuid: Uuid) {
-        let Some(definition) =
-            self.intent.network(uuid).filter(|n| n.active.is_none()).and_then(|n| n.definition.clone())
-        else {
-            return;
-        };
+        let object = Object::Network(uuid);
+        let starts = self.intent.network(uuid).filter(|n| n.starts_by_itself() && !self.is_damaged(object));
+        let Some(definition) = starts.and_then(|network| network.definition.clone()) else { return };
         if let Some(missing) = uplinks(&definition).find(|link| self.observed.link_named(link).is_none()) {
             self.waiting_for_uplink.insert(uuid, missing.to_owned());
             return;
         }
         match self.may_start(uuid, &definition) {
             Ok(warnings) => self.activate(None, uuid, definition, warnings),
-            Err(error) => self.drift(Object::Network(uuid), error.to_string(), false),
+            Err(error) => self.drift(object, error.to_string(), false),
         }
     }
 }

@@ -8,6 +8,8 @@ mod adopt;
 #[cfg(test)]
 mod associations;
 #[cfg(test)]
+mod autostart;
+#[cfg(test)]
 mod bandwidth;
 mod check;
 mod database;
