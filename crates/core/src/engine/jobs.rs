@@ -108,6 +108,13 @@ impl Engine {
         }
     }
 
+    /// Whether a job starts a dnsmasq in place of one that ended by itself.
+    pub(super) fn starts_again(&self, object: Object, job: &Job) -> bool {
+        let Job::StartService(network, _) = job else { return false };
+        let asked_for = self.work.get(&object).is_some_and(|work| work.operation.is_some());
+        self.started && !asked_for && !self.observed.services.contains_key(network)
+    }
+
     /// The job that a network's firewalld zone needs.
     fn zone_job(&self, object: Object) -> Option<Job> {
         let Object::Network(network) = object else { return None };

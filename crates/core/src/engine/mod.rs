@@ -122,6 +122,7 @@ pub struct Engine {
     line: work::Line,
     plans: BTreeMap<PlanId, (Object, Arc<Plan>)>,
     repairs: BTreeMap<Object, work::Repairs>,
+    contests: BTreeMap<Object, work::Contest>,
     jobs: BTreeMap<JobId, (Object, Job)>,
     /// Requests about links that we have not heard of, while the host looks for them.
     looking: BTreeMap<JobId, (RequestId, Command, u128)>,
@@ -194,6 +195,7 @@ impl Engine {
             line: work::Line::default(),
             plans: BTreeMap::new(),
             repairs: BTreeMap::new(),
+            contests: BTreeMap::new(),
             jobs: BTreeMap::new(),
             looking: BTreeMap::new(),
             watched: BTreeSet::new(),

@@ -6,7 +6,7 @@
 use super::effect::{Effect, Event, Job};
 use super::hooks::Moment;
 use super::input::{JobOutcome, Now};
-use super::work::{Flight, Goal, Repairs};
+use super::work::{Contest, Flight, Goal};
 use super::{Engine, Object};
 use crate::model::LinkName;
 use crate::plan::desired::{self, Plug, Resolved};
@@ -20,17 +20,15 @@ use uuid::Uuid;
 pub(super) struct Meddling {
     /// What is wrong with it; nothing once it is right.
     what: Option<String>,
-    /// How often it was put right lately.
-    repairs: Repairs,
-    /// It is let be until then.
-    until: Now,
+    /// How often it was put right lately, and how long it is let be.
+    contest: Contest,
 }
 
 impl Meddling {
     /// A job saw to the port: gives what it put right, if that was anything.
     fn put_right(&mut self, outcome: &JobOutcome, now: Now) -> Option<String> {
         let what = self.what.take().filter(|_| *outcome != JobOutcome::Unchanged)?;
-        self.repairs.another(now);
+        self.contest.put_right(now);
         Some(what)
     }
 }
@@ -191,8 +189,7 @@ impl Engine {
         let now = self.now;
         let meddling = self.meddlings.entry(nic).or_default();
         meddling.what = Some(what.clone());
-        if let Some(at) = meddling.repairs.pause(now) {
-            meddling.until = at;
+        if let Some(at) = meddling.contest.rests(now) {
             let what = format!("{what}; it is being changed again and again, so we wait a little");
             let object = self.describe(Object::Nic(nic));
             self.out.push(Effect::Publish(Event::Drift { object, what, culprit: None, repaired: false }));
@@ -207,8 +204,8 @@ impl Engine {
             return false;
         }
         let failed = self.repairs.get(&object).map(|repairs| repairs.until);
-        let changed = self.meddlings.get(&set.1.nic).map(|meddling| meddling.until);
-        failed.max(changed).is_some_and(|until| until > self.now)
+        let changed = self.meddlings.get(&set.1.nic).and_then(|meddling| meddling.contest.rests(self.now));
+        changed.is_some() || failed.is_some_and(|until| until > self.now)
     }
 
     /// What tells switches where a guest is now that was moved while it ran. There is no other way into a bridge of Open

@@ -49,6 +49,12 @@ impl Engine {
             }
             Ok(_) => match self.slow_job(object) {
                 Err(error) => self.given_up(object, error),
+                Ok(Some(job)) if self.starts_again(object, &job) => {
+                    if !self.is_let_be(object) {
+                        self.contests.entry(object).or_default().put_right(self.now);
+                        self.start_job(object, job);
+                    }
+                }
                 Ok(Some(job)) => self.start_job(object, job),
                 Ok(None) => match self.job_after(object) {
                     Some(job) if self.is_put_off(object, &job) => drop(self.work.remove(&object)),
@@ -124,29 +130,40 @@ impl Engine {
     }
 
     pub(super) fn launch(&mut self, object: Object, plan: Plan) {
-        let now = self.now;
+        let work = self.work.entry(object).or_default();
+        work.culprit = self.culprit.clone();
+        if self.is_let_be(object) {
+            self.line.leaves(object);
+            return self.serve_line();
+        }
         let work = self.work.entry(object).or_default();
         work.plans += 1;
         work.touch();
         work.why = plan.steps.first().map(|s| s.why.into());
-        work.culprit = self.culprit.clone();
-        if work.operation.is_none() && self.started && object != Object::Host {
-            let repairs = self.repairs.entry(object).or_default();
-            if !repairs.another(now) {
-                let at = now + backoff(repairs.failures);
-                repairs.failures += 1;
-                self.drift(object, "it is being changed again and again; we wait a little".into(), false);
-                self.work.remove(&object);
-                self.line.leaves(object);
-                self.wake(at, object);
-                return self.serve_line();
-            }
-        }
         self.remember_settings(&plan);
         let (id, plan) = (PlanId(self.fresh()), Arc::new(plan));
         self.plans.insert(id, (object, Arc::clone(&plan)));
         self.work.entry(object).or_default().flight = Some(Flight::Plan(id));
         self.out.push(Effect::Apply(id, plan));
+    }
+
+    /// Whether what nobody asked for has to wait, since others undo it again and again. Watchers are told once.
+    pub(super) fn is_let_be(&mut self, object: Object) -> bool {
+        let asked_for = self.work.get(&object).is_some_and(|work| work.operation.is_some() || work.expected);
+        if asked_for || !self.started || !self.is_drift(object) {
+            return false;
+        }
+        let now = self.now;
+        let Some(contest) = self.contests.get_mut(&object) else { return false };
+        let Some(at) = contest.rests(now) else { return false };
+        if contest.is_to_be_told() {
+            self.drift(object, "it is being changed again and again; we wait a little".into(), false);
+        }
+        if self.work.get(&object).is_some_and(super::work::Work::is_idle) {
+            self.work.remove(&object);
+        }
+        self.wake(at, object);
+        true
     }
 
     /// What the plan is going to change of the host's own is written down first: settings with the value that they have, and
@@ -370,6 +387,9 @@ impl Engine {
         match object {
             Object::Network(uuid) => {
                 self.forget_settings();
+                if self.intent.network(uuid).is_none() {
+                    self.contests.remove(&object);
+                }
                 if followed == Some(false) || (followed.is_none() && made_bridge) {
                     self.follow(uuid);
                 }
@@ -396,12 +416,14 @@ impl Engine {
             && self.started
             && let Some(why) = why.filter(|_| self.is_drift(object))
         {
+            self.contests.entry(object).or_default().put_right(self.now);
             self.drift(object, why.into(), true);
         }
         self.finish(object);
         self.follower_done(object);
         if let Object::Nic(id) = object {
             if self.intent.nic(id).is_none() {
+                self.contests.remove(&object);
                 self.out.push(Effect::Release(id));
             }
             self.look_after_port(id);

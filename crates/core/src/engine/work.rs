@@ -171,38 +171,56 @@ impl Line {
     }
 }
 
-/// How often an object was put right without anyone having asked, so that two who pull at it don't pull for ever.
+/// How what nobody asked for fails, again and again.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Repairs {
-    /// When counting began, in milliseconds.
-    pub(super) since: Now,
-    /// How many since.
-    pub(super) count: u32,
     /// How many failed in a row.
     pub(super) failures: u32,
     /// When what failed is tried again.
     pub(super) until: Now,
 }
 
-impl Repairs {
-    /// Repairs in [`Self::WINDOW`] before we slow down.
-    const AT_ONCE: u32 = 8;
-    /// Milliseconds that are counted together.
-    const WINDOW: Now = 10_000;
+/// Others undo what is put right as often as that is done. So that nobody pulls for ever, it is let be for longer and
+/// longer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Contest {
+    /// When something was put right last, in milliseconds.
+    last: Now,
+    /// How often, since it began.
+    count: u32,
+    /// It is let be until then.
+    rests_until: Now,
+    /// Whether watchers were told that it is.
+    told: bool,
+}
 
-    /// Counts one more; whether it may be done at once.
-    pub(super) fn another(&mut self, now: Now) -> bool {
-        if now.saturating_sub(self.since) > Self::WINDOW {
-            *self = Self { since: now, count: 0, ..*self };
+impl Contest {
+    /// How often something is put right at once.
+    const AT_ONCE: u32 = 8;
+    /// How many milliseconds without end it.
+    const OVER: Now = 10_000;
+
+    /// Something was put right.
+    pub(super) fn put_right(&mut self, now: Now) {
+        if now > self.last.max(self.rests_until).saturating_add(Self::OVER) {
+            *self = Self::default();
         }
-        self.count += 1;
-        self.count <= Self::AT_ONCE
+        self.last = now;
+        self.count = self.count.saturating_add(1);
+        if let Some(pauses) = self.count.checked_sub(Self::AT_ONCE) {
+            self.rests_until = now + backoff(pauses + 1);
+            self.told = false;
+        }
     }
 
-    /// When the next one may be done, if there were as many as may be done at once.
-    pub(super) fn pause(&self, now: Now) -> Option<Now> {
-        let over = self.since.saturating_add(Self::WINDOW + 1);
-        (self.count >= Self::AT_ONCE && now < over).then_some(over)
+    /// Until when it is let be, if it is.
+    pub(super) fn rests(&self, now: Now) -> Option<Now> {
+        (now < self.rests_until).then_some(self.rests_until)
+    }
+
+    /// Whether watchers are to be told that it is, which they are once.
+    pub(super) fn is_to_be_told(&mut self) -> bool {
+        !std::mem::replace(&mut self.told, true)
     }
 }
 

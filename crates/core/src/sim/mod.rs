@@ -12,6 +12,8 @@ mod autostart;
 #[cfg(test)]
 mod bandwidth;
 mod check;
+#[cfg(test)]
+mod contests;
 mod database;
 #[cfg(test)]
 mod devices;
@@ -358,6 +360,11 @@ impl Host {
             self.wake(at);
         }
         self.now = self.now.max(time);
+    }
+
+    /// When the clock has something to tell next.
+    pub fn next_wake(&self) -> Option<Now> {
+        self.wakes.first().copied()
     }
 
     fn wake(&mut self, at: Now) {
