@@ -68,7 +68,7 @@ pub use reserve::LONGEST_RESERVATION;
 pub use view::{LeaseView, NetworkView, NicState, NicView};
 
 use crate::intent::Intent;
-use crate::model::{DevicePlug, PciAddress};
+use crate::model::{DevicePlug, Nic, NicSource, PciAddress};
 use crate::plan::uplink::Uplinks;
 use crate::plan::{Observed, Plan, dnsmasq};
 use crate::pool::Device;
@@ -275,7 +275,7 @@ impl Engine {
 
     /// The host bridge or device that a request needs and that we have not heard of.
     fn unheard_of(&self, command: &Command) -> Option<String> {
-        use crate::model::{ForwardMode, NicSource};
+        use crate::model::ForwardMode;
         let on_host = |network: &crate::model::Network| {
             let bridge = network.bridge.name.as_ref().filter(|_| network.forward.mode == ForwardMode::Bridge);
             let pool =
@@ -365,6 +365,12 @@ impl Engine {
         }
     }
 
+    /// The network that a NIC's document names.
+    fn network_of_source(&self, nic: &Nic) -> Option<Object> {
+        let NicSource::Network { network, .. } = &nic.source else { return None };
+        self.intent.named(network).map(Object::Network)
+    }
+
     /// The object whose operations a request must wait for; reading waits for none.
     fn object_of(&self, command: &Command) -> Result<Option<Object>, Error> {
         Ok(match command {
@@ -392,14 +398,15 @@ impl Engine {
                 // A port of that id may be on its way out.
                 let same = attach.port.as_ref().map(|port| Object::Nic(port.id));
                 let same = same.filter(|port| self.work.get(port).is_some_and(|work| work.operation.is_some()));
-                same.or_else(|| match &attach.nic.source {
-                    crate::model::NicSource::Network { network, .. } => self.intent.named(network).map(Object::Network),
-                    _ => None,
-                })
+                same.or_else(|| self.network_of_source(&attach.nic))
             }
-            Command::Detach(id) | Command::Modify(id, ..) | Command::Link(id, _) | Command::Own(id, _) => {
-                Some(Object::Nic(*id))
+            Command::Modify(id, nic, _) => {
+                let object = Object::Nic(*id);
+                let busy = |object: &Object| self.work.get(object).is_some_and(|work| work.operation.is_some());
+                // What its network is about to be may not come to be.
+                Some(self.network_of_source(nic).filter(|network| !busy(&object) && busy(network)).unwrap_or(object))
             }
+            Command::Detach(id) | Command::Link(id, _) | Command::Own(id, _) => Some(Object::Nic(*id)),
             _ => None,
         })
     }

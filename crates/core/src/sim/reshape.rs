@@ -375,3 +375,28 @@ pub(super) fn reshape(network: &str, n: u8, part: u8, (live, config): (bool, boo
     };
     Command::Update { network: network.to_owned(), command, section, parent: None, xml, live, config }
 }
+
+#[test]
+fn a_nic_moves_to_a_network_that_is_starting_once_it_has_started_or_not_at_all() {
+    for fails in [false, true] {
+        let mut host = host();
+        host.ask(Command::Create(nat("lab", 1))).unwrap();
+        host.ask(Command::Define(nat("next", 2))).unwrap();
+        let web = nic(host.ask(attach("web", nic_on("lab"))).unwrap().body);
+        host.full.services = fails;
+        let start = host.request(Command::Start("next".into()));
+        let modify = host.request(Command::Modify(web.id, Box::new(nic_on("next")), Default::default()));
+        host.settle();
+        assert_eq!(host.replies[&start].is_err(), fails);
+        match host.replies.remove(&modify).unwrap() {
+            Ok(answer) => assert_eq!((fails, nic(answer.body).state), (false, NicState::Plugged)),
+            Err(error) => assert!(fails && error.to_string().contains("network 'next' is not active"), "{error}"),
+        }
+        let view = nic(host.ask(Command::ShowNic(web.id)).unwrap().body);
+        assert_eq!(
+            (view.state, view.network.as_deref()),
+            (NicState::Plugged, Some(if fails { "lab" } else { "next" }))
+        );
+        assert_eq!(host.check(), [""; 0]);
+    }
+}
