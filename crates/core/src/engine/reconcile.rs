@@ -344,9 +344,14 @@ impl Engine {
         let at = self.now + backoff(repairs.failures);
         repairs.failures += 1;
         repairs.until = at;
-        self.work.remove(&object).into_iter().flat_map(|w| w.waiting).for_each(|(id, command, random)| {
+        let work = self.work.remove(&object).unwrap_or_default();
+        if work.made_bridge {
+            // Its NICs follow once all is well.
+            self.work.entry(object).or_default().made_bridge = true;
+        }
+        for (id, command, random) in work.waiting {
             self.request(id, command, random);
-        });
+        }
         self.wake(at, object);
     }
 
@@ -357,11 +362,16 @@ impl Engine {
             (Object::Network(uuid), Goal::Network { previous, .. }) => {
                 let previous = previous.as_deref().cloned();
                 let failed = self.intent.network(uuid).cloned();
-                // The rules that are to go are those of the failed attempt.
-                if let Some(Goal::Network { previous, .. }) =
-                    self.work.get_mut(&object).and_then(|w| w.operation.as_mut()).map(|o| &mut o.goal)
-                {
-                    *previous = failed.map(Box::new);
+                if let Some(operation) = self.work.get_mut(&object).and_then(|w| w.operation.as_mut()) {
+                    // NICs that went along come back.
+                    operation.followed = false;
+                    for nic in std::mem::take(&mut operation.nics) {
+                        self.followers.remove(&(nic, uuid));
+                    }
+                    // The rules that are to go are those of the failed attempt.
+                    if let Goal::Network { previous, .. } = &mut operation.goal {
+                        *previous = failed.map(Box::new);
+                    }
                 }
                 self.put_network(uuid, previous);
                 self.end_transfer(object);

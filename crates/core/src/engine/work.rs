@@ -127,9 +127,9 @@ impl Work {
         }
     }
 
-    /// Whether nothing is under way.
+    /// Whether nothing is under way, nor to be remembered.
     pub(super) fn is_idle(&self) -> bool {
-        self.flight.is_none() && self.operation.is_none() && self.waiting.is_empty()
+        self.flight.is_none() && self.operation.is_none() && self.waiting.is_empty() && !self.made_bridge
     }
 }
 

@@ -400,3 +400,39 @@ fn a_nic_moves_to_a_network_that_is_starting_once_it_has_started_or_not_at_all()
         assert_eq!(host.check(), [""; 0]);
     }
 }
+
+#[test]
+fn nics_come_back_with_their_network_when_a_change_fails() {
+    type Failure = fn(&mut Host);
+    // So that even what was before can't be had at once, and so that it can.
+    let no_dnsmasq: Failure = |host| host.full.services = true;
+    let one_step: Failure = |host| host.refuse_after = Some(0);
+    for (fails, steps) in [no_dnsmasq, one_step].into_iter().flat_map(|fails| (0..60).map(move |steps| (fails, steps)))
+    {
+        let mut host = in_use();
+        let (network, xml) = ("lab".into(), "<bridge name='swan'/>".into());
+        let update = host.request(Command::Update {
+            network,
+            command: Do::Modify,
+            section: In::Bridge,
+            parent: None,
+            xml,
+            live: true,
+            config: false,
+        });
+        for _ in 0..steps {
+            host.step();
+        }
+        // Others take away what it made.
+        if let Some(bridge) = host.kernel.link_named("swan").map(|link| link.index) {
+            host.remove_link(bridge);
+            host.tell(Input::Observed(Change::Link(bridge, None)));
+        }
+        fails(&mut host);
+        host.settle();
+        (host.full.services, host.refuse_after) = (false, None);
+        host.settle_with_clock();
+        assert!(host.replies.contains_key(&update), "after {steps} steps");
+        assert_eq!(host.check(), [""; 0], "after {steps} steps");
+    }
+}
