@@ -214,19 +214,21 @@ impl Importer {
         let back = import::hand_back(definition.as_deref(), active.as_deref(), &ports)?;
         // Before the network goes, so that nothing is lost where this is cut short, and that those who keep files for
         // libvirt's modules know whose they are then; libvirt's daemon, which would go by it, is kept away.
-        let (name, autostart) = (view.name.clone(), view.autostart);
-        self.blocking(move |libvirt| {
+        let (name, uuid, autostart) = (view.name.clone(), view.uuid, view.autostart);
+        let bridge = view.bridge.clone().filter(|_| view.mode.has_own_bridge());
+        let written = self.blocking(move |libvirt| {
             if let Some(definition) = &back.definition {
                 libvirt.write_definition(&name, definition, autostart)?;
             }
-            libvirt.write_active(&name, &back)
-        })
-        .await?;
-        if let Some(bridge) = view.bridge.clone().filter(|_| view.mode.has_own_bridge()) {
-            let uuid = view.uuid;
-            self.blocking(move |libvirt| libvirt.give_leases(uuid, &bridge)).await?;
-        }
-        if let Err(error) = handle.call(Command::HandBack { network, effect: true }).await {
+            libvirt.write_active(&name, &back)?;
+            bridge.map_or(Ok(()), |bridge| libvirt.give_leases(uuid, &bridge))
+        });
+        let handed_back = match written.await {
+            Ok(()) => handle.call(Command::HandBack { network, effect: true }).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = handed_back {
+            // It is ours still.
             let name = view.name.clone();
             if let Err(more) = self.blocking(move |libvirt| libvirt.forget(&name)).await {
                 warn!(network = view.name, error = %more, "libvirt's daemon would think that it runs this network");
