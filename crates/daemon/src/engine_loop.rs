@@ -278,14 +278,16 @@ impl EngineLoop {
             let hooks = self.hooks.look(files);
             self.tell(Input::Observed(Change::Hooks(hooks)));
         }
-        for path in changed {
-            if path == self.resolv_conf {
-                match patchcord_host::resolv::name_servers(&path) {
+        // Of a directory whose notes were lost any file may have changed.
+        let lost = changed.iter().flat_map(|path| self.jobs.leases.in_directory(path)).collect();
+        for path in changed.union(&lost) {
+            if *path == self.resolv_conf {
+                match patchcord_host::resolv::name_servers(path) {
                     Ok(servers) => self.tell(Input::Observed(Change::Resolvers(servers))),
                     Err(error) => warn!(error = phrase(&error), "the host's name servers are unknown"),
                 }
             } else {
-                self.leases_changed(&path);
+                self.leases_changed(path);
             }
         }
     }
@@ -412,8 +414,12 @@ async fn changed_files(files: &mut AsyncFd<Pollable<Files>>) -> BTreeSet<PathBuf
     let Ok(mut ready) = files.readable_mut().await else { return std::future::pending().await };
     let changed = ready.get_inner_mut().0.read();
     ready.clear_ready();
-    changed.unwrap_or_else(|error| {
+    let (paths, lost) = match changed {
+        Ok(changed) => (changed.paths, changed.lost),
+        Err(error) => (BTreeSet::new(), vec![error]),
+    };
+    for error in lost {
         warn!(error = phrase(&error), "watched files can't be followed");
-        BTreeSet::new()
-    })
+    }
+    paths
 }

@@ -32,6 +32,14 @@ impl LeaseFiles {
         self.networks.insert(path, network);
     }
 
+    /// The files, if that is the directory where they all are.
+    pub fn in_directory(&self, directory: &Path) -> Vec<PathBuf> {
+        match self.networks.keys().next().and_then(|path| path.parent()) {
+            Some(theirs) if theirs == directory => self.networks.keys().cloned().collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// The file is of no interest any more.
     pub fn remove(&mut self, path: &Path) {
         self.networks.remove(path);
@@ -69,12 +77,17 @@ impl LeaseFiles {
 
     fn read(&self, path: &Path) -> Option<(Uuid, Vec<Lease>)> {
         let network = *self.networks.get(path)?;
-        let text = match std::fs::metadata(path) {
-            Ok(about) if about.len() > LONGEST => {
-                warn!(path = %path.display(), "the lease file is too long to be read");
+        if std::fs::metadata(path).is_ok_and(|about| about.len() > LONGEST) {
+            warn!(path = %path.display(), "the lease file is too long to be read");
+            return None;
+        }
+        let text = match std::fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => {
+                warn!(path = %path.display(), %error, "the lease file can't be read: its leases are those that were there");
                 return None;
             }
-            _ => std::fs::read(path).unwrap_or_default(),
         };
         Some((network, parse_leases(&String::from_utf8_lossy(&text))))
     }
@@ -95,6 +108,25 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_says_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lab.leases");
+        std::fs::create_dir(&path).unwrap();
+        let mut files = LeaseFiles::default();
+        files.add(path.clone(), Uuid::max());
+        let mut known = Observed::default();
+        known.leases.insert(Uuid::max(), parse_leases(ONE));
+        let now = Instant::now();
+        assert!(files.changed(&path, &known, now).is_none() && files.due().is_none());
+        assert_eq!(files.in_directory(directory.path()), std::slice::from_ref(&path));
+        assert!(files.in_directory(&path).is_empty());
+        // One that is gone says that its leases are, once it has stayed away.
+        std::fs::remove_dir(&path).unwrap();
+        assert_eq!(addresses(files.changed(&path, &known, now).as_ref()), ["10.5.0.10"]);
+        assert!(files.due().is_some());
     }
 
     #[test]

@@ -20,6 +20,15 @@ use crate::{Error, Result};
 /// Most symbolic links in a path, as the kernel has it.
 const MOST_LINKS: usize = 40;
 
+/// What changed.
+#[derive(Debug)]
+pub struct Changed {
+    /// Files, and entries of directories.
+    pub paths: BTreeSet<PathBuf>,
+    /// Why files whose way leads elsewhere now are no longer followed; [`Error::File`] each.
+    pub lost: Vec<Error>,
+}
+
 /// What is watched, and what changed.
 ///
 /// The descriptor becomes readable when there is something to [`Files::read`].
@@ -79,9 +88,8 @@ impl Files {
     /// paths of its entries, or its own when it is gone. When the kernel lost count it is everything watched.
     ///
     /// # Errors
-    /// [`Error::Watch`] when the kernel's notes can't be read, [`Error::File`] when a file's new way can't be
-    /// watched.
-    pub fn read(&mut self) -> Result<BTreeSet<PathBuf>> {
+    /// [`Error::Watch`] when the kernel's notes can't be read.
+    pub fn read(&mut self) -> Result<Changed> {
         let mut changed = BTreeSet::new();
         // Files whose way there may lead elsewhere now.
         let mut moved = BTreeSet::new();
@@ -120,10 +128,9 @@ impl Files {
                 self.watches.remove(&event.wd());
             }
         }
-        for path in &moved {
-            self.follow_again(path)?;
-        }
-        Ok(changed)
+        // What else changed is told all the same.
+        let followed: Vec<Result<()>> = moved.iter().map(|path| self.follow_again(path)).collect();
+        Ok(Changed { paths: changed, lost: followed.into_iter().filter_map(Result::err).collect() })
     }
 
     /// Forgets the way to a file and follows it anew.
