@@ -1,6 +1,7 @@
 //! systemd: the socket it opened for us, taps' descriptors it keeps while we are away, and telling it when we are ready.
 //! Without it we open the socket ourselves, and a tap lives as long as its guest's process holds it.
 
+use patchcord_api::MAX_FDS;
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use sd_notify::NotifyState;
@@ -74,8 +75,10 @@ pub fn stored() -> HashMap<Uuid, Vec<OwnedFd>> {
 pub fn store(nic: Uuid, queues: &[OwnedFd]) {
     let name = format!("{TAP}{nic}");
     let queues: Vec<BorrowedFd<'_>> = queues.iter().map(AsFd::as_fd).collect();
-    if let Err(error) = sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(&name)], &queues) {
-        warn!(%nic, %error, "systemd does not keep its tap's descriptor");
+    for some in queues.chunks(MAX_FDS) {
+        if let Err(error) = sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(&name)], some) {
+            warn!(%nic, %error, "systemd does not keep its tap's descriptors");
+        }
     }
 }
 

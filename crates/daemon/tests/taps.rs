@@ -86,6 +86,16 @@ fn a_tap_by_descriptor_has_a_queue_for_each_descriptor() {
         assert_eq!(data["persist"], false);
         host.detach(&nic.id);
         gone(&host, &nic);
+        // As many as one message carries, and no more.
+        let most = xml.replace("'3'", "'253'");
+        let nic = host.call(&attach("g", &most)).nic;
+        let (_, fds) = host.client().call_with_fds(&FetchNIC { id: nic.id.clone() }, |r| r.fds.clone()).unwrap();
+        assert_eq!(fds.len(), 253);
+        let more = xml.replace("'3'", "'254'");
+        let (error, refusal) = host.refused(&attach("h", &more));
+        assert_eq!((error.as_str(), refusal.field.as_deref()), ("Unsupported", Some("<driver queues>")), "{refusal}");
+        assert!(refusal.hint.as_ref().unwrap().contains("by name"), "{refusal}");
+        assert_eq!(host.call(&by_name("h", &more)).nic.queues, 254);
     });
 }
 

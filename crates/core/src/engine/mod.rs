@@ -12,7 +12,8 @@
 //! | `reconcile` | from an object to its next plan or job, until it is settled |
 //! | `jobs` | which slow work an object needs, and how it ended |
 //! | `networks`, `nics`, `live`, `reserve`, `read` | requests |
-//! | `admit`, `admit_nic` | whether a network or NIC may be, and what its document leaves to us |
+//! | `journal` | what a request changed, so that it can be put back when its records can't be written |
+//! | `admit`, `admit_nic`, `admit_macvtap`, `admit_vlan` | whether a network or NIC may be, and what its document leaves to us |
 //! | `undisturbed` | whether a network may change under its NICs |
 //! | `adopt` | networks that come from libvirt's daemon, and go back |
 //! | `associations` | when switches are asked for profiles |
@@ -20,6 +21,8 @@
 //! | `hooks`, `hook_call` | when hooks are called, and with what |
 //! | `ports`, `port_rates` | ports of libvirt's, and the rates at their taps |
 //! | `promise` | guaranteed rates: who may be promised what, and the classes for that |
+//! | `uplinks` | which VLANs ports of host bridges carry for NICs |
+//! | `waiting` | NICs that wait for a device, and get one that can be had |
 //! | `observe` | which objects a change concerns |
 //! | `startup` | the first look after a start |
 //! | `view`, `devices`, `interfaces` | what users see |

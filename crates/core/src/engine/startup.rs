@@ -211,8 +211,7 @@ impl Engine {
         self.intent.set_nic(NicIntent { confirmed: true, ..nic });
     }
 
-    /// Starts the networks that start by themselves, when the host has just booted; one whose uplink is not there yet
-    /// starts when it appears.
+    /// Starts the networks that start by themselves; one whose uplink is not there yet starts when it appears.
     fn autostart_all(&mut self) {
         let networks = self.intent.networks().filter(|(_, network)| network.starts_by_itself());
         let networks: Vec<Uuid> = networks.map(|(uuid, _)| uuid).collect();

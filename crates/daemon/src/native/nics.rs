@@ -3,10 +3,10 @@
 use super::session::{Outcome, Session, document, plain, unexpected};
 use crate::access::Grant;
 use crate::convert;
-use patchcord_api::Reservation;
 use patchcord_api::methods::{
     AttachNIC, Attached, ChangedNic, CheckNIC, CheckedNic, Document, Fetched, Nics, OneNic, Request,
 };
+use patchcord_api::{MAX_FDS, Reservation};
 use patchcord_core::engine::{Answer, Attach, Body, Command, NicView};
 use patchcord_core::intent::Owner;
 use patchcord_core::merge::Precedence;
@@ -109,6 +109,11 @@ impl Session {
         }
         if asked.uid.is_some_and(|uid| uid != self.peer().uid) && !full {
             return Err(self.denied(object, "make taps for other users").field("uid"));
+        }
+        if let Some(queues) = nic.queues.filter(|queues| !by_name && usize::from(*queues) > MAX_FDS) {
+            let cause = format!("{queues} descriptors are more than the {MAX_FDS} that can be handed over at once");
+            let error = Error::new(ErrorKind::Unsupported, object, cause).field("<driver queues>");
+            return Err(error.hint("attach it by name, or with fewer queues"));
         }
         // The name of a bridge that is to come, or of an uplink, is not for everyone to take.
         if nic.target.is_some() && !full {
