@@ -4,8 +4,8 @@ use crate::args::RunCommand;
 use crate::daemon::Daemon;
 use crate::error::CommandError;
 use crate::ui::Ui;
-use patchcord_api::Nic;
 use patchcord_api::methods::{AttachNIC, DetachNIC};
+use patchcord_api::{MAX_FDS, Nic};
 use rustix::io::FdFlags;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -46,8 +46,10 @@ impl FromStr for NicOption {
                 "portgroup" => option.portgroup = Some(value),
                 "mac" => option.mac = Some(value),
                 "queues" => {
-                    let queues = value.parse().ok().filter(|queues| (1..=256).contains(queues));
-                    option.queues = Some(queues.ok_or_else(|| format!("'{value}' is not a number from 1 to 256"))?);
+                    // The program gets a descriptor of each, and all in one message.
+                    let queues = value.parse().ok().filter(|queues| (1..=MAX_FDS).contains(&usize::from(*queues)));
+                    let wrong = || format!("'{value}' is not a number from 1 to {MAX_FDS}");
+                    option.queues = Some(queues.ok_or_else(wrong)?);
                 }
                 _ => return Err(format!("there is no key '{key}'; there are network, portgroup, mac, queues")),
             }
@@ -236,7 +238,8 @@ mod tests {
             ("network=", "'network' has no value"),
             ("portgroup=x", "'network' is missing"),
             ("network=a,network=b", "'network' is given twice"),
-            ("network=a,queues=0", "'0' is not a number from 1 to 256"),
+            ("network=a,queues=0", "'0' is not a number from 1 to 253"),
+            ("network=a,queues=254", "'254' is not a number from 1 to 253"),
             ("network=a,vlan=1", "there is no key 'vlan'; there are network, portgroup, mac, queues"),
         ] {
             assert_eq!(text.parse::<NicOption>().unwrap_err(), says);

@@ -153,7 +153,7 @@ impl EngineLoop {
                     }
                 }
                 () = timer => {
-                    for input in self.jobs.leases.still(Instant::now()) {
+                    for input in self.jobs.leases.still(self.engine.observed(), Instant::now()) {
                         self.tell(input);
                     }
                     let now = self.now();
@@ -278,22 +278,20 @@ impl EngineLoop {
             let hooks = self.hooks.look(files);
             self.tell(Input::Observed(Change::Hooks(hooks)));
         }
-        // Of a directory whose notes were lost any file may have changed.
-        let lost = changed.iter().flat_map(|path| self.jobs.leases.in_directory(path)).collect();
-        for path in changed.union(&lost) {
-            if *path == self.resolv_conf {
-                match patchcord_host::resolv::name_servers(path) {
+        for path in changed {
+            if path == self.resolv_conf {
+                match patchcord_host::resolv::name_servers(&path) {
                     Ok(servers) => self.tell(Input::Observed(Change::Resolvers(servers))),
                     Err(error) => warn!(error = phrase(&error), "the host's name servers are unknown"),
                 }
             } else {
-                self.leases_changed(path);
+                self.leases_changed(&path);
             }
         }
     }
 
     fn leases_changed(&mut self, path: &Path) {
-        if let Some(input) = self.jobs.leases.changed(path, self.engine.observed(), Instant::now()) {
+        for input in self.jobs.leases.changed(path, self.engine.observed(), Instant::now()) {
             self.tell(input);
         }
     }
@@ -414,12 +412,8 @@ async fn changed_files(files: &mut AsyncFd<Pollable<Files>>) -> BTreeSet<PathBuf
     let Ok(mut ready) = files.readable_mut().await else { return std::future::pending().await };
     let changed = ready.get_inner_mut().0.read();
     ready.clear_ready();
-    let (paths, lost) = match changed {
-        Ok(changed) => (changed.paths, changed.lost),
-        Err(error) => (BTreeSet::new(), vec![error]),
-    };
-    for error in lost {
-        warn!(error = phrase(&error), "watched files can't be followed");
+    for error in &changed.errors {
+        warn!(error = phrase(error), "watched files can't be followed");
     }
-    paths
+    changed.paths
 }

@@ -5,8 +5,10 @@
 mod common;
 
 use common::outside::{echo_server, seen_as, uplink};
-use common::{Host, SOON, interface, interface_with_mac, ip};
+use common::{Host, SOON, interface, interface_with_mac, ip, pid};
 use patchcord_testkit::{DnsKind, DnsRecord, Guest, GuestError, ask_dns, in_namespace};
+use rustix::process::{Signal, kill_process};
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -87,6 +89,30 @@ fn a_lease_is_not_gone_while_its_file_is_written() {
         events.wait("the end", |e| e.kind == "network" && e.what == "stopped");
         let seen: Vec<_> = events.seen.iter().filter(|e| e.kind == "lease").collect();
         assert!(seen.is_empty(), "{seen:#?}");
+    });
+}
+
+#[test]
+fn a_lease_whose_notice_the_kernel_dropped_is_found() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        let mut events = host.events();
+        let network = host.network(NAT);
+        let directory = host.root.join("var/lib/patchcord/dnsmasq");
+        let daemon = pid(host.pid());
+        kill_process(daemon, Signal::STOP).unwrap();
+        let most = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+        // Two different notices in turn, since equal ones in a row are one.
+        for _ in 0..=most.trim().parse::<usize>().unwrap() / 2 {
+            std::fs::write(directory.join("noise"), "").unwrap();
+            std::fs::remove_file(directory.join("noise")).unwrap();
+        }
+        let leases = std::fs::File::options().append(true).open(directory.join(format!("{}.leases", network.uuid)));
+        // Infinite, as dnsmasq writes it.
+        leases.unwrap().write_all(b"0 52:54:00:00:00:01 10.5.0.10 one *\n").unwrap();
+        kill_process(daemon, Signal::CONT).unwrap();
+        let added = events.wait("the lease", |e| e.kind == "lease" && e.what == "added");
+        assert_eq!(added.lease.unwrap().ip, "10.5.0.10");
     });
 }
 

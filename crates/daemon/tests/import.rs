@@ -277,27 +277,3 @@ fn rules_that_let_guests_through_a_firewall_stay_until_it_lets_them_through_itse
         Host::reaches(&mut guest, "203.0.113.2");
     });
 }
-
-#[test]
-fn what_cannot_be_handed_back_stays_ours_and_libvirt_does_not_take_it_for_its_own() {
-    in_namespace(|ns| {
-        let mut host = Host::without_daemon(ns);
-        let runs = host.root.join("run/libvirt/network");
-        let leases = host.root.join("var/lib/libvirt/dnsmasq/virbr42.status");
-        for directory in [&runs, &leases.join("in the way"), &host.root.join("etc/libvirt/qemu/networks")] {
-            fs::create_dir_all(directory).unwrap();
-        }
-        host.start();
-        let dhcp = "<dhcp><range start='10.42.0.2' end='10.42.0.9'/></dhcp></ip>";
-        host.network(&MADE_SINCE.replace("netmask='255.255.255.0'/>", &format!("netmask='255.255.255.0'>{dhcp}")));
-        let handed = import(&host, false, true);
-        let made = named(&handed, "made");
-        assert!(!made.done && made.cause.as_ref().unwrap().contains("virbr42.status"), "{made:#?}");
-        assert_eq!(fs::read_dir(&runs).unwrap().count(), 0);
-        assert_eq!(host.dnsmasqs().len(), 1);
-        fs::remove_dir_all(&leases).unwrap();
-        assert!(named(&import(&host, false, true), "made").done);
-        assert!(runs.join("made.xml").exists());
-        assert_eq!(host.dnsmasqs().len(), 0);
-    });
-}

@@ -20,15 +20,6 @@ use crate::{Error, Result};
 /// Most symbolic links in a path, as the kernel has it.
 const MOST_LINKS: usize = 40;
 
-/// What changed.
-#[derive(Debug)]
-pub struct Changed {
-    /// Files, and entries of directories.
-    pub paths: BTreeSet<PathBuf>,
-    /// Why files whose way leads elsewhere now are no longer followed; [`Error::File`] each.
-    pub lost: Vec<Error>,
-}
-
 /// What is watched, and what changed.
 ///
 /// The descriptor becomes readable when there is something to [`Files::read`].
@@ -39,6 +30,17 @@ pub struct Files {
     watches: BTreeMap<i32, Watch>,
     files: BTreeSet<PathBuf>,
     directories: BTreeSet<PathBuf>,
+}
+
+/// What there was to read.
+#[derive(Debug)]
+pub struct Changes {
+    /// What changed, each path once. For a watched directory these are paths of its entries, or its own when it is gone
+    /// or when anything in it may have changed.
+    pub paths: BTreeSet<PathBuf>,
+    /// Why some changes may go unnoticed: [`Error::Watch`] when the kernel's notes can't be read, [`Error::File`] for each
+    /// file whose new way can't be watched.
+    pub errors: Vec<Error>,
 }
 
 /// One directory of the kernel's, and who is interested in it.
@@ -84,12 +86,9 @@ impl Files {
         Ok(())
     }
 
-    /// What changed since the last call, each path once; empty when nothing did. For a watched directory these are
-    /// paths of its entries, or its own when it is gone. When the kernel lost count it is everything watched.
-    ///
-    /// # Errors
-    /// [`Error::Watch`] when the kernel's notes can't be read.
-    pub fn read(&mut self) -> Result<Changed> {
+    /// What changed since the last call. When the kernel lost count it is everything watched.
+    pub fn read(&mut self) -> Changes {
+        let mut errors = Vec::new();
         let mut changed = BTreeSet::new();
         // Files whose way there may lead elsewhere now.
         let mut moved = BTreeSet::new();
@@ -100,7 +99,10 @@ impl Files {
                 Ok(event) => event,
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => continue,
-                Err(errno) => return Err(Error::Watch { source: errno.into() }),
+                Err(errno) => {
+                    errors.push(Error::Watch { source: errno.into() });
+                    break;
+                }
             };
             if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
                 changed.extend(self.files.iter().chain(&self.directories).cloned());
@@ -128,9 +130,8 @@ impl Files {
                 self.watches.remove(&event.wd());
             }
         }
-        // What else changed is told all the same.
-        let followed: Vec<Result<()>> = moved.iter().map(|path| self.follow_again(path)).collect();
-        Ok(Changed { paths: changed, lost: followed.into_iter().filter_map(Result::err).collect() })
+        errors.extend(moved.iter().filter_map(|path| self.follow_again(path).err()));
+        Changes { paths: changed, errors }
     }
 
     /// Forgets the way to a file and follows it anew.

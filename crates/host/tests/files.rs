@@ -17,8 +17,14 @@ fn sh(directory: &Path, script: &str) {
 }
 
 /// The kernel notes a change before the system call that makes it returns, so there is nothing to wait for.
+fn read(files: &mut Files) -> BTreeSet<PathBuf> {
+    let changes = files.read();
+    assert!(changes.errors.is_empty(), "{changes:?}");
+    changes.paths
+}
+
 fn changed(files: &mut Files) -> Vec<String> {
-    let names = files.read().unwrap().paths;
+    let names = read(files);
     names.iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
 }
 
@@ -28,7 +34,7 @@ fn a_file_is_followed_through_replacement_links_and_absence() {
     let here = temporary.path().canonicalize().unwrap();
     let mut files = Files::new().unwrap();
     files.watch_file(here.join("etc/resolv.conf")).unwrap();
-    assert_eq!(files.read().unwrap().paths, BTreeSet::new());
+    assert_eq!(read(&mut files), BTreeSet::new());
     let one = ["resolv.conf"];
     for (what, script) in [
         ("the directory appears", "mkdir etc"),
@@ -64,14 +70,14 @@ fn a_directory_tells_which_entries_changed_each_once() {
     files.watch_directory(here.join("leases")).unwrap();
     files.watch_file(here.join("leases/a")).unwrap();
     sh(&here, "for i in 1 2 3; do echo $i >> leases/a; done; echo > leases/b; rm leases/b");
-    assert_eq!(files.read().unwrap().paths, ["leases/a", "leases/b"].iter().map(|name| here.join(name)).collect());
+    assert_eq!(read(&mut files), ["leases/a", "leases/b"].iter().map(|name| here.join(name)).collect());
     sh(&here, "echo > leases/b");
-    assert_eq!(files.read().unwrap().paths, BTreeSet::from([here.join("leases/b")]));
+    assert_eq!(read(&mut files), BTreeSet::from([here.join("leases/b")]));
     sh(&here, "chmod -x leases/b");
-    assert_eq!(files.read().unwrap().paths, BTreeSet::from([here.join("leases/b")]), "a mode is a change");
+    assert_eq!(read(&mut files), BTreeSet::from([here.join("leases/b")]), "a mode is a change");
     sh(&here, "rm -r leases");
     let gone: BTreeSet<PathBuf> = ["leases", "leases/a", "leases/b"].iter().map(|name| here.join(name)).collect();
-    assert_eq!(files.read().unwrap().paths, gone);
+    assert_eq!(read(&mut files), gone);
     assert_eq!(files.watch_directory(here.join("leases")).unwrap_err().errno(), Some(Errno::NOENT));
 }
 
@@ -81,6 +87,27 @@ fn a_loop_of_links_is_refused() {
     sh(temporary.path(), "ln -s a b; ln -s b a");
     let error = Files::new().unwrap().watch_file(temporary.path().join("a")).unwrap_err();
     assert_eq!(error.errno(), Some(Errno::LOOP), "{error}");
+}
+
+#[test]
+fn a_file_that_can_not_be_followed_takes_no_other_change_with_it() {
+    let temporary = tempfile::tempdir().unwrap();
+    let here = temporary.path().canonicalize().unwrap();
+    let mut files = Files::new().unwrap();
+    for name in ["a", "b", "c"] {
+        files.watch_file(here.join(name)).unwrap();
+    }
+    sh(&here, "mkdir other; touch a c; ln -s b b; ln -sf other/c c");
+    let changes = files.read();
+    assert_eq!(changes.paths, ["a", "b", "c"].iter().map(|name| here.join(name)).collect());
+    let errors: Vec<_> = changes.errors.iter().map(|error| (error.to_string(), error.errno())).collect();
+    assert_eq!(errors, [(format!("cannot watch {}", here.join("b").display()), Some(Errno::LOOP))]);
+    sh(&here, "touch other/c");
+    assert_eq!(changed(&mut files), ["c"], "those behind it are followed");
+    sh(&here, "ln -sf a b");
+    assert_eq!(changed(&mut files), ["b"], "and so is it, once it leads somewhere");
+    sh(&here, "touch a");
+    assert_eq!(changed(&mut files), ["a", "b"]);
 }
 
 #[test]
@@ -97,7 +124,7 @@ fn lost_notes_report_everything() {
         std::fs::write(here.join("noisy"), "").unwrap();
         std::fs::remove_file(here.join("noisy")).unwrap();
     }
-    let names = files.read().unwrap().paths;
+    let names = read(&mut files);
     assert!(names.contains(&here.join("quiet")) && names.contains(&here), "{names:?}");
 }
 
@@ -117,19 +144,4 @@ fn settings_are_read_and_written_in_the_callers_namespace() {
         peer.inside(|| sysctl::write(&["ipv4", "ip_forward"], "1").unwrap());
         assert_eq!(sysctl::read(&["ipv4", "ip_forward"]).unwrap(), "0");
     });
-}
-
-#[test]
-fn what_else_changed_is_told_when_a_files_way_cannot_be_followed() {
-    let temporary = tempfile::tempdir().unwrap();
-    let here = temporary.path().canonicalize().unwrap();
-    sh(&here, "mkdir etc leases; echo 1 > etc/resolv.conf");
-    let mut files = Files::new().unwrap();
-    files.watch_file(here.join("etc/resolv.conf")).unwrap();
-    files.watch_directory(here.join("leases")).unwrap();
-    sh(&here, "ln -sf resolv.conf etc/resolv.conf; echo 1 > leases/a");
-    let changed = files.read().unwrap();
-    assert_eq!(changed.paths, ["etc/resolv.conf", "leases/a"].iter().map(|name| here.join(name)).collect());
-    let [error] = &changed.lost[..] else { panic!("{:?}", changed.lost) };
-    assert!(error.to_string().contains("resolv.conf"), "{error}");
 }

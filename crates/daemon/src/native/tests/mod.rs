@@ -1,6 +1,7 @@
 //! The native door in front of the real engine, on a simulated host.
 
 use super::*;
+mod hand_back;
 mod hostile;
 
 use crate::access::Peer;
