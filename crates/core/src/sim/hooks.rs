@@ -47,8 +47,8 @@ impl Hook {
         Some(outcome)
     }
 
-    /// What there is when the daemon starts, or the hook is installed, it is not told of; nor of NICs whose attach was not
-    /// answered yet, of which it may have heard before the daemon died, but when they are gone.
+    /// What there is when the daemon starts, or the hook is installed, it is not told of; nor, at a start, of NICs whose
+    /// attach was not answered yet, of which it may have heard before the daemon died, but when they are gone.
     pub(super) fn count_as_told(&mut self, intent: &Intent, pending: impl Iterator<Item = Uuid>) {
         self.heard = there(intent);
         self.heard.extend(pending.map(|id| id.to_string()));

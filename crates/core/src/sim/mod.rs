@@ -321,11 +321,11 @@ impl Host {
         }
         self.now += 1;
         let first = self.engine.observed().hooks.is_empty() && matches!(input, Input::Observed(Change::Hooks(_)));
-        let others_are_told = first || matches!(input, Input::Start(_));
+        let starts = matches!(input, Input::Start(_));
         self.pending.extend(self.engine.handle(self.now, input));
-        if others_are_told {
+        if first || starts {
             let pending = self.records.keys().filter_map(|key| match key {
-                RecordKey::PendingNic(id) => Some(*id),
+                RecordKey::PendingNic(id) if starts => Some(*id),
                 _ => None,
             });
             self.hook.count_as_told(self.engine.intent(), pending);
