@@ -251,7 +251,7 @@ impl Engine {
         self.give_out();
         self.keep_promises();
         self.keep_uplinks();
-        std::mem::take(&mut self.out)
+        self.take_effects()
     }
 
     /// What is intended, for those who only read.
@@ -316,11 +316,11 @@ impl Engine {
     }
 
     fn request_now(&mut self, id: RequestId, command: Command, random: u128) {
-        self.journal.open = true;
-        if let Err(error) = self.dispatch(id, command, random) {
-            self.out.push(Effect::refuse(id, error));
-        }
-        self.journal.open = false;
+        self.within_request(|engine| {
+            if let Err(error) = engine.dispatch(id, command, random) {
+                engine.out.push(Effect::refuse(id, error));
+            }
+        });
     }
 
     /// Carries a request out, or makes it wait behind what its object is doing.

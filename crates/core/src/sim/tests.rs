@@ -252,6 +252,41 @@ fn what_was_written_before_a_record_that_could_not_be_is_taken_back() {
 }
 
 #[test]
+fn a_record_that_cannot_be_written_takes_back_its_own_request_alone() {
+    let mut host = host();
+    host.ask(Command::Define(nat("lab", 1))).unwrap();
+    let start = host.request(Command::Start("lab".into()));
+    host.step();
+    // Both wait for the start, and are carried out one after the other as it ends.
+    let autostart = host.request(Command::Autostart("lab".into(), true));
+    let update = host.request(Command::Update {
+        network: "lab".into(),
+        command: UpdateCommand::AddLast,
+        section: UpdateSection::IpDhcpHost,
+        parent: None,
+        xml: "<host mac='52:54:00:00:00:01' ip='10.0.1.7'/>".into(),
+        live: true,
+        config: false,
+    });
+    while !host.replies.contains_key(&start) {
+        // The start's own record has been written by the time that there is a bridge.
+        host.full.run_state = host.kernel.link_named("virbr0").is_some();
+        assert!(host.step());
+    }
+    host.settle();
+    assert!(host.replies[&start].is_ok());
+    assert!(host.replies[&autostart].is_ok());
+    let error = host.replies[&update].as_ref().unwrap_err();
+    assert!(error.to_string().contains("no space left"), "{error}");
+    let network = host.engine.intent().networks().next().unwrap().1;
+    assert!(network.autostart, "it was answered");
+    assert!(network.active.as_ref().unwrap().ips[0].dhcp.as_ref().unwrap().hosts.is_empty(), "it was refused");
+    assert!(host.records.contains_key(&RecordKey::Autostart("lab".into())));
+    host.full = Full::default();
+    at_rest(&mut host);
+}
+
+#[test]
 fn a_start_that_cannot_write_takes_no_owner_for_gone() {
     let owner = Owner { pid: 100, start_time: 5 };
     let mut host = host();
