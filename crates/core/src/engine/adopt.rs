@@ -201,8 +201,7 @@ impl Engine {
         let active = self.intent.network(uuid).and_then(|n| n.active.as_ref());
         let routed = active.is_some_and(|n| n.forward.mode.has_own_bridge() && n.forward.mode != ForwardMode::Isolated);
         if routed && (before.v4 > 0 || before.v6 > 0) && !self.intent.saved.settings.is_empty() {
-            self.set_saved(Saved { settings: Default::default(), ..self.intent.saved.clone() });
-            self.persist_host();
+            self.remember(Saved { settings: Default::default(), ..self.intent.saved.clone() });
         }
     }
 

@@ -10,6 +10,8 @@
 //! | `work` | each object's plan or job in flight, its operation, and what waits |
 //! | `ovs` | ports of Open vSwitch bridges |
 //! | `reconcile` | from an object to its next plan or job, until it is settled |
+//! | `followers` | NICs that follow their network, and that its operation waits for |
+//! | `settings` | the host's own settings: what they were before us, and when they go back |
 //! | `jobs` | which slow work an object needs, and how it ended |
 //! | `networks`, `nics`, `live`, `reserve`, `read` | requests |
 //! | `journal` | what a request changed, so that it can be put back when its records can't be written |
@@ -35,6 +37,7 @@ mod adopt;
 mod associations;
 mod devices;
 mod effect;
+mod followers;
 mod functions;
 mod hook_call;
 mod hooks;
@@ -53,6 +56,7 @@ mod promise;
 mod read;
 mod reconcile;
 mod reserve;
+mod settings;
 mod startup;
 mod undisturbed;
 mod uplinks;
@@ -416,18 +420,15 @@ impl Engine {
 
     /// Networks under change, as they were: should the change fail they come back, so what they had is not free yet.
     fn leaving(&self) -> impl Iterator<Item = (Uuid, &crate::intent::NetworkIntent)> {
-        self.work.iter().filter_map(|(object, work)| match (object, &work.operation.as_ref()?.goal) {
-            (Object::Network(uuid), work::Goal::Network { previous, .. }) => Some((*uuid, previous.as_deref()?)),
+        self.work.iter().filter_map(|(object, work)| match object {
+            Object::Network(uuid) => Some((*uuid, work.network_before()?)),
             _ => None,
         })
     }
 
     /// NICs under change, likewise.
     fn leaving_nics(&self) -> impl Iterator<Item = &crate::intent::NicIntent> {
-        self.work.values().filter_map(|work| match &work.operation.as_ref()?.goal {
-            work::Goal::Nic { previous, .. } => previous.as_deref(),
-            work::Goal::Network { .. } => None,
-        })
+        self.work.values().filter_map(Work::nic_before)
     }
 
     /// Whether a network of that name is on its way out.

@@ -18,6 +18,7 @@ impl Engine {
         {
             return self.observed.take(change);
         }
+        self.follow_renamed_ports(&change);
         let mut concerned = BTreeSet::new();
         self.concerned_by_limits(&change, &mut concerned);
         match &change {

@@ -4,7 +4,6 @@
 use super::effect::{Effect, Event, NicEvent};
 use super::input::{Attach, Now};
 use super::view::NicState;
-use super::work::Goal;
 use super::{Engine, Object};
 use crate::intent::{Allocation, Claim, NetworkIntent, NicIntent};
 use crate::merge::Merged;
@@ -171,9 +170,8 @@ impl Engine {
 
     /// The bridge that a port's network is leaving for another one.
     fn bridge_left(&self, port: &NicIntent) -> Option<&LinkName> {
-        let operation = self.work.get(&Object::Network(port.network?))?.operation.as_ref()?;
-        let Goal::Network { previous: Some(previous), .. } = &operation.goal else { return None };
-        let before = previous.active.as_ref()?.bridge.name.as_ref();
+        let network = self.work.get(&Object::Network(port.network?))?.network_before()?;
+        let before = network.active.as_ref()?.bridge.name.as_ref();
         before.filter(|_| self.intent.active_network_of(port).is_some_and(|now| now.bridge.name.as_ref() != before))
     }
 

@@ -1,7 +1,6 @@
 //! Guaranteed rates: a network's bridge promises its NICs no more than it may send, and keeps a class for each of them.
 
 use super::input::JobOutcome;
-use super::work::Goal;
 use super::{Engine, Object};
 use crate::intent::NicIntent;
 use crate::merge::Merged;
@@ -86,11 +85,7 @@ impl Engine {
                 promised.insert(nic.id, (floor, nic.class));
             }
         }
-        let before = self.work.values().filter_map(|work| match &work.operation.as_ref()?.goal {
-            Goal::Nic { previous, .. } => previous.as_deref(),
-            Goal::Network { .. } => None,
-        });
-        for nic in before.filter(|nic| nic.network == Some(network) && nic.class.is_some()) {
+        for nic in self.leaving_nics().filter(|nic| nic.network == Some(network) && nic.class.is_some()) {
             if let Some(floor) = rates::floor(&self.intent, nic) {
                 let now = promised.entry(nic.id).or_insert((floor, nic.class));
                 now.0 = now.0.max(floor);

@@ -1,16 +1,22 @@
 //! From an object to its next plan or job, again and again until nothing differs: then it is settled.
+//!
+//! | where it is | what happens | where it is then |
+//! |---|---|---|
+//! | `advance` | something differs | a plan or a job is in flight |
+//! | in flight | it ends well | `advance` |
+//! | in flight | it fails, and nobody waits for it | `retry_later`, with growing pauses |
+//! | in flight | it fails, and an operation waits for it | `restore` what was before, `advance`; if that fails, too, `finish` and `retry_later` |
+//! | `advance` | nothing differs | `settled`: a network's NICs follow it, and its operation waits for them |
+//! | `settled` | nothing is waited for | `finish`: whoever asked is answered, and requests that waited begin |
 
 use super::admit_nic::BRIDGE_PORTS;
-use super::effect::{Effect, Event, Job, PlanId, RecordKey};
+use super::effect::{Effect, Event, Job, PlanId};
 use super::work::{Flight, Goal, PLANS, Repairs, backoff};
 use super::{Engine, Object};
-use crate::intent::{NetworkIntent, NicIntent, Saved};
-use crate::model::LinkName;
-use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, Sysctl, claim, desired, diff, nft, plug, uplink, vlan};
-use crate::{Error, ErrorKind, xml};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::intent::{NetworkIntent, NicIntent};
+use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, claim, desired, diff, nft, plug, vlan};
+use crate::{Error, ErrorKind};
 use std::sync::Arc;
-use uuid::Uuid;
 
 /// How the kernel refuses a port that a bridge has no room for: `EXFULL`.
 const EXFULL: i32 = 54;
@@ -113,17 +119,9 @@ impl Engine {
         Ok(plan)
     }
 
-    /// Settings that go back to what they were once no network needs them. A network whose record can't be read may.
-    fn to_be_put_back(&self) -> &BTreeMap<Sysctl, String> {
-        static NONE: BTreeMap<Sysctl, String> = BTreeMap::new();
-        if self.damaged.networks.is_empty() { &self.intent.saved.settings } else { &NONE }
-    }
-
     /// The rules that a network's operation started from.
     pub(super) fn rules_before(&self, object: Object) -> diff::RulesBefore {
-        let operation = self.work.get(&object)?.operation.as_ref()?;
-        let Goal::Network { previous: Some(previous), .. } = &operation.goal else { return None };
-        let active = previous.active.as_ref()?;
+        let active = self.work.get(&object)?.network_before()?.active.as_ref()?;
         let bridge = active.bridge.name.clone()?;
         let rules = nft::NetworkRules::of(active, &bridge);
         (!rules.is_empty()).then_some((bridge, rules))
@@ -164,65 +162,6 @@ impl Engine {
         }
         self.wake(at, object);
         true
-    }
-
-    /// What the plan is going to change of the host's own is written down first: settings with the value that they have, and
-    /// VLANs that are added.
-    fn remember_settings(&mut self, plan: &Plan) {
-        if !plan.steps.iter().any(|step| matches!(step.op, Op::SetSysctl(..) | Op::Carry { .. })) {
-            return;
-        }
-        let wanted = desired::host(&self.intent, &self.observed);
-        let mut saved = self.intent.saved.clone();
-        for step in &plan.steps {
-            match &step.op {
-                Op::SetSysctl(sysctl, _) => {
-                    if let (true, Some(was)) = (wanted.contains_key(sysctl), self.observed.sysctls.get(sysctl)) {
-                        saved.settings.entry(sysctl.clone()).or_insert_with(|| was.clone());
-                    }
-                }
-                Op::Carry { port, add, .. } if !add.is_empty() => {
-                    let port = self.observed.link(*port).and_then(|port| LinkName::new(port.name.as_str()).ok());
-                    port.into_iter().for_each(|port| saved.carried.entry(port).or_default().extend(add));
-                }
-                _ => {}
-            }
-        }
-        if saved != self.intent.saved {
-            self.set_saved(saved);
-            self.persist_host();
-        }
-    }
-
-    /// What is back to what it was needs no remembering.
-    fn forget_settings(&mut self) {
-        if self.intent.saved == Saved::default() {
-            return;
-        }
-        let wanted = desired::host(&self.intent, &self.observed);
-        // A plan in flight may be about to write it.
-        let in_flight = |sysctl: &Sysctl| {
-            let steps = self.plans.values().flat_map(|(_, plan)| &plan.steps);
-            steps.into_iter().any(|s| matches!(&s.op, Op::SetSysctl(written, _) if written == sysctl))
-        };
-        let mut saved = self.intent.saved.clone();
-        saved.settings.retain(|sysctl, was| {
-            let restored = self.observed.sysctls.get(sysctl).is_none_or(|v| v == was);
-            wanted.contains_key(sysctl) || !restored || in_flight(sysctl)
-        });
-        if !self.plans.values().any(|(_, plan)| plan.steps.iter().any(|s| matches!(s.op, Op::Carry { .. }))) {
-            saved.carried = uplink::still_carried(&self.intent, &self.observed, &self.config.uplinks);
-        }
-        if saved != self.intent.saved {
-            self.set_saved(saved);
-            self.persist_host();
-        }
-    }
-
-    pub(super) fn persist_host(&mut self) {
-        let saved = &self.intent.saved;
-        let content = (*saved != Saved::default()).then(|| xml::write_host_state(&self.config.stamp, saved));
-        self.persist(RecordKey::Host, content);
     }
 
     /// A plan was carried out, or how far.
@@ -440,57 +379,8 @@ impl Engine {
         }
     }
 
-    /// A network's NICs look at where they belong now; an operation waits for them. So do those that know its bridge by
-    /// name, themselves or through another network.
-    fn follow(&mut self, uuid: Uuid) {
-        let object = Object::Network(uuid);
-        let own: Vec<Uuid> = self.intent.nics_of(uuid).map(|n| n.id).collect();
-        let bridges = self.bridges_of(uuid);
-        let guests: Vec<Uuid> =
-            bridges.iter().flat_map(|bridge| self.intent.nics_on_bridge(bridge)).map(|nic| nic.id).collect();
-        for nic in &own {
-            self.tap_may_come_back(*nic);
-            self.advance(Object::Nic(*nic));
-            let busy = self.work.get(&Object::Nic(*nic)).is_some_and(|w| w.flight.is_some() && w.operation.is_none());
-            if let (true, Some(operation)) = (busy, self.work.get_mut(&object).and_then(|w| w.operation.as_mut())) {
-                operation.nics.insert(*nic);
-                self.followers.insert((*nic, uuid));
-            }
-        }
-        for nic in guests {
-            self.tap_may_come_back(nic);
-            self.advance(Object::Nic(nic));
-        }
-    }
-
-    /// The bridge that a network has of its own now, and the one that it had when its operation began.
-    fn bridges_of(&self, uuid: Uuid) -> BTreeSet<LinkName> {
-        let operation = self.work.get(&Object::Network(uuid)).and_then(|work| work.operation.as_ref());
-        let before = match operation.map(|operation| &operation.goal) {
-            Some(Goal::Network { previous, .. }) => previous.as_deref(),
-            _ => None,
-        };
-        let instances = [before, self.intent.network(uuid)].into_iter().flatten().filter_map(|n| n.active.as_ref());
-        let own = instances.filter(|active| active.forward.mode.has_own_bridge());
-        own.filter_map(|active| active.bridge.name.clone()).collect()
-    }
-
-    /// A NIC that a network's operation waits for is settled, or failed and will be looked at again.
-    fn follower_done(&mut self, object: Object) {
-        let Object::Nic(id) = object else { return };
-        let waited_for = self.followers.range((id, Uuid::nil())..=(id, Uuid::max()));
-        for (_, uuid) in waited_for.copied().collect::<Vec<_>>() {
-            self.followers.remove(&(id, uuid));
-            let network = Object::Network(uuid);
-            let Some(operation) = self.work.get_mut(&network).and_then(|w| w.operation.as_mut()) else { continue };
-            if operation.nics.remove(&id) && operation.nics.is_empty() {
-                self.finish(network);
-            }
-        }
-    }
-
     /// Ends an object's operation, and lets in what waited for it.
-    fn finish(&mut self, object: Object) {
+    pub(super) fn finish(&mut self, object: Object) {
         let Some(work) = self.work.get_mut(&object) else { return };
         if let Some(operation) = work.operation.take() {
             match object {

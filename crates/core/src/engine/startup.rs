@@ -17,6 +17,8 @@ pub(super) struct Damaged {
     pub(super) networks: BTreeSet<String>,
     /// Ids of NICs.
     pub(super) nics: BTreeSet<Uuid>,
+    /// Whether what the host's settings were before us can't be read.
+    pub(super) host: bool,
 }
 
 impl Engine {
@@ -60,7 +62,10 @@ impl Engine {
             match xml::read_host_state(&self.config.stamp, text) {
                 Ok(Some(saved)) => self.intent.saved = saved,
                 Ok(None) => self.persist(RecordKey::Host, None),
-                Err(error) => broken.push(("the host's settings".to_owned(), error.to_string())),
+                Err(error) => {
+                    self.damaged.host = true;
+                    broken.push(("what the host's settings were (host.xml)".to_owned(), error.to_string()));
+                }
             }
         }
         self.load_networks(&startup, &mut broken);

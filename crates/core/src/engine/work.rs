@@ -120,6 +120,22 @@ impl Work {
         Ok(())
     }
 
+    /// The network as it was before the operation under way.
+    pub(super) fn network_before(&self) -> Option<&NetworkIntent> {
+        match &self.operation.as_ref()?.goal {
+            Goal::Network { previous, .. } => previous.as_deref(),
+            Goal::Nic { .. } => None,
+        }
+    }
+
+    /// The NIC as it was before the operation under way.
+    pub(super) fn nic_before(&self) -> Option<&NicIntent> {
+        match &self.operation.as_ref()?.goal {
+            Goal::Nic { previous, .. } => previous.as_deref(),
+            Goal::Network { .. } => None,
+        }
+    }
+
     /// A plan or a job begins.
     pub(super) fn touch(&mut self) {
         if let Some(operation) = &mut self.operation {

@@ -490,6 +490,22 @@ fn what_a_network_with_a_damaged_record_needs_stays() {
 }
 
 #[test]
+fn what_the_hosts_settings_were_is_not_written_over_while_it_cannot_be_read() {
+    let mut host = host();
+    let newer = "<hoststatus format='99'/>";
+    host.records.insert(RecordKey::Host, newer.into());
+    host.crash();
+    host.ask(Command::Create(nat("lab", 1))).unwrap();
+    assert_eq!(host.kernel.sysctls[&Sysctl::Ipv4Forward], "1", "guests get on");
+    assert_eq!(host.records[&RecordKey::Host], newer);
+    let told = |e: &Event| matches!(e, Event::Drift { object, what, .. } if object.contains("host.xml") && what.contains("left as it is"));
+    assert!(host.events.iter().any(told), "{:?}", host.events);
+    host.ask(Command::Stop("lab".into())).unwrap();
+    assert_eq!(host.kernel.sysctls[&Sysctl::Ipv4Forward], "0", "what this daemon changed it puts back");
+    assert_eq!(host.records[&RecordKey::Host], newer);
+}
+
+#[test]
 fn nobody_takes_the_address_of_another_users_guest_by_giving_its_name() {
     let mut host = host();
     host.ask(Command::Create(nat("lab", 1))).unwrap();

@@ -102,3 +102,22 @@ fn what_cant_be_written_down_is_not_added() {
     host.settle();
     assert_eq!(carried(&host), [7]);
 }
+
+#[test]
+fn a_port_that_is_renamed_gives_back_what_it_carried_for_us() {
+    for lost in [false, true] {
+        let mut host = with_uplink();
+        plugged(&mut host, "a", nic_on("red"));
+        assert_eq!(carried(&host), [7, 42]);
+        let port = Link { name: "old0".into(), ..host.kernel.link_named("eth0").unwrap().clone() };
+        host.kernel.set_link(port.index, Some(port.clone()));
+        match lost {
+            false => host.tell(Input::Observed(Change::Link(port.index, Some(port.clone())))),
+            true => host.see_everything(),
+        }
+        host.settle();
+        assert_eq!(host.kernel.vlans_of(&port).tagged, [7].into(), "announcement lost: {lost}");
+        assert!(host.engine.intent().saved.carried.is_empty());
+        assert_eq!(host.check(), [""; 0]);
+    }
+}
