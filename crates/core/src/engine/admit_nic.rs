@@ -64,10 +64,10 @@ impl Engine {
             owner: attach.owner,
             handover: attach.handover,
             uid: attach.uid,
-            turn: self.next_turn,
+            turn: self.numbers.turn,
             confirmed: false,
         };
-        self.next_turn += 1;
+        self.numbers.turn += 1;
         // Without its network nothing can be said about the rest.
         let settled = network.and_then(|_| reasons.note(self.settle_on(&object, &mut intent)));
         if settled.is_some() {
@@ -396,13 +396,13 @@ impl Engine {
 
     /// A tap name that is free: we count, since the kernel's own search grows with the number of links.
     fn free_tap(&mut self) -> Result<LinkName, Error> {
-        let name = free_link(&self.observed, "pct", &mut self.next_tap);
+        let name = free_link(&self.observed, "pct", &mut self.numbers.tap);
         LinkName::new(name).map_err(|cause| Error::new(ErrorKind::Internal, "the daemon", cause))
     }
 
     /// A name for a macvlan, likewise.
     pub(super) fn free_macvlan(&mut self) -> Result<LinkName, Error> {
-        let name = free_link(&self.observed, "pcm", &mut self.next_macvlan);
+        let name = free_link(&self.observed, "pcm", &mut self.numbers.macvlan);
         LinkName::new(name).map_err(|cause| Error::new(ErrorKind::Internal, "the daemon", cause))
     }
 }

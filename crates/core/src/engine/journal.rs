@@ -109,7 +109,7 @@ impl Engine {
         }
         self.intent.set_network(uuid, network);
         self.untold(Object::Network(uuid), told);
-        self.uplinks_concerned |= !self.config.uplinks.is_empty();
+        self.concerned.uplinks |= !self.config.uplinks.is_empty();
     }
 
     /// Changes a NIC's intent, and remembers what it was.
@@ -119,14 +119,14 @@ impl Engine {
         let before = self.intent.nic(id);
         self.journal.note(|| Before::Nic(id, before.cloned().map(Box::new)));
         let network = before.and_then(|nic| nic.network).filter(|network| self.intent.has_vlans(*network));
-        promise::note(&mut self.promises, before, nic.as_ref());
+        promise::note(&mut self.concerned.promises, before, nic.as_ref());
         let on_uplink = |nic: &NicIntent| uplink::may_need(&self.intent, nic, &self.config.uplinks);
-        self.uplinks_concerned |= before.into_iter().chain(nic.as_ref()).any(on_uplink);
+        self.concerned.uplinks |= before.into_iter().chain(nic.as_ref()).any(on_uplink);
         match nic {
             Some(nic) => self.intent.set_nic(nic),
             None => {
                 self.intent.remove_nic(id);
-                self.told_plugged.remove(&id);
+                self.ports.told_plugged.remove(&id);
             }
         }
         self.untold(Object::Nic(id), told);
@@ -194,7 +194,7 @@ impl Engine {
                     restored.push(Object::Network(uuid));
                 }
                 Before::Nic(id, before) => {
-                    promise::note(&mut self.promises, self.intent.nic(id), before.as_deref());
+                    promise::note(&mut self.concerned.promises, self.intent.nic(id), before.as_deref());
                     match before {
                         Some(nic) => self.intent.set_nic(*nic),
                         None => {

@@ -134,10 +134,7 @@ pub struct Engine {
     /// Requests about links that we have not heard of, while the host looks for them.
     looking: BTreeMap<JobId, (RequestId, Command, u128)>,
     watched: BTreeSet<crate::intent::Owner>,
-    next: u64,
-    next_tap: u32,
-    next_macvlan: u32,
-    next_turn: u64,
+    numbers: Numbers,
     /// When to look at which object again.
     alarms: BTreeMap<Now, BTreeSet<Object>>,
     /// Networks of which a NIC has just taken the last VLAN away.
@@ -161,34 +158,44 @@ pub struct Engine {
     damaged: startup::Damaged,
     /// Objects of which hooks don't know yet what is intended.
     untold: BTreeMap<Object, hooks::Untold>,
-    /// Whether uplinks may have to carry other VLANs, to be looked at when this call is through.
-    uplinks_concerned: bool,
-    /// Networks that promise other rates than before, to be looked at when this call is through.
-    promises: BTreeSet<Uuid>,
-    /// Networks with a device that somebody who waits may have, to be looked at when this call is through.
-    offered: BTreeSet<Uuid>,
+    concerned: Concerned,
     /// Devices that NICs are leaving, or have just left.
     left: BTreeMap<Uuid, BTreeSet<Device>>,
     /// What switches were asked for, by NIC.
     associations: BTreeMap<Uuid, associations::Known>,
     /// Virtual functions that NICs have, or had and that are not yet what they were.
     functions: BTreeMap<(Uuid, PciAddress), functions::Taken>,
-    /// Ports whose guests' links are gone, and until when they may come back.
-    lost: BTreeMap<Uuid, Now>,
-    /// Ports whose guests' taps are in no bridge, and from when on they may be put back.
-    loose: BTreeMap<Uuid, Now>,
-    /// Ports whose taps have lost limits of ours, or are new in their bridge, and until when their driver may set its own.
-    lifted: BTreeMap<Uuid, Now>,
-    /// Ports whose taps others limit, so that we don't.
-    limited_by_others: BTreeSet<Uuid>,
+    ports: ports::Ports,
     /// What others did to ports of Open vSwitch bridges, by NIC.
     meddlings: BTreeMap<Uuid, ovs::Meddling>,
-    /// Whether watchers were told last that a port is plugged in.
-    told_plugged: BTreeMap<Uuid, bool>,
     /// Networks whose bridge others made, and how far they were taken over since the daemon started.
     takeovers: BTreeMap<Uuid, adopt::Takeover>,
     /// Who changed our packet rules last, while their repair is being planned.
     culprit: Option<String>,
+}
+
+/// The numbers that come next.
+#[derive(Debug, Default)]
+struct Numbers {
+    /// Of plans and jobs.
+    any: u64,
+    /// In taps' names.
+    tap: u32,
+    /// In macvlans' names.
+    macvlan: u32,
+    /// Of NICs that wait for a device, in the order in which they came.
+    turn: u64,
+}
+
+/// What is to be looked at when this call is through.
+#[derive(Debug, Default)]
+struct Concerned {
+    /// Whether uplinks may have to carry other VLANs.
+    uplinks: bool,
+    /// Networks that promise other rates than before.
+    promises: BTreeSet<Uuid>,
+    /// Networks with a device that somebody who waits may have.
+    offers: BTreeSet<Uuid>,
 }
 
 impl Engine {
@@ -206,10 +213,7 @@ impl Engine {
             jobs: BTreeMap::new(),
             looking: BTreeMap::new(),
             watched: BTreeSet::new(),
-            next: 0,
-            next_tap: 0,
-            next_macvlan: 0,
-            next_turn: 1,
+            numbers: Numbers { turn: 1, ..Numbers::default() },
             alarms: BTreeMap::new(),
             without_vlans: BTreeSet::new(),
             followers: BTreeSet::new(),
@@ -222,18 +226,12 @@ impl Engine {
             waiting_for_uplink: BTreeMap::new(),
             damaged: startup::Damaged::default(),
             untold: BTreeMap::new(),
-            uplinks_concerned: false,
-            promises: BTreeSet::new(),
-            offered: BTreeSet::new(),
+            concerned: Concerned::default(),
             left: BTreeMap::new(),
             associations: BTreeMap::new(),
             functions: BTreeMap::new(),
-            lost: BTreeMap::new(),
-            loose: BTreeMap::new(),
-            lifted: BTreeMap::new(),
-            limited_by_others: BTreeSet::new(),
+            ports: ports::Ports::default(),
             meddlings: BTreeMap::new(),
-            told_plugged: BTreeMap::new(),
             takeovers: BTreeMap::new(),
             culprit: None,
         }
@@ -457,8 +455,8 @@ impl Engine {
     }
 
     fn fresh(&mut self) -> u64 {
-        self.next += 1;
-        self.next
+        self.numbers.any += 1;
+        self.numbers.any
     }
 
     /// Asks to look at an object again at that time.

@@ -220,7 +220,7 @@ impl Engine {
                     let parked: Vec<Uuid> = self.intent.nics_of(uuid).map(|n| n.id).collect();
                     for nic in parked {
                         // Of a port they were told already, if it changed.
-                        if !self.told_plugged.contains_key(&nic) {
+                        if !self.ports.told_plugged.contains_key(&nic) {
                             self.publish_nic(nic, Some(super::NicEvent::Unplugged));
                         }
                     }

@@ -147,7 +147,7 @@ impl Engine {
         };
         let (view, owner) = (self.nic_view(nic), nic.owner);
         if view.port {
-            self.told_plugged.insert(id, view.state == NicState::Plugged);
+            self.ports.told_plugged.insert(id, view.state == NicState::Plugged);
         }
         let answer = Answer { body: Body::Nic(Box::new(view.clone())), warnings: operation.warnings };
         self.out.push(Effect::Reply(request, Ok(answer)));

@@ -221,13 +221,10 @@ impl Engine {
         (mark.instance == self.config.instance).then(|| object(mark))
     }
 
-    /// Networks that start by themselves and waited for a link that is there now, under whatever name it came, start: as soon
-    /// as nobody is about to change them.
+    /// Networks that start by themselves and waited for a link that is there now, under whatever name it came, start. Nothing
+    /// is under way for them: whoever decides about one meanwhile takes it out of those that wait.
     pub(super) fn start_those_that_waited(&mut self) {
-        let waited = self.waiting_for_uplink.iter().filter(|(uuid, link)| {
-            let work = self.work.get(&Object::Network(**uuid));
-            self.observed.link_named(link).is_some() && work.is_none_or(|work| work.operation.is_none())
-        });
+        let waited = self.waiting_for_uplink.iter().filter(|(_, link)| self.observed.link_named(link).is_some());
         for uuid in waited.map(|(uuid, _)| *uuid).collect::<Vec<_>>() {
             self.waiting_for_uplink.remove(&uuid);
             self.try_autostart(uuid);

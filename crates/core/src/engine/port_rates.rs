@@ -18,7 +18,7 @@ const MOMENT: Now = 1000;
 impl Engine {
     /// The steps for the rates at a port's tap.
     pub(super) fn plan_port_rates(&self, plan: &mut Plan, port: &NicIntent) {
-        let waits = self.lifted.get(&port.id).is_some_and(|until| *until > self.now);
+        let waits = self.ports.lifted.get(&port.id).is_some_and(|until| *until > self.now);
         if !waits || claim::is_limited_by_others(&self.intent, &self.observed, port) {
             claim::limits(plan, &self.intent, &self.observed, port, self.config.shapes_ports);
         }
@@ -59,7 +59,7 @@ impl Engine {
         for id in ports {
             if leave_alone {
                 let until = self.now + MOMENT;
-                self.lifted.insert(id, until);
+                self.ports.lifted.insert(id, until);
                 self.wake(until, Object::Nic(id));
             }
             concerned.insert(Object::Nic(id));
@@ -74,17 +74,17 @@ impl Engine {
     /// Tells watchers of a port whose tap others limit, so that our limits are withdrawn.
     pub(super) fn look_for_others_limits(&mut self, object: Object) {
         let Object::Nic(id) = object else { return };
-        if self.lifted.get(&id).is_some_and(|until| *until <= self.now) {
-            self.lifted.remove(&id);
+        if self.ports.lifted.get(&id).is_some_and(|until| *until <= self.now) {
+            self.ports.lifted.remove(&id);
         }
         let port = self.intent.nic(id).filter(|port| self.shapes_port(port));
         let limited = port.filter(|port| claim::is_limited_by_others(&self.intent, &self.observed, port));
         let tap = limited.and_then(|port| claim::claimed(&self.intent, &self.observed, port));
         let Some(tap) = tap.map(|tap| tap.name.clone()) else {
-            self.limited_by_others.remove(&id);
+            self.ports.limited_by_others.remove(&id);
             return;
         };
-        if self.limited_by_others.insert(id) {
+        if self.ports.limited_by_others.insert(id) {
             let what = format!("somebody else limits or filters at its tap {tap}, so that we don't limit it meanwhile");
             self.drift(object, what, false);
         }

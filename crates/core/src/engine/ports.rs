@@ -12,12 +12,28 @@ use crate::plan::desired::{self, Resolved};
 use crate::plan::{Plan, claim};
 use crate::pool::{Access, Device};
 use crate::{Error, ErrorKind, xml};
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// How long a port waits for its guest's link to come back, in milliseconds.
 const GRACE: Now = 60_000;
 /// How long a tap that was taken out of its bridge is left alone, in milliseconds.
 const MOMENT: Now = 1000;
+
+/// What is remembered of ports beside what is intended.
+#[derive(Debug, Default)]
+pub(super) struct Ports {
+    /// Those whose guests' links are gone, and until when they may come back.
+    pub(super) lost: BTreeMap<Uuid, Now>,
+    /// Those whose guests' taps are in no bridge, and from when on they may be put back.
+    pub(super) loose: BTreeMap<Uuid, Now>,
+    /// Those whose taps have lost limits of ours, or are new in their bridge, and until when their driver may set its own.
+    pub(super) lifted: BTreeMap<Uuid, Now>,
+    /// Those whose taps others limit, so that we don't.
+    pub(super) limited_by_others: BTreeSet<Uuid>,
+    /// Whether watchers were told last that one is plugged in.
+    pub(super) told_plugged: BTreeMap<Uuid, bool>,
+}
 
 impl Engine {
     /// Whether a port of that id may be made.
@@ -114,12 +130,12 @@ impl Engine {
     /// claimed back in time. Its guest may have died while its driver could not tell us.
     pub(super) fn look_after_port(&mut self, id: Uuid) {
         let Some(port) = self.intent.nic(id).filter(|nic| nic.confirmed) else {
-            self.lost.remove(&id);
-            self.loose.remove(&id);
-            self.lifted.remove(&id);
+            self.ports.lost.remove(&id);
+            self.ports.loose.remove(&id);
+            self.ports.lifted.remove(&id);
             return;
         };
-        match (port.port, self.lost.get(&id)) {
+        match (port.port, self.ports.lost.get(&id)) {
             (None, _) => {}
             // Its driver makes a tap before it puts it into the bridge.
             (Some(Claim::Unbound), _) => {
@@ -129,16 +145,16 @@ impl Engine {
                 }
             }
             (Some(Claim::Bound), _) if claim::may_live(&self.intent, &self.observed, port) => {
-                self.lost.remove(&id);
+                self.ports.lost.remove(&id);
             }
             (Some(Claim::Bound), None) => {
                 let until = self.now + GRACE;
-                self.lost.insert(id, until);
+                self.ports.lost.insert(id, until);
                 self.wake(until, Object::Nic(id));
             }
             (Some(Claim::Bound), Some(until)) if *until <= self.now => {
                 let gone = Event::Nic { nic: Box::new(self.nic_view(port)), what: NicEvent::OwnerGone };
-                self.lost.remove(&id);
+                self.ports.lost.remove(&id);
                 self.put_nic(id, None);
                 self.out.push(Effect::Publish(gone));
                 self.advance(Object::Nic(id));
@@ -153,10 +169,10 @@ impl Engine {
         let Object::Nic(id) = object else { return };
         let Some(port) = self.intent.nic(id).filter(|nic| nic.port == Some(Claim::Bound)) else { return };
         if !claim::is_loose(&self.intent, &self.observed, port) {
-            self.loose.remove(&id);
-        } else if !self.loose.contains_key(&id) {
+            self.ports.loose.remove(&id);
+        } else if !self.ports.loose.contains_key(&id) {
             let at = self.now + MOMENT;
-            self.loose.insert(id, at);
+            self.ports.loose.insert(id, at);
             self.wake(at, object);
         }
     }
@@ -164,7 +180,7 @@ impl Engine {
     /// A port's network has a bridge again: its tap needs no waiting for.
     pub(super) fn tap_may_come_back(&mut self, id: Uuid) {
         if self.intent.nic(id).is_some_and(|nic| nic.port == Some(Claim::Bound)) {
-            self.loose.insert(id, self.now);
+            self.ports.loose.insert(id, self.now);
         }
     }
 
@@ -177,7 +193,7 @@ impl Engine {
 
     /// The steps for a port's tap.
     pub(super) fn plan_port(&self, plan: &mut Plan, port: &NicIntent) {
-        let loose = self.loose.get(&port.id).is_some_and(|at| *at <= self.now);
+        let loose = self.ports.loose.get(&port.id).is_some_and(|at| *at <= self.now);
         let take_back = claim::TakeBack { loose, left: self.bridge_left(port) };
         claim::steps(plan, &self.intent, &self.observed, port, take_back);
         self.plan_port_rates(plan, port);
@@ -188,7 +204,7 @@ impl Engine {
         let Some(nic) = self.intent.nic(id) else { return };
         let plugged = self.nic_view(nic).state == NicState::Plugged;
         // What it is when the daemon starts is no news.
-        if self.told_plugged.insert(id, plugged).is_some_and(|was| was != plugged) {
+        if self.ports.told_plugged.insert(id, plugged).is_some_and(|was| was != plugged) {
             self.publish_nic(id, None);
         }
     }

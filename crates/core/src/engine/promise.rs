@@ -42,7 +42,7 @@ impl Engine {
 
     /// Looks at the networks that promise other rates than before.
     pub(super) fn keep_promises(&mut self) {
-        for network in std::mem::take(&mut self.promises) {
+        for network in std::mem::take(&mut self.concerned.promises) {
             let object = Object::Network(network);
             if !self.is_damaged(object) {
                 self.work.entry(object).or_default().expected = true;

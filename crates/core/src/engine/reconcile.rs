@@ -404,6 +404,7 @@ impl Engine {
         for (id, command, random) in waiting {
             self.request(id, command, random);
         }
+        // A bridge that was made may be the uplink of another network.
         self.start_those_that_waited();
     }
 

@@ -83,11 +83,11 @@ impl Engine {
         }
         // Counting goes on behind the highest number in use.
         let taps = self.intent.nics().filter_map(|n| n.nic.target.as_ref()?.as_str().strip_prefix("pct")?.parse().ok());
-        self.next_tap = taps.max().map_or(0, |n: u32| n.wrapping_add(1));
+        self.numbers.tap = taps.max().map_or(0, |n: u32| n.wrapping_add(1));
         let macvlans = self.intent.nics().filter_map(|n| n.allocation.as_ref());
         let macvlans = macvlans.filter_map(|a| a.macvlan()?.as_str().strip_prefix("pcm")?.parse().ok());
-        self.next_macvlan = macvlans.max().map_or(0, |n: u32| n.wrapping_add(1));
-        self.next_turn = self.intent.nics().map(|n| n.turn).max().unwrap_or(0) + 1;
+        self.numbers.macvlan = macvlans.max().map_or(0, |n: u32| n.wrapping_add(1));
+        self.numbers.turn = self.intent.nics().map(|n| n.turn).max().unwrap_or(0) + 1;
         self.look_at_everything();
         self.look_at_leftover_ports();
         self.look_at_untold();

@@ -39,7 +39,7 @@ impl Engine {
 
     /// Sees to the uplinks when NICs on their bridges were changed.
     pub(super) fn keep_uplinks(&mut self) {
-        if std::mem::take(&mut self.uplinks_concerned) && self.uplinks_differ() {
+        if std::mem::take(&mut self.concerned.uplinks) && self.uplinks_differ() {
             self.work.entry(Object::Host).or_default().expected = true;
             self.advance(Object::Host);
         }

@@ -34,7 +34,7 @@ impl Engine {
     /// A device may be had that could not be had before: when this call is through, the networks that list it are looked at.
     pub(super) fn offer(&mut self, device: &Device) {
         let waited_for = |network: &Uuid| self.intent.without_device(*network).next().is_some();
-        self.offered.extend(self.intent.pool().lists(device).filter(waited_for));
+        self.concerned.offers.extend(self.intent.pool().lists(device).filter(waited_for));
         if let Device::Pci(address) = device
             && let Some(link) = self.observed.functions.at(*address).and_then(|(_, vf)| vf.link.clone())
         {
@@ -45,13 +45,13 @@ impl Engine {
     /// Whatever a network has is offered.
     pub(super) fn offer_of(&mut self, network: Uuid) {
         if self.intent.without_device(network).next().is_some() {
-            self.offered.insert(network);
+            self.concerned.offers.insert(network);
         }
     }
 
     /// All that networks have is offered to those who wait for it.
     pub(super) fn offer_all(&mut self) {
-        self.offered.extend(self.intent.networks_short_of_devices());
+        self.concerned.offers.extend(self.intent.networks_short_of_devices());
     }
 
     /// A NIC is to be another: the device that it leaves is free once it has left it.
@@ -74,7 +74,7 @@ impl Engine {
 
     /// Gives the devices that were offered to those who wait for them, in the order in which they were attached.
     pub(super) fn give_out(&mut self) {
-        while let Some(network) = self.offered.pop_first() {
+        while let Some(network) = self.concerned.offers.pop_first() {
             // Its operation may fail, and its devices be others again; it offers them at its end.
             if self.is_under_change(Object::Network(network)) {
                 continue;

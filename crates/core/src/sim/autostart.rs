@@ -52,6 +52,25 @@ fn a_network_starts_when_its_uplink_is_seen_after_announcements_were_lost() {
 }
 
 #[test]
+fn a_network_behind_another_one_starts_after_it() {
+    let mut host = host();
+    // It comes first by name and by UUID, and its uplink is the bridge of the other one.
+    for (name, number, dev) in [("a", 1, " dev='brb'"), ("b", 2, "")] {
+        let uuid = uuid::Uuid::from_u128(number);
+        host.ask(Command::Define(network(&format!(
+            "<network><name>{name}</name><uuid>{uuid}</uuid><forward mode='nat'{dev}/><bridge name='br{name}'/>
+             <ip address='10.0.{number}.1' prefix='24'/></network>"
+        ))))
+        .unwrap();
+        host.ask(Command::Autostart(name.into(), true)).unwrap();
+    }
+    host.reboot("boot-2");
+    host.settle();
+    assert!(host.engine.intent().networks().all(|(_, network)| network.active.is_some()));
+    assert_eq!(host.check(), [""; 0]);
+}
+
+#[test]
 fn whoever_decides_meanwhile_decides() {
     type Decision = fn(&mut Host);
     let off: Decision = |host| drop(host.ask(Command::Autostart("lab".into(), false)).unwrap());
@@ -71,7 +90,7 @@ fn whoever_decides_meanwhile_decides() {
 }
 
 #[test]
-fn what_is_asked_for_as_the_uplink_comes_is_answered_before_the_start() {
+fn what_is_asked_for_as_the_uplink_comes_is_answered() {
     for steps in 0..20 {
         let mut host = booted();
         let update = host.request(Command::Define(network(

@@ -19,6 +19,8 @@ mod database;
 mod devices;
 #[cfg(test)]
 mod foreign_table;
+#[cfg(test)]
+mod full_disk;
 pub mod functions;
 #[cfg(test)]
 mod happening;
