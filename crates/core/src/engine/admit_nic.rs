@@ -352,9 +352,16 @@ impl Engine {
             if nic.nic.optional {
                 return Ok(());
             }
-            return Err(Error::new(ErrorKind::NoDevice, object, format!("there is no bridge {bridge} on this host"))
-                .field("<source>")
-                .hint("make it first; with startupPolicy='optional' on <source> the NIC waits for it"));
+            let error = Error::new(ErrorKind::NoDevice, object, format!("there is no bridge {bridge} on this host"));
+            let error = error.field("<source>");
+            return Err(match network {
+                Some(network) if network.forward.mode.has_own_bridge() => error.hint(format!(
+                    "it is network '{}'s own, somebody took it away, and it is made again in a moment: try again, and see \
+                     'patchcord events' and the daemon's log if it stays away",
+                    network.name
+                )),
+                _ => error.hint("make it first; with startupPolicy='optional' on <source> the NIC waits for it"),
+            });
         };
         if link.kind != LinkKind::Bridge {
             let error =

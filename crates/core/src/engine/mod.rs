@@ -336,7 +336,8 @@ impl Engine {
                 )
                 .hint("the daemon's log says which file; repair or remove it, and restart the daemon"));
             }
-            if let Some(work) = self.work.get_mut(&object).filter(|w| w.operation.is_some()) {
+            let mended = self.is_being_mended(object);
+            if let Some(work) = self.work.get_mut(&object).filter(|work| work.operation.is_some() || mended) {
                 return work.wait(id, command, random);
             }
         }
@@ -368,6 +369,15 @@ impl Engine {
                 Ok(())
             }
         }
+    }
+
+    /// Whether somebody took away a network's own bridge, and it is being put back.
+    fn is_being_mended(&self, object: Object) -> bool {
+        let Object::Network(uuid) = object else { return false };
+        let active = self.intent.network(uuid).and_then(|network| network.active.as_ref());
+        let own = active.filter(|active| active.forward.mode.has_own_bridge()).and_then(|n| n.bridge.name.as_ref());
+        own.is_some_and(|bridge| self.observed.link_named(bridge.as_str()).is_none())
+            && self.work.get(&object).is_some_and(|work| work.flight.is_some())
     }
 
     /// The network that a NIC's document names.

@@ -14,6 +14,7 @@ use super::effect::{Effect, Event, Job, PlanId};
 use super::work::{Flight, Goal, PLANS, Repairs, backoff};
 use super::{Engine, Object};
 use crate::intent::{NetworkIntent, NicIntent};
+use crate::plan::nft::NftChange;
 use crate::plan::{LinkRef, Op, Outcome, Plan, StepFailure, claim, desired, diff, nft, plug, vlan};
 use crate::{Error, ErrorKind};
 use std::sync::Arc;
@@ -190,6 +191,7 @@ impl Engine {
                 }
                 self.advance(object);
             }
+            Some(failure) if self.is_outdated(object, &plan, failure) => self.advance(object),
             Some(failure) => {
                 let error = self.explain(object, &plan, failure);
                 self.failed(object, error);
@@ -205,6 +207,16 @@ impl Engine {
         }
     }
 
+    /// Whether a change of our packet rules was refused because others changed them while it was on its way. They have been
+    /// read since, and to what is there now another change leads.
+    fn is_outdated(&self, object: Object, plan: &Plan, failure: &StepFailure) -> bool {
+        let refused = plan.steps.get(failure.step).map(|step| &step.op).filter(|op| matches!(op, Op::Nft(_)));
+        refused.is_some_and(|refused| {
+            let now = self.plan(object);
+            failure.left.is_empty() && now.is_ok_and(|now| now.steps.iter().all(|step| step.op != *refused))
+        })
+    }
+
     /// What a user reads of a step that the host refused.
     fn explain(&self, object: Object, plan: &Plan, failure: &StepFailure) -> Error {
         let mut cause = failure.cause.clone();
@@ -218,7 +230,12 @@ impl Engine {
                 _ => None,
             };
             let on = link.map(|l| format!(" ({l})")).unwrap_or_default();
-            cause = format!("{}: {}{on}: {}", step.why, step.op, failure.cause);
+            let op = match &step.op {
+                // All of them would fill a screen.
+                Op::Nft(NftChange { ops }) if ops.len() > 1 => format!("nft: {} and {} more", ops[0], ops.len() - 1),
+                op => op.to_string(),
+            };
+            cause = format!("{}: {op}{on}: {}", step.why, failure.cause);
         }
         if !failure.left.is_empty() {
             kind = ErrorKind::PartlyRolledBack;

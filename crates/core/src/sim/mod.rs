@@ -398,11 +398,11 @@ impl Host {
                     Op::MakeTap(tap) => (tap.handover == Handover::Descriptor).then_some(tap.mark.id),
                     _ => None,
                 }));
-                self.inputs.push_back(Input::Applied(id, outcome));
                 if failed && plan.steps.iter().any(|step| matches!(step.op, Op::Nft(_))) {
                     // The real host reads the rules again then: what was known of them may have been out of date.
                     self.inputs.push_back(Input::Observed(Change::Nft(self.kernel.nft.clone(), None)));
                 }
+                self.inputs.push_back(Input::Applied(id, outcome));
             }
             Effect::Start(id, job) => self.run(id, job),
             Effect::Reply(id, reply) => {

@@ -154,6 +154,55 @@ fn what_a_third_party_takes_away_is_put_back() {
 }
 
 #[test]
+fn a_nic_that_is_attached_while_its_networks_bridge_is_made_again_waits_for_it() {
+    let mut host = host();
+    host.ask(Command::Create(nat("lab", 1))).unwrap();
+    let bridge = host.kernel.link_named("virbr0").unwrap().index;
+    host.remove_link(bridge);
+    host.tell(Input::Observed(Change::Link(bridge, None)));
+    let web = host.request(attach("web", nic_on("lab")));
+    host.settle();
+    let answer = host.replies.remove(&web).unwrap().unwrap();
+    assert_eq!(nic(answer.body).state, NicState::Plugged);
+    at_rest(&mut host);
+    // Where it can't be made now, whoever asks is told whose it is.
+    let bridge = host.kernel.link_named("virbr0").unwrap().index;
+    host.remove_link(bridge);
+    host.refuse_after = Some(0);
+    host.tell(Input::Observed(Change::Link(bridge, None)));
+    let error = host.ask(attach("db", nic_on("lab"))).unwrap_err();
+    assert!(error.hint.as_ref().is_some_and(|hint| hint.contains("network 'lab's own")), "{error}");
+    host.refuse_after = None;
+    host.settle_with_clock();
+    at_rest(&mut host);
+}
+
+#[test]
+fn rules_that_others_flush_while_a_network_starts_or_stops_are_no_obstacle() {
+    for steps in 0..6 {
+        for stop in [false, true] {
+            let mut host = host();
+            host.ask(Command::Create(nat("other", 2))).unwrap();
+            host.ask(Command::Define(nat("lab", 1))).unwrap();
+            if stop {
+                host.ask(Command::Start("lab".into())).unwrap();
+            }
+            let command = if stop { Command::Stop("lab".into()) } else { Command::Start("lab".into()) };
+            let request = host.request(command);
+            for _ in 0..steps {
+                host.step();
+            }
+            // The announcement comes after the next plan.
+            host.kernel.nft = crate::plan::nft::ObservedTable::default();
+            host.settle();
+            host.tell(Input::Observed(Change::Nft(host.kernel.nft.clone(), None)));
+            at_rest(&mut host);
+            assert_eq!(host.replies[&request].as_ref().err(), None, "after {steps} steps, stop: {stop}");
+        }
+    }
+}
+
+#[test]
 fn a_dnsmasq_that_could_not_be_changed_ends_with_its_network() {
     // Whether that is asked for while it is told to change, before it is reported that it could not be, or later.
     for steps in 0..6 {

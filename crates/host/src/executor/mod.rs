@@ -341,6 +341,14 @@ impl Worker {
         self.pace.plan(Instant::now());
         let failed = outcome.failed.is_some();
         let left = outcome.failed.as_ref().is_some_and(|failure| !failure.left.is_empty());
+        if failed && !left && plan.steps.iter().any(|step| matches!(step.op, Op::Nft(_))) {
+            // Rules that were taken away and put back have other handles, and the plan may have failed because what was
+            // known of them was out of date: that is told first, so that whoever hears of the failure knows.
+            match self.kernel.read_nft() {
+                Ok(table) => self.changed(Change::Nft(table, None)),
+                Err(error) => self.trouble("the packet rules can't be read", &error),
+            }
+        }
         self.report(ExecutorReport::Applied { plan: id, outcome, taps });
         for note in notes {
             self.report(ExecutorReport::Trouble(note));
@@ -355,13 +363,6 @@ impl Worker {
         if left {
             // What the plan was made from is no longer true.
             self.snapshot(true);
-        } else if failed && plan.steps.iter().any(|step| matches!(step.op, Op::Nft(_))) {
-            // Rules that were taken away and put back have other handles, and the plan may have failed because
-            // what was known of them was out of date.
-            match self.kernel.read_nft() {
-                Ok(table) => self.changed(Change::Nft(table, None)),
-                Err(error) => self.trouble("the packet rules can't be read", &error),
-            }
         }
     }
 
