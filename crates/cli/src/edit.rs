@@ -4,19 +4,18 @@ use crate::daemon::Daemon;
 use crate::document::Document;
 use crate::error::CommandError;
 use patchcord_api::methods::{ChangedNetwork, DefineNetwork, GetNetworkXML};
-use std::fs::{self, OpenOptions};
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
+use tempfile::NamedTempFile;
 
 /// Edits a network's definition; `None` when nothing was changed.
 pub(crate) fn edit(daemon: &mut Daemon, name: &str) -> Result<Option<ChangedNetwork>, CommandError> {
     let before = daemon.call(&GetNetworkXML { name: name.to_owned(), inactive: Some(true) })?.xml;
-    let file = Scratch::new(&before)?;
+    let file = scratch(&before)?;
     loop {
-        run_editor(&file.path)?;
-        let document = Document::read(&file.path)?;
+        run_editor(file.path())?;
+        let document = Document::read(file.path())?;
         if document.text == before {
             return Ok(None);
         }
@@ -28,10 +27,14 @@ pub(crate) fn edit(daemon: &mut Daemon, name: &str) -> Result<Option<ChangedNetw
                 let mut answer = String::new();
                 let read = io::stdin().lock().read_line(&mut answer);
                 if read.unwrap_or(0) == 0 || answer.trim_start().starts_with(['n', 'N']) {
+                    keep(file);
                     return Err(error);
                 }
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                keep(file);
+                return Err(error);
+            }
         }
     }
 }
@@ -48,24 +51,17 @@ fn run_editor(path: &Path) -> Result<(), CommandError> {
     }
 }
 
-/// A file that only its user can read, and that goes away.
-struct Scratch {
-    path: PathBuf,
+/// A file that only its user can read, and that goes away unless it is kept.
+fn scratch(text: &str) -> Result<NamedTempFile, CommandError> {
+    let file = tempfile::Builder::new().prefix("patchcord-").suffix(".xml").tempfile();
+    let written = file.and_then(|mut file| file.write_all(text.as_bytes()).map(|()| file));
+    written.map_err(|error| CommandError::io(format!("can't write into {}", std::env::temp_dir().display()), &error))
 }
 
-impl Scratch {
-    fn new(text: &str) -> Result<Self, CommandError> {
-        let path = std::env::temp_dir().join(format!("patchcord-{}.xml", std::process::id()));
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        file.and_then(|mut file| file.write_all(text.as_bytes()))
-            .map_err(|error| CommandError::io(format!("can't write {}", path.display()), &error))?;
-        Ok(Self { path })
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // It may be gone already, and there is nobody to tell.
-        let _ = fs::remove_file(&self.path);
+/// Leaves the file to its user, so that nothing that was written is lost, and says where it is.
+fn keep(file: NamedTempFile) {
+    match file.into_temp_path().keep() {
+        Ok(path) => anstream::eprintln!("what you wrote is kept in {}", path.display()),
+        Err(error) => anstream::eprintln!("what you wrote can't be kept: {error}"),
     }
 }

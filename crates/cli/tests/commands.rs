@@ -353,6 +353,11 @@ fn edit_submits_what_the_editor_leaves() {
     let bad = edit("sed -i s/portgroup/portgrup/");
     assert_eq!(bad.status, 1);
     assert!(bad.stderr.contains("<portgrup"), "{}", bad.stderr);
+    let (_, kept) = bad.stderr.split_once("what you wrote is kept in ").expect(&bad.stderr);
+    let kept = std::path::Path::new(kept.lines().next().unwrap());
+    assert!(bad.stderr.contains(&format!("{}:", kept.display())), "the error points into it: {}", bad.stderr);
+    assert!(std::fs::read_to_string(kept).unwrap().contains("<portgrup"));
+    std::fs::remove_file(kept).unwrap();
     assert_eq!(edit("false").status, 1);
     let left: Vec<_> = std::fs::read_dir(env.path("")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("patchcord-")), "{left:?}");
