@@ -17,7 +17,6 @@ use patchcord_host::dnsmasq::Dnsmasq;
 use patchcord_host::executor::{Executor, ExecutorReport, ExecutorRequest, Heard};
 use patchcord_host::files::Files;
 use patchcord_host::function::FunctionSetter;
-use patchcord_host::ident;
 use patchcord_host::kernel::KernelOptions;
 use patchcord_host::libvirt::Libvirt;
 use patchcord_host::lock::{NamespaceClaim, NamespaceLock, RootLock};
@@ -27,14 +26,15 @@ use patchcord_host::reclaim::tap_descriptors;
 use patchcord_host::root::Root;
 use patchcord_host::spawner::{AllowList, Spawner};
 use patchcord_host::store::{Directory, FileMode};
+use patchcord_host::{Error as HostError, ident};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{broadcast, mpsc};
+use tokio::time::{Duration, Instant, sleep};
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -103,6 +103,22 @@ pub fn make_directories(root: &Root) -> Result<(), patchcord_host::Error> {
     Ok(())
 }
 
+/// How long another daemon may take to end. One that was killed is still there for a moment.
+const LAST_MOMENTS: Duration = Duration::from_secs(1);
+
+/// Claims what another daemon may be about to let go.
+async fn patiently<T>(claim: impl Fn() -> Result<T, HostError>) -> Result<T, HostError> {
+    let patience = Instant::now() + LAST_MOMENTS;
+    loop {
+        match claim() {
+            Err(HostError::RootHeld { .. } | HostError::NamespaceHeld { .. }) if Instant::now() < patience => {
+                sleep(Duration::from_millis(20)).await;
+            }
+            result => return result,
+        }
+    }
+}
+
 impl Service {
     /// Claims the root and the namespace, reads records and kernel. It must be called within a runtime's local set.
     ///
@@ -114,8 +130,8 @@ impl Service {
         spawner: Spawner,
         mut reclaimed: Reclaimed,
     ) -> Result<Self, OpenError> {
-        let lock = RootLock::take(&root.lock())?;
-        let namespace = match NamespaceLock::claim()? {
+        let lock = patiently(|| RootLock::take(&root.lock())).await?;
+        let namespace = match patiently(NamespaceLock::claim).await? {
             NamespaceClaim::Held(lock) => Some(lock),
             NamespaceClaim::Squatted { uid, pid } => {
                 warn!(?uid, ?pid, "somebody else holds this namespace's socket, which says nothing and is passed over");
@@ -129,7 +145,7 @@ impl Service {
         let (reports_in, mut reports) = mpsc::unbounded_channel();
         let resolv_conf = resolv_conf(root);
         let options = KernelOptions {
-            instance: instance.id,
+            instance,
             resolv_conf: resolv_conf.clone(),
             root: root.base().to_owned(),
             nodes: root.nodes(),
@@ -152,13 +168,13 @@ impl Service {
         warn_of_closed_directories(&root.dnsmasq());
         let caller = HookCaller::new(spawner.clone(), Duration::from_secs(config.hooks.timeout.into()));
         let socket = config.openvswitch.socket.clone().unwrap_or_else(|| root.open_vswitch());
-        let ovs = Ovs::new(&socket, instance.id, OVS_TIMEOUT);
+        let ovs = Ovs::new(&socket, instance, OVS_TIMEOUT);
         let (seen, ports) = mpsc::channel(PORT_REPORTS);
         // The loop has ended when nobody listens.
         let watcher = Watcher::new(ovs.clone(), move |report| drop(seen.blocking_send(report)))?;
         let known_ports = ports_of(&ovs, &socket);
         let patience = Duration::from_secs(config.devices.association_timeout.into());
-        let associator = Associator::new(root, spawner.clone(), instance.id, patience);
+        let associator = Associator::new(root, spawner.clone(), instance, patience);
         let functions = FunctionSetter::new(root.base());
         let others = (functions, Libvirt::new(root.clone()));
         let mut jobs = Jobs::new(services, spawner, caller, (ovs, watcher), associator, others, ends_in);
@@ -189,7 +205,7 @@ impl Service {
         }
 
         let engine = Engine::new(Config {
-            instance: instance.id,
+            instance,
             stamp: xml::Stamp { boot_id: ident::boot_id()?.to_string(), netns: ident::network_namespace()? },
             needs_carrier: config.devices.carrier,
             binds_drivers: config.devices.bind_drivers,
@@ -202,7 +218,7 @@ impl Service {
                 run_dir: root.run_dnsmasq().to_string_lossy().into_owned(),
                 user: Some(patchcord_host::dnsmasq::service_user().to_owned()),
                 group: None,
-                instance: instance.id,
+                instance,
                 upstream: Vec::new(),
             },
         });
@@ -333,7 +349,7 @@ pub fn reclaim(root: &Root) -> Result<Reclaimed, patchcord_host::Error> {
 
 /// What the records of NICs say of whom they belong to.
 fn claims(startup: &Startup) -> impl Iterator<Item = xml::NicClaim> {
-    startup.nics.values().chain(startup.pending_nics.values()).filter_map(|text| xml::nic_claim(text))
+    startup.nics.values().chain(startup.pending_nics.values()).filter_map(|text| xml::nic_claim(text.as_ref().ok()?))
 }
 
 /// The owners in NICs' records that still live, or may.

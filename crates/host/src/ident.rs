@@ -10,48 +10,30 @@ use uuid::{Builder, Uuid};
 use crate::store::{Directory, Durability, FileMode};
 use crate::{Error, Result};
 
-/// This installation's id, and how we came by it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Instance {
-    /// What the marks on our kernel objects say.
-    pub id: Uuid,
-    /// Where it comes from.
-    pub origin: InstanceOrigin,
-}
-
-/// Where the instance id comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum InstanceOrigin {
-    /// It was there.
-    Read,
-    /// This is the first start.
-    Made,
-    /// The file held something else, which is given; objects marked with a former id count as foreign.
-    Repaired(String),
-}
-
-/// Reads the id in the file `path`, or makes it.
+/// Reads this installation's id, which the marks on our kernel objects say, in the file `path`; at the first start it is made.
 ///
 /// # Errors
-/// [`Error::File`] when it can't be read or written.
-pub fn instance(path: &Path) -> Result<Instance> {
+/// [`Error::File`] when it can't be read or written. [`Error::Content`] when the file holds something else: with another id all
+/// that is there would be somebody else's.
+pub fn instance(path: &Path) -> Result<Uuid> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
         return Err(Error::Name { what: "file", name: path.display().to_string(), problem: "is no file's path" });
     };
     let directory = Directory::open(parent, FileMode::Shared)?;
-    let origin = match directory.read(name, 4096)? {
-        None => InstanceOrigin::Made,
-        Some(bytes) => {
-            let text = String::from_utf8_lossy(&bytes);
-            match Uuid::try_parse(text.trim()) {
-                Ok(id) if !id.is_nil() => return Ok(Instance { id, origin: InstanceOrigin::Read }),
-                _ => InstanceOrigin::Repaired(text.trim().chars().take(64).collect()),
-            }
-        }
+    let Some(bytes) = directory.read(name, 4096)? else {
+        let id = random_uuid()?;
+        directory.write(name, format!("{id}\n").as_bytes(), Durability::Power)?;
+        return Ok(id);
     };
-    let id = random_uuid()?;
-    directory.write(name, format!("{id}\n").as_bytes(), Durability::Power)?;
-    Ok(Instance { id, origin })
+    let text = String::from_utf8_lossy(&bytes);
+    Uuid::try_parse(text.trim()).ok().filter(|id| !id.is_nil()).ok_or_else(|| Error::Content {
+        path: path.into(),
+        problem: format!(
+            "{:?} is not the id of this installation, a UUID: put back the one that the alias of its links says \
+             (patchcord:ID:...), or remove the file; a new one is made then, and what bears the former one counts as others'",
+            text.trim().chars().take(64).collect::<String>()
+        ),
+    })
 }
 
 /// This boot's id, which the kernel draws at start.
@@ -104,18 +86,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn instance_is_made_once_and_repaired_when_damaged() {
+    fn an_instance_is_made_once_and_nothing_else_is_taken_for_one() {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("var/lib/patchcord/instance");
         let made = instance(&path).unwrap();
-        assert_eq!(made.origin, InstanceOrigin::Made);
-        assert_eq!(made.id.get_version_num(), 4);
-        assert_eq!(instance(&path).unwrap(), Instance { id: made.id, origin: InstanceOrigin::Read });
-        fs::write(&path, "rubbish\n").unwrap();
-        let repaired = instance(&path).unwrap();
-        assert_eq!(repaired.origin, InstanceOrigin::Repaired("rubbish".into()));
-        assert_ne!(repaired.id, made.id);
-        assert_eq!(instance(&path).unwrap().id, repaired.id);
+        assert_eq!(made.get_version_num(), 4);
+        assert_eq!(instance(&path).unwrap(), made);
+        for damaged in ["rubbish\n", "", "00000000-0000-0000-0000-000000000000\n"] {
+            fs::write(&path, damaged).unwrap();
+            let error = instance(&path).unwrap_err();
+            assert!(error.to_string().contains("lib/patchcord/instance"), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), damaged, "it is left as it is");
+        }
     }
 
     #[test]
