@@ -1,10 +1,10 @@
 //! The engine's records as files: which file each is, how safely it is written, and all of them at a start.
 
-use patchcord_core::engine::{Record, RecordKey, Startup};
+use crate::jobs::phrase;
+use patchcord_core::engine::{Record, RecordKey, Startup, Text};
 use patchcord_host::store::{Definitions, Directory, Durability, Entry, FileMode, Limits};
 use patchcord_host::{Error, root::Root};
 use std::collections::BTreeMap;
-use tracing::error;
 use uuid::Uuid;
 
 /// Where records are.
@@ -77,13 +77,12 @@ impl Records {
         self.nics.rename(&pending(nic), &confirmed(nic))
     }
 
-    /// Reads everything, for the engine's start. A file that can't be read is logged, and left as it is.
+    /// Reads everything, for the engine's start. A file that can't be read is there with its cause.
     ///
     /// # Errors
     /// [`Error::File`] when a directory can't be read.
     pub fn load(&self) -> Result<Startup, Error> {
         let limits = Limits::default();
-        let host = self.run.read(HOST, limits.file)?;
         Ok(Startup {
             definitions: texts(self.definitions.read_all(limits)?),
             autostart: self.definitions.autostarted(limits)?,
@@ -92,7 +91,7 @@ impl Records {
             pending_nics: texts(self.nics.read_all(PENDING, limits)?),
             associations: texts(self.associations.read_all(".xml", limits)?),
             functions: texts(self.functions.read_all(".xml", limits)?),
-            host: host.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+            host: self.run.read(HOST, limits.file).transpose().map(text),
             ..Startup::default()
         })
     }
@@ -116,14 +115,10 @@ fn put(directory: &Directory, name: &str, content: Option<&[u8]>) -> Result<(), 
     }
 }
 
-fn texts(entries: Vec<Entry>) -> BTreeMap<String, String> {
-    let read = entries.into_iter().map(|entry| match entry.contents {
-        Ok(bytes) => (entry.name, String::from_utf8_lossy(&bytes).into_owned()),
-        Err(cause) => {
-            error!(record = entry.name, %cause, "a record can't be read");
-            // What is no document is damaged to the engine, which leaves its object alone.
-            (entry.name, String::new())
-        }
-    });
-    read.collect()
+fn texts(entries: Vec<Entry>) -> BTreeMap<String, Text> {
+    entries.into_iter().map(|entry| (entry.name, text(entry.contents))).collect()
+}
+
+fn text(contents: Result<Vec<u8>, Error>) -> Text {
+    contents.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).map_err(|error| phrase(&error))
 }

@@ -52,7 +52,9 @@ impl Engine {
         if !network.forward.mode.has_own_bridge() {
             return Ok(network);
         }
-        let before = known.and_then(NetworkIntent::current).filter(|n| n.forward.mode.has_own_bridge());
+        // What runs may be otherwise for the time being.
+        let before = known.into_iter().flat_map(|known| known.definition.iter().chain(&known.active));
+        let before = before.into_iter().find(|network| network.forward.mode.has_own_bridge());
         if network.bridge.name.is_none() {
             let kept = before.and_then(|n| n.bridge.name.clone()).filter(|_| network.bridge.pattern.is_none());
             let name = match kept {

@@ -6,6 +6,7 @@
 
 use super::effect::{Job, NicEvent, RecordKey};
 use super::input::{JobOutcome, Startup};
+use super::startup::parsed;
 use super::work::Goal;
 use super::{Engine, Object};
 use crate::plan::Association;
@@ -106,13 +107,13 @@ impl Engine {
     pub(super) fn load_associations(&mut self, startup: &Startup, broken: &mut Vec<(String, String)>) {
         for (stem, text) in &startup.associations {
             let Ok(id) = Uuid::try_parse(stem) else { continue };
-            match xml::read_association(&self.config.stamp, text) {
+            match parsed(text, |text| xml::read_association(&self.config.stamp, text)) {
                 Ok(Some(association)) if association.nic == id => {
                     self.associations.insert(id, Known { association, agreed: false });
                 }
                 // Before a reboot, or in another network namespace: the switch has noticed.
                 Ok(_) => self.persist(RecordKey::Association(id), None),
-                Err(error) => broken.push((format!("association of NIC {stem}"), error.to_string())),
+                Err(error) => broken.push((format!("association of NIC {stem}"), error)),
             }
         }
     }

@@ -7,6 +7,7 @@
 use super::effect::{DeviceEvent, Job, RecordKey};
 use super::hooks::Moment;
 use super::input::{JobOutcome, Now, Startup};
+use super::startup::parsed;
 use super::work::backoff;
 use super::{Engine, Object};
 use crate::intent::{NetworkIntent, NicIntent};
@@ -282,7 +283,7 @@ impl Engine {
     /// was set.
     pub(super) fn load_functions(&mut self, startup: &Startup, broken: &mut Vec<(String, String)>) {
         for (stem, text) in &startup.functions {
-            match xml::read_function(&self.config.stamp, text) {
+            match parsed(text, |text| xml::read_function(&self.config.stamp, text)) {
                 Ok(Some((nic, address, before))) => {
                     self.functions.insert((nic, address), Taken::new(before));
                 }
@@ -292,7 +293,7 @@ impl Engine {
                         self.persist(RecordKey::Function(nic, address), None);
                     }
                 }
-                Err(error) => broken.push((format!("record {stem} of a virtual function"), error.to_string())),
+                Err(error) => broken.push((format!("record {stem} of a virtual function"), error)),
             }
         }
     }

@@ -41,25 +41,28 @@ pub enum Input {
     Tick,
 }
 
+/// A stored document, or why it can't be read, as a phrase.
+pub type Text = Result<String, String>;
+
 /// What the daemon found when it started.
 #[derive(Clone, Debug, Default)]
 pub struct Startup {
     /// Stored documents by file stem: definitions.
-    pub definitions: BTreeMap<String, String>,
+    pub definitions: BTreeMap<String, Text>,
     /// File stems of definitions that start by themselves.
     pub autostart: Vec<String>,
     /// Run state of networks, by file stem.
-    pub networks: BTreeMap<String, String>,
+    pub networks: BTreeMap<String, Text>,
     /// Run state of NICs, by file stem.
-    pub nics: BTreeMap<String, String>,
+    pub nics: BTreeMap<String, Text>,
     /// Run state of NICs whose attach was not answered, by file stem. What can't be read was never written whole.
-    pub pending_nics: BTreeMap<String, String>,
+    pub pending_nics: BTreeMap<String, Text>,
     /// What switches were asked for, by file stem.
-    pub associations: BTreeMap<String, String>,
+    pub associations: BTreeMap<String, Text>,
     /// What virtual functions were before NICs got them, by file stem.
-    pub functions: BTreeMap<String, String>,
+    pub functions: BTreeMap<String, Text>,
     /// Settings of the host as they were before us.
-    pub host: Option<String>,
+    pub host: Option<Text>,
     /// What is there.
     pub observed: Observed,
     /// Which owners still live; what is missing is gone.

@@ -69,7 +69,7 @@ pub use effect::{
     Answer, Body, DeviceEvent, Effect, Event, Job, JobId, LeaseEvent, NetworkEvent, NicEvent, PlanId, Record, RecordKey,
 };
 pub use hook_call::{HookCall, HookOperation};
-pub use input::{Adoption, Attach, Command, Input, JobOutcome, Now, PortAttach, RequestId, Startup};
+pub use input::{Adoption, Attach, Command, Input, JobOutcome, Now, PortAttach, RequestId, Startup, Text};
 pub use interfaces::InterfaceView;
 pub use reserve::LONGEST_RESERVATION;
 pub use view::{LeaseView, NetworkView, NicState, NicView};
@@ -329,12 +329,7 @@ impl Engine {
     fn dispatch(&mut self, id: RequestId, command: Command, random: u128) -> Result<(), Error> {
         if let Some(object) = self.object_of(&command)? {
             if self.is_damaged(object) {
-                return Err(Error::new(
-                    ErrorKind::InvalidState,
-                    self.describe(object),
-                    "its run state can't be read, so it is left as it is",
-                )
-                .hint("the daemon's log says which file; repair or remove it, and restart the daemon"));
+                return Err(self.unreadable(object));
             }
             let mended = self.is_being_mended(object);
             if let Some(work) = self.work.get_mut(&object).filter(|work| work.operation.is_some() || mended) {
@@ -369,6 +364,13 @@ impl Engine {
                 Ok(())
             }
         }
+    }
+
+    /// What whoever asks for something of a damaged object is told.
+    fn unreadable(&self, object: Object) -> Error {
+        let cause = "its run state can't be read, so it is left as it is";
+        Error::new(ErrorKind::InvalidState, self.describe(object), cause)
+            .hint("the daemon's log says which file; repair or remove it, and restart the daemon")
     }
 
     /// Whether somebody took away a network's own bridge, and it is being put back.
@@ -458,6 +460,9 @@ impl Engine {
 
     /// The NIC that a user names.
     fn find_nic(&self, id: Uuid) -> Result<&crate::intent::NicIntent, Error> {
+        if self.damaged.nics.contains(&id) {
+            return Err(self.unreadable(Object::Nic(id)));
+        }
         self.intent.nic(id).ok_or_else(|| {
             Error::new(ErrorKind::NoNic, format!("NIC {id}"), "there is no such NIC")
                 .hint("'patchcord nic list' shows those there are")

@@ -263,7 +263,11 @@ impl Engine {
         let of = self.intent.network(uuid)?;
         let now = of.current()?;
         let free_devices = of.active.as_ref().and_then(|active| self.free_devices(uuid, active));
-        Some(view::NetworkView { free_devices, ..view::network(&self.intent, &self.observed, uuid, of, now) })
+        let view = view::network(&self.intent, &self.observed, uuid, of, now);
+        // What is not known to run may do so all the same.
+        let runs = self.is_damaged(Object::Network(uuid))
+            && self.observed.link_marked(MarkKind::Bridge, uuid).is_some_and(|bridge| !bridge.is_doomed());
+        Some(view::NetworkView { free_devices, active: view.active || runs, ..view })
     }
 }
 

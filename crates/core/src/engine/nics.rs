@@ -9,6 +9,7 @@ use crate::intent::{NicIntent, Owner};
 use crate::merge::Precedence;
 use crate::model::{LinkState, Nic, NicSource, NicType};
 use crate::plan::desired::{self, Resolved};
+use crate::plan::plug;
 use crate::{Error, ErrorKind, xml};
 use uuid::Uuid;
 
@@ -167,7 +168,11 @@ impl Engine {
     }
 
     pub(super) fn nic_view(&self, nic: &NicIntent) -> NicView {
-        view::nic(&self.intent, &self.observed, &self.config.nodes, nic)
+        let view = view::nic(&self.intent, &self.observed, &self.config.nodes, nic);
+        if self.is_damaged(Object::Nic(nic.id)) && plug::is_plugged(&self.observed, nic.id) {
+            return NicView { state: NicState::Plugged, ..view };
+        }
+        view
     }
 
     /// A NIC's document: as given, or live with what it resolved to.

@@ -22,6 +22,10 @@ use std::sync::Arc;
 /// How the kernel refuses a port that a bridge has no room for: `EXFULL`.
 const EXFULL: i32 = 54;
 
+/// What is told when a NIC's tap is there again. Whoever had opened the one before still holds that.
+const CUT_OFF: &str = "its tap was taken away and is made anew; its guest is cut off until whoever runs it opens the tap \
+                       again by its name, or fetches its descriptors again";
+
 impl Engine {
     /// Looks at an object, and starts what is missing; when nothing is, the object is settled. Does nothing while a
     /// plan or job is in flight, whose end leads here again.
@@ -176,6 +180,10 @@ impl Engine {
             None => {
                 let made = plan.steps.iter().any(|s| matches!(s.op, Op::MakeBridge(_)));
                 work.made_bridge |= made;
+                if let Object::Nic(id) = object {
+                    let made = plan.steps.iter().any(|s| matches!(s.op, Op::MakeTap(_) | Op::MakeMacvtap(_)));
+                    work.made_tap |= made && self.intent.nic(id).is_some_and(|nic| nic.confirmed);
+                }
                 if let (true, Object::Network(uuid)) = (made, object) {
                     let active = self.intent.network(uuid).and_then(|n| n.active.as_ref());
                     let bridge = active.and_then(|n| n.bridge.name.as_ref());
@@ -348,6 +356,7 @@ impl Engine {
         let Some(work) = self.work.get_mut(&object) else { return };
         let (repaired, why) = (std::mem::take(&mut work.plans) > 0, work.why.take());
         let made_bridge = std::mem::take(&mut work.made_bridge);
+        let made_tap = std::mem::take(&mut work.made_tap);
         let expected = std::mem::take(&mut work.expected);
         let followed = work.operation.as_mut().map(|o| std::mem::replace(&mut o.followed, true));
         match object {
@@ -383,7 +392,10 @@ impl Engine {
             && let Some(why) = why.filter(|_| self.is_drift(object))
         {
             self.contests.entry(object).or_default().put_right(self.now);
-            self.drift(object, why.into(), true);
+            match made_tap {
+                true => self.drift(object, CUT_OFF.into(), false),
+                false => self.drift(object, why.into(), true),
+            }
         }
         self.finish(object);
         self.follower_done(object);

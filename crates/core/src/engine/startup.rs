@@ -1,12 +1,12 @@
 //! The first look after a start: records become intent, and then every object is looked at, as at any other time.
 
 use super::effect::{Effect, Event, RecordKey};
-use super::input::Startup;
+use super::input::{Startup, Text};
 use super::{Engine, Object};
 use crate::intent::{NetworkIntent, NicIntent};
 use crate::model::{ForwardMode, Network};
 use crate::plan::{Handover, Mark, MarkKind, claim};
-use crate::xml;
+use crate::{Error, xml};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
@@ -59,12 +59,12 @@ impl Engine {
         self.observed = startup.observed.clone();
         let mut broken = Vec::new();
         if let Some(text) = &startup.host {
-            match xml::read_host_state(&self.config.stamp, text) {
+            match parsed(text, |text| xml::read_host_state(&self.config.stamp, text)) {
                 Ok(Some(saved)) => self.intent.saved = saved,
                 Ok(None) => self.persist(RecordKey::Host, None),
                 Err(error) => {
                     self.damaged.host = true;
-                    broken.push(("what the host's settings were (host.xml)".to_owned(), error.to_string()));
+                    broken.push(("what the host's settings were (host.xml)".to_owned(), error));
                 }
             }
         }
@@ -109,14 +109,14 @@ impl Engine {
         let mut unfinished = Vec::new();
         for (stem, text) in &startup.definitions {
             let mut leave = |why: String| broken.push((format!("definition {stem}.xml"), why));
-            let network = match xml::read_network(text, xml::Mode::Lenient) {
+            let network = match parsed(text, |text| xml::read_network(text, xml::Mode::Lenient)) {
                 Ok(network) if network.name.as_str() == stem => network,
                 Ok(network) => {
                     leave(format!("it defines network '{}': its file must have that name", network.name));
                     continue;
                 }
                 Err(error) => {
-                    leave(error.to_string());
+                    leave(error);
                     continue;
                 }
             };
@@ -137,7 +137,7 @@ impl Engine {
             }
         }
         for (stem, text) in &startup.networks {
-            match xml::read_network_state(&self.config.stamp, text) {
+            match parsed(text, |text| xml::read_network_state(&self.config.stamp, text)) {
                 Ok(Some((uuid, active))) => {
                     let known = self.intent.network(uuid).cloned();
                     let intent = NetworkIntent { active: Some(active), ..known.unwrap_or_default() };
@@ -148,7 +148,7 @@ impl Engine {
                 Err(error) => {
                     // What belongs to it stays untouched: its links are not orphans.
                     self.damaged.networks.insert(stem.clone());
-                    broken.push((format!("run state of network '{stem}'"), error.to_string()));
+                    broken.push((format!("run state of network '{stem}'"), error));
                 }
             }
         }
@@ -172,20 +172,24 @@ impl Engine {
     fn load_nics(&mut self, startup: &Startup, broken: &mut Vec<(String, String)>) {
         for (stem, text) in &startup.nics {
             let id = Uuid::try_parse(stem).ok();
-            match (id, xml::read_nic_state(&self.config.stamp, text)) {
+            match (id, parsed(text, |text| xml::read_nic_state(&self.config.stamp, text))) {
                 (Some(id), Ok(Some(nic))) if nic.id == id => self.load_nic(startup, nic),
                 (Some(id), Ok(None)) => self.persist(RecordKey::Nic(id), None),
                 (_, Ok(_)) => broken.push((format!("run state {stem}.xml"), "it is not that NIC's".into())),
                 (_, Err(error)) => {
                     self.damaged.nics.extend(id);
-                    broken.push((format!("run state of NIC {stem}"), error.to_string()));
+                    broken.push((format!("run state of NIC {stem}"), error));
                 }
             }
         }
         for (stem, text) in &startup.pending_nics {
             let Ok(id) = Uuid::try_parse(stem) else { continue };
-            match xml::read_nic_state(&self.config.stamp, text) {
-                Ok(Some(nic)) if nic.id == id && !startup.nics.contains_key(stem) => {
+            match text.as_ref().map(|text| xml::read_nic_state(&self.config.stamp, text)) {
+                Err(cause) => {
+                    self.damaged.nics.insert(id);
+                    broken.push((format!("run state of NIC {stem}"), cause.clone()));
+                }
+                Ok(Ok(Some(nic))) if nic.id == id && !startup.nics.contains_key(stem) => {
                     self.load_nic(startup, NicIntent { confirmed: false, ..nic });
                 }
                 // Not written whole, so that nothing was made; or gone with its boot; or confirmed after all.
@@ -246,4 +250,9 @@ fn uplinks(network: &Network) -> impl Iterator<Item = &str> {
     let bridge = network.bridge.name.iter().filter(|_| network.forward.mode == ForwardMode::Bridge);
     let devices = network.forward.devices.iter().filter(|_| network.forward.mode.has_own_bridge()).map(|d| &d.dev);
     bridge.chain(devices).chain(&network.forward.pf).map(|l| l.as_str())
+}
+
+/// What a stored document says, or why that is not known.
+pub(super) fn parsed<T>(text: &Text, parse: impl FnOnce(&str) -> Result<T, Error>) -> Result<T, String> {
+    parse(text.as_ref().map_err(Clone::clone)?).map_err(|error| error.to_string())
 }

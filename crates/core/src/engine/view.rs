@@ -240,7 +240,8 @@ pub(super) fn nic(intent: &Intent, observed: &Observed, nodes: &str, nic: &NicIn
         plug: (actual == "direct" || nic.is_macvtap()).then(|| nic.nic.plug.unwrap_or_default()),
         node: tap.filter(|_| by_name && nic.is_macvtap() && link.is_some()).map(|tap| format!("{nodes}/{tap}")),
         cause: unplugged.and_then(Unplugged::cause),
-        tap: tap.map(ToString::to_string).or_else(|| claimed.map(|l| l.name.clone())),
+        // As it is called now: others may have renamed it.
+        tap: link.map(|l| l.name.clone()).or_else(|| tap.map(ToString::to_string)),
         ifindex: link.map(|l| {
             let Index(i) = l.index;
             i

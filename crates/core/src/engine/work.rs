@@ -36,6 +36,8 @@ pub(super) struct Work {
     pub(super) expected: bool,
     /// Whether a bridge was made, so that NICs are to be plugged in again.
     pub(super) made_bridge: bool,
+    /// Whether a NIC's tap was made anew, so that its guest is cut off.
+    pub(super) made_tap: bool,
     /// Whether its port was seen otherwise than the job under way makes it, be it before or after.
     pub(super) port_doubted: bool,
 }

@@ -14,6 +14,8 @@ mod bandwidth;
 mod check;
 #[cfg(test)]
 mod contests;
+#[cfg(test)]
+mod damaged;
 mod database;
 #[cfg(test)]
 mod devices;
@@ -237,25 +239,25 @@ impl Host {
         for (key, content) in &self.records {
             match key {
                 RecordKey::Definition(name) => {
-                    startup.definitions.insert(name.clone(), content.clone());
+                    startup.definitions.insert(name.clone(), Ok(content.clone()));
                 }
                 RecordKey::Autostart(name) => startup.autostart.push(name.clone()),
                 RecordKey::Network(name) => {
-                    startup.networks.insert(name.clone(), content.clone());
+                    startup.networks.insert(name.clone(), Ok(content.clone()));
                 }
                 RecordKey::Nic(id) => {
-                    startup.nics.insert(id.to_string(), content.clone());
+                    startup.nics.insert(id.to_string(), Ok(content.clone()));
                 }
                 RecordKey::PendingNic(id) => {
-                    startup.pending_nics.insert(id.to_string(), content.clone());
+                    startup.pending_nics.insert(id.to_string(), Ok(content.clone()));
                 }
                 RecordKey::Association(id) => {
-                    startup.associations.insert(id.to_string(), content.clone());
+                    startup.associations.insert(id.to_string(), Ok(content.clone()));
                 }
                 RecordKey::Function(nic, address) => {
-                    startup.functions.insert(format!("{nic}@{address}"), content.clone());
+                    startup.functions.insert(format!("{nic}@{address}"), Ok(content.clone()));
                 }
-                RecordKey::Host => startup.host = Some(content.clone()),
+                RecordKey::Host => startup.host = Some(Ok(content.clone())),
             }
         }
         startup.owners = self.processes.iter().copied().collect();

@@ -3,7 +3,7 @@
 use super::{Full, Host};
 use crate::engine::{Attach, Body, Command, Config, Event, Input, NicState, RecordKey};
 use crate::intent::Owner;
-use crate::model::{Name, Network, Nic};
+use crate::model::{Name, Network, Nic, UpdateCommand, UpdateSection};
 use crate::plan::nft::foreign::Firewalls;
 use crate::plan::{Change, Handover, MarkKind, Sysctl, dnsmasq};
 use crate::{ErrorKind, xml};
@@ -348,32 +348,6 @@ fn a_bridge_is_in_its_firewalld_zone_while_the_network_runs() {
 }
 
 #[test]
-fn definitions_written_by_hand_are_finished_and_wrong_ones_left_alone() {
-    let mut host = host();
-    let record = |host: &mut Host, stem: &str, text: &str| {
-        host.records.insert(crate::engine::RecordKey::Definition(stem.into()), text.into());
-    };
-    let distribution = "<network><name>default</name><bridge name='virbr0'/><forward/>
-        <ip address='192.168.122.1' netmask='255.255.255.0'><dhcp>
-        <range start='192.168.122.2' end='192.168.122.254'/></dhcp></ip></network>";
-    record(&mut host, "default", distribution);
-    record(&mut host, "copy", "<network><name>other</name></network>");
-    record(&mut host, "torn", "<network><name>torn</na");
-    host.records.insert(crate::engine::RecordKey::Autostart("default".into()), String::new());
-    host.crash();
-    host.settle();
-    let uuid = host.engine.intent().named(&Name::new("default").unwrap()).unwrap();
-    assert!(host.engine.intent().network(uuid).unwrap().active.is_some());
-    assert!(host.records[&crate::engine::RecordKey::Definition("default".into())].contains(&uuid.to_string()));
-    assert_eq!(host.engine.intent().networks().count(), 1);
-    let told = |what: &str| host.events.iter().any(|e| format!("{e:?}").contains(what));
-    assert!(told("copy.xml") && told("torn.xml"), "{:?}", host.events);
-    host.crash();
-    host.settle();
-    assert_eq!(host.engine.intent().named(&Name::new("default").unwrap()), Some(uuid), "it keeps what it was given");
-}
-
-#[test]
 fn a_restart_takes_no_bridge_of_ours_for_an_uplink() {
     let mut host = host();
     host.ask(Command::Create(network("<network><name>island</name></network>"))).unwrap();
@@ -390,51 +364,6 @@ fn a_restart_takes_no_bridge_of_ours_for_an_uplink() {
     at_rest(&mut host);
     assert!(!host.records.contains_key(&crate::engine::RecordKey::Host), "{:?}", host.records);
     assert_eq!(host.kernel.sysctls[&Sysctl::Ipv6Forward], "0");
-}
-
-#[test]
-fn what_a_network_with_a_damaged_record_needs_stays() {
-    let mut host = host();
-    host.ask(Command::Define(nat("lab", 1))).unwrap();
-    host.ask(Command::Start("lab".into())).unwrap();
-    host.ask(Command::Create(nat("fleeting", 2))).unwrap();
-    host.ask(Command::Create(nat("fine", 3))).unwrap();
-    for name in ["lab", "fleeting"] {
-        let record = crate::engine::RecordKey::Network(name.into());
-        host.records.insert(record, "<networkstatus format='1'".into());
-    }
-    host.crash();
-    host.settle();
-    // A third party touches the bridges, and the last network that is known to need forwarding stops.
-    for name in ["virbr0", "virbr1"] {
-        let mut link = host.kernel.link_named(name).unwrap().clone();
-        link.up = false;
-        host.kernel.set_link(link.index, Some(link.clone()));
-        host.tell(Input::Observed(Change::Link(link.index, Some(link))));
-    }
-    host.settle();
-    host.ask(Command::Stop("fine".into())).unwrap();
-    host.settle();
-    let bridges: Vec<_> = host.kernel.links().filter(|l| !l.is_doomed()).map(|l| l.name.as_str()).collect();
-    assert_eq!(bridges, ["virbr0", "virbr1"]);
-    assert_eq!(host.kernel.sysctls[&Sysctl::Ipv4Forward], "1");
-    assert_eq!(host.kernel.services.len(), 2, "their dnsmasq serves on");
-}
-
-#[test]
-fn what_the_hosts_settings_were_is_not_written_over_while_it_cannot_be_read() {
-    let mut host = host();
-    let newer = "<hoststatus format='99'/>";
-    host.records.insert(RecordKey::Host, newer.into());
-    host.crash();
-    host.ask(Command::Create(nat("lab", 1))).unwrap();
-    assert_eq!(host.kernel.sysctls[&Sysctl::Ipv4Forward], "1", "guests get on");
-    assert_eq!(host.records[&RecordKey::Host], newer);
-    let told = |e: &Event| matches!(e, Event::Drift { object, what, .. } if object.contains("host.xml") && what.contains("left as it is"));
-    assert!(host.events.iter().any(told), "{:?}", host.events);
-    host.ask(Command::Stop("lab".into())).unwrap();
-    assert_eq!(host.kernel.sysctls[&Sysctl::Ipv4Forward], "0", "what this daemon changed it puts back");
-    assert_eq!(host.records[&RecordKey::Host], newer);
 }
 
 #[test]
@@ -533,4 +462,52 @@ fn nobody_gets_between_a_network_and_its_uuid_by_a_name() {
     let uuid = show(&mut host, "lab").uuid.to_string();
     host.ask(Command::Define(nat(&uuid, 2))).unwrap();
     assert_eq!(show(&mut host, &uuid).name, "lab");
+}
+
+#[test]
+fn a_tap_that_is_made_anew_is_told_of_as_what_it_is() {
+    let mut host = host();
+    host.ask(Command::Create(nat("lab", 1))).unwrap();
+    let web = nic(host.ask(attach("web", nic_on("lab"))).unwrap().body);
+    let tap = host.kernel.link_marked(MarkKind::Tap, web.id).unwrap().index;
+    host.remove_link(tap);
+    host.tell(Input::Observed(Change::Link(tap, None)));
+    at_rest(&mut host);
+    assert!(host.kernel.link_marked(MarkKind::Tap, web.id).is_some());
+    let told = |e: &Event| matches!(e, Event::Drift { what, repaired: false, .. } if what.contains("cut off"));
+    assert_eq!(host.events.iter().filter(|e| told(e)).count(), 1, "{:?}", host.events);
+}
+
+#[test]
+fn a_tap_that_others_rename_is_shown_as_it_is_called() {
+    let mut host = host();
+    host.ask(Command::Create(nat("lab", 1))).unwrap();
+    let web = nic(host.ask(attach("web", nic_on("lab"))).unwrap().body);
+    let tap = host.kernel.link_marked(MarkKind::Tap, web.id).unwrap();
+    let tap = crate::plan::Link { name: "web0".into(), ..tap.clone() };
+    host.kernel.set_link(tap.index, Some(tap.clone()));
+    host.tell(Input::Observed(Change::Link(tap.index, Some(tap))));
+    host.settle();
+    assert_eq!(nic(host.ask(Command::ShowNic(web.id)).unwrap().body).tap.as_deref(), Some("web0"));
+}
+
+#[test]
+fn a_definition_keeps_its_bridge_whatever_the_network_has_for_the_time_being() {
+    let mut host = host();
+    host.ask(Command::Define(nat("lab", 1))).unwrap();
+    host.ask(Command::Start("lab".into())).unwrap();
+    let update = Command::Update {
+        network: "lab".into(),
+        command: UpdateCommand::Modify,
+        section: UpdateSection::Bridge,
+        parent: None,
+        xml: "<bridge name='brlive'/>".into(),
+        live: true,
+        config: false,
+    };
+    host.ask(update).unwrap();
+    host.ask(Command::Define(nat("lab", 1))).unwrap();
+    assert!(host.records[&RecordKey::Definition("lab".into())].contains("name='virbr0'"), "{:?}", host.records);
+    assert!(host.kernel.link_named("brlive").is_some());
+    at_rest(&mut host);
 }

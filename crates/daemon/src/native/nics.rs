@@ -3,6 +3,7 @@
 use super::session::{Outcome, Session, document, plain, unexpected};
 use crate::access::Grant;
 use crate::convert;
+use crate::jobs::phrase;
 use patchcord_api::methods::{
     AttachNIC, Attached, ChangedNic, CheckNIC, CheckedNic, Document, Fetched, Nics, OneNic, Request,
 };
@@ -261,7 +262,7 @@ impl Session {
         let gone =
             || Error::new(ErrorKind::InvalidArgument, object, format!("there is no process {pid}")).field("owner");
         let unknown =
-            |error: patchcord_host::Error| Error::new(ErrorKind::HostFailed, object, error.to_string()).field("owner");
+            |error: patchcord_host::Error| Error::new(ErrorKind::HostFailed, object, phrase(&error)).field("owner");
         let process = Process::open(pid).map_err(unknown)?.ok_or_else(gone)?;
         let info = process.info().map_err(unknown)?.ok_or_else(gone)?;
         if info.uid != self.peer().uid && !self.peer().is_full() {
