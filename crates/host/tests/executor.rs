@@ -220,9 +220,10 @@ fn a_failed_change_of_rules_brings_what_is_there() {
         let refused =
             Op::SetLink(LinkRef::Index(Index(4_000_000)), LinkChange { up: Some(true), ..Default::default() });
         let failing = Plan { steps: vec![step(Op::Nft(flush), Some(Op::Nft(undo))), step(refused, None)] };
-        let (outcome, _) = daemon.apply(failing);
+        let (outcome, before) = daemon.apply(failing);
         assert_eq!(outcome.failed.unwrap().left, Vec::<String>::new());
-        daemon.until_change(|c| matches!(c, Change::Nft(_, None)));
+        let is_read = |report: &ExecutorReport| matches!(report, ExecutorReport::Observed(Change::Nft(_, None)));
+        assert!(before.iter().any(is_read), "whoever hears of the failure knows what is there: {before:?}");
         let change = nft::diff(&daemon.believed.nft, &previous(&intent, uuid), nft::Scope::Whole, INSTANCE).unwrap();
         assert_eq!(change.ops, []);
         assert!(daemon.believed.nft.chains["to-virbr0"].rules.iter().all(|rule| rule.handle.is_some()));
