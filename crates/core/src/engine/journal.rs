@@ -199,6 +199,7 @@ impl Engine {
                         Some(nic) => self.intent.set_nic(*nic),
                         None => {
                             self.intent.remove_nic(id);
+                            self.reserve_again(id);
                         }
                     }
                     restored.push(Object::Nic(id));

@@ -161,6 +161,8 @@ pub struct Engine {
     concerned: Concerned,
     /// Devices that NICs are leaving, or have just left.
     left: BTreeMap<Uuid, BTreeSet<Device>>,
+    /// The reservations that NICs under way claimed, by NIC, and until when they hold.
+    redeemed: BTreeMap<Uuid, (crate::intent::NicIntent, Now)>,
     /// What switches were asked for, by NIC.
     associations: BTreeMap<Uuid, associations::Known>,
     /// Virtual functions that NICs have, or had and that are not yet what they were.
@@ -228,6 +230,7 @@ impl Engine {
             untold: BTreeMap::new(),
             concerned: Concerned::default(),
             left: BTreeMap::new(),
+            redeemed: BTreeMap::new(),
             associations: BTreeMap::new(),
             functions: BTreeMap::new(),
             ports: ports::Ports::default(),

@@ -21,12 +21,19 @@ impl Engine {
             (Some(_), Ok(Some(reserved))) => self.intent.unreserve(reserved.id),
             _ => None,
         };
-        let admitted = self.admit(&attach, random);
-        if let (Err(_), Some((nic, until))) = (&admitted, reserved) {
-            self.intent.reserve(nic, until);
-        }
-        let (intent, warnings) = admitted?;
+        let (intent, warnings) = match self.admit(&attach, random) {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                if let Some((nic, until)) = reserved {
+                    self.intent.reserve(nic, until);
+                }
+                return Err(error);
+            }
+        };
         let id = intent.id;
+        if let Some(reserved) = reserved.or_else(|| self.intent.unreserve(id)) {
+            self.redeemed.insert(id, reserved);
+        }
         self.put_nic(id, Some(intent));
         self.begin_nic(request, id, None, NicEvent::Attached, warnings);
         Ok(())
@@ -124,6 +131,7 @@ impl Engine {
     /// A NIC's operation is over. An attach is confirmed right after its answer.
     pub(super) fn nic_done(&mut self, id: Uuid, operation: Operation) {
         let Goal::Nic { previous, event } = operation.goal else { return };
+        self.redeemed.remove(&id);
         // One that waits was passed over while it was under change.
         if let Some(network) = self.intent.nic(id).filter(|nic| nic.allocation.is_none()).and_then(|nic| nic.network) {
             self.offer_of(network);

@@ -345,6 +345,7 @@ impl Engine {
                 let lives = |nic: &NicIntent| nic.owner.is_none_or(|owner| self.watched.contains(&owner));
                 let previous = previous.as_deref().filter(|nic| lives(nic)).cloned();
                 self.put_nic(id, previous);
+                self.reserve_again(id);
             }
             _ => {}
         }

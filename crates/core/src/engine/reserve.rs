@@ -63,6 +63,13 @@ impl Engine {
         Ok(mine.cloned())
     }
 
+    /// A NIC was not attached after all: what was reserved for it is so again.
+    pub(super) fn reserve_again(&mut self, id: Uuid) {
+        if let Some((nic, until)) = self.redeemed.remove(&id).filter(|(_, until)| *until > self.now) {
+            self.intent.reserve(nic, until);
+        }
+    }
+
     /// Ends those whose time is over.
     pub(super) fn expire_reservations(&mut self) {
         let now = self.now;

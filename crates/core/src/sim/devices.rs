@@ -393,6 +393,28 @@ fn what_is_reserved_is_kept_for_its_guest_for_a_while() {
 }
 
 #[test]
+fn what_is_reserved_is_there_still_after_an_attach_that_failed() {
+    let mut host = switchboard();
+    let coming = || {
+        let text = "<interface type='network'><mac address='52:54:00:00:00:01'/><source network='pass0'/></interface>";
+        let Command::Attach(mut attach) = attach("coming", xml::read_nic(text).unwrap()) else { unreachable!() };
+        attach.guest_uuid = Some(uuid::Uuid::from_u128(7));
+        attach
+    };
+    let reserved = nic(host.ask(Command::Check(coming(), Some(30))).unwrap().body);
+    host.refuse_after = Some(0);
+    host.ask(Command::Attach(coming())).unwrap_err();
+    host.refuse_after = None;
+    host.full.run_state = true;
+    host.ask(Command::Attach(coming())).unwrap_err();
+    host.full.run_state = false;
+    assert!(host.engine.intent().reserved(reserved.id).is_some());
+    assert_eq!(nic(host.ask(Command::Attach(coming())).unwrap().body).id, reserved.id);
+    at_rest(&mut host);
+    assert!(host.engine.intent().reserved(reserved.id).is_none());
+}
+
+#[test]
 fn a_device_that_is_being_left_is_not_given_out_before_that_is_done() {
     let mut host = switchboard();
     let first = attached(&mut host, "a", "pass");
