@@ -90,22 +90,23 @@ impl Jobs {
             Job::StartService(network, config) => {
                 self.leases.add(dnsmasq.lease_path(network), network);
                 // The one that ran before is ended.
-                self.serving.remove(&network);
+                let known = self.serving.remove(&network);
                 spawn(ends, id, move || {
-                    let process = dnsmasq.start(network, &config).map_err(|e| phrase(&e))?;
+                    let process = dnsmasq.start(network, known, &config).map_err(|e| phrase(&e))?;
                     Ok(running(&process, *config))
                 });
             }
             Job::ReloadService(network, pid, config) => spawn(ends, id, move || {
-                let process = dnsmasq.find(network).map_err(|e| phrase(&e))?.filter(|p| p.id().pid == pid);
+                let process =
+                    dnsmasq.find_known(network, Some(pid)).map_err(|e| phrase(&e))?.filter(|p| p.id().pid == pid);
                 let process = process.ok_or("it has ended by itself")?;
                 dnsmasq.reload(network, &process, &config).map_err(|e| phrase(&e))?;
                 Ok(running(&process, *config))
             }),
             Job::StopService(network) => {
-                self.serving.remove(&network);
+                let known = self.serving.remove(&network);
                 spawn(ends, id, move || {
-                    if let Some(process) = dnsmasq.find(network).map_err(|e| phrase(&e))? {
+                    if let Some(process) = dnsmasq.find_known(network, known).map_err(|e| phrase(&e))? {
                         dnsmasq.stop(network, &process).map_err(|e| phrase(&e))?;
                     }
                     if let Err(error) = dnsmasq.clear(network) {

@@ -15,7 +15,7 @@ use patchcord_daemon::systemd;
 use patchcord_host::macvtap::device_major;
 use patchcord_host::root::Root;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -55,7 +55,8 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("patchcordd: {error}");
+            // There may be nobody to read it.
+            let _ = writeln!(std::io::stderr(), "patchcordd: {error}");
             ExitCode::FAILURE
         }
     }
@@ -70,6 +71,8 @@ fn run(args: &Args) -> Result<(), String> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_max_level(level(config.log))
+        // Whoever reads the log may be gone, or the disk full: that is no reason to end.
+        .log_internal_errors(false)
         .init();
     let executable = std::env::current_exe().map_err(|e| format!("this program's own path is unknown: {e}"))?;
     let spawner = start_spawner(&executable, &config.dnsmasq, &root).map_err(|e| phrase(&e))?;

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Host, SOON, attach, interface, ip, tap};
+use common::{Host, SOON, attach, interface, ip, tap, update};
 use patchcord_api::methods::{AttachNIC, CreateNetwork, DefineNetwork, SetAutostart};
 use patchcord_testkit::{Guest, in_namespace, wait_until};
 use std::fs;
@@ -221,6 +221,77 @@ fn a_damaged_record_leaves_its_network_running_and_is_kept() {
         assert!(host.show("fine").active);
         assert_eq!(fs::read_to_string(record).unwrap(), "<networkstatus format='1'");
         assert!(host.log().contains("net"), "it says so");
+    });
+}
+
+#[test]
+fn a_dnsmasq_that_no_pid_file_tells_of_is_found_again() {
+    in_namespace(|ns| {
+        let mut host = Host::new(ns);
+        let net = host.network(NET);
+        let pid_file = host.root.join(format!("run/patchcord/dnsmasq/{}.pid", net.uuid));
+        let serves = |host: &Host<'_>| {
+            wait_until("one dnsmasq, and no other", SOON, || match (host.show("net").dnsmasq, host.dnsmasqs()) {
+                (Some(known), there) if there == [known] && pid_file.exists() => Ok(()),
+                other => Err(format!("{other:?}")),
+            });
+        };
+        let loses = |content: Option<&str>| match content {
+            Some(content) => fs::write(&pid_file, content).unwrap(),
+            None => fs::remove_file(&pid_file).unwrap(),
+        };
+        for content in [None, Some("rubbish"), Some("1")] {
+            host.kill();
+            loses(content);
+            host.start();
+            serves(&host);
+        }
+        // However the root directory is spelled.
+        let link = tempfile::tempdir().unwrap();
+        let link = link.path().join("root");
+        std::os::unix::fs::symlink(&host.root, &link).unwrap();
+        host.kill();
+        host.start_as(Host::command(&link, &host.root.join("daemon.log")));
+        // It has another command line now, and the one before is ended.
+        wait_until("dnsmasq", SOON, || match (host.show("net").dnsmasq, host.dnsmasqs()) {
+            (Some(_), there) if there.is_empty() => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        host.kill();
+        host.start();
+        serves(&host);
+        // Nor is it in the way when another has to be started.
+        loses(None);
+        host.call(&update("net", "add", "dns-txt", "<txt name='a' value='b'/>"));
+        serves(&host);
+        // It goes with its network.
+        host.kill();
+        loses(None);
+        fs::remove_file(host.root.join("run/patchcord/networks/net.xml")).unwrap();
+        host.start();
+        wait_until("no dnsmasq", SOON, || match host.dnsmasqs() {
+            none if none.is_empty() => Ok(()),
+            some => Err(format!("{some:?}")),
+        });
+        host.start_network("net");
+        loses(None);
+        host.stop_network("net");
+        assert_eq!(host.dnsmasqs(), [0; 0]);
+    });
+}
+
+#[test]
+fn a_daemon_serves_on_when_nobody_reads_its_log() {
+    in_namespace(|ns| {
+        let mut host = Host::without_daemon(ns);
+        let mut command = Host::command(&host.root, &host.root.join("daemon.log"));
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        command.stderr(writer);
+        host.start_as(command);
+        host.network(NET);
+        assert!(host.show("net").active);
+        host.stop();
     });
 }
 

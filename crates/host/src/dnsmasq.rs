@@ -1,13 +1,14 @@
 //! dnsmasq, one process per network that serves names or addresses.
 //!
 //! It makes a daemon of itself, and outlives ours. After a restart of ours it is found again: by its pid file, its
-//! executable, and a command line that names our configuration, all as the spawner sees them.
+//! executable, and a command line that names our configuration, all as the spawner sees them. Where the pid file was lost all
+//! processes are looked at.
 //!
 //! dnsmasq reads its configuration as root and opens its lease file; then it becomes an unprivileged user, as whom
 //! it reads the other files again on SIGHUP. So these are readable for everyone, as are their directories; the
 //! lease file is written through the descriptor that is open, whoever owns it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -31,6 +32,9 @@ const READ_FILES: [&str; 4] = ["conf", "servers", "hosts", "addnhosts"];
 
 /// Longest file that is read back, in bytes: about 100,000 hosts.
 const FILE_LIMIT: usize = 16 << 20;
+
+/// The argument that names the configuration.
+const CONF_FILE: &[u8] = b"--conf-file=";
 
 /// How long a dnsmasq may take to end in order, and then to die.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -98,15 +102,15 @@ impl Dnsmasq {
         })
     }
 
-    /// Writes the configuration's files and starts dnsmasq in place of one of the same network that runs, which stays when
-    /// they can't be written. When this returns it answers.
+    /// Writes the configuration's files and starts dnsmasq in place of one of the same network that runs (`known` by its number,
+    /// perhaps), which stays when they can't be written. When this returns it answers.
     ///
     /// # Errors
     /// [`Error::Service`] with what dnsmasq said; [`Error::NoDnsmasq`]; [`Error::File`] when a file can't be
     /// written.
-    pub fn start(&self, network: Uuid, config: &Config) -> Result<Process> {
+    pub fn start(&self, network: Uuid, known: Option<u32>, config: &Config) -> Result<Process> {
         self.write(network, config)?;
-        if let Some(old) = self.find(network)? {
+        if let Some(old) = self.find_known(network, known)? {
             self.end(network, &old)?;
         }
         Directory::open(&self.run_dir, FileMode::Shared)?;
@@ -144,18 +148,45 @@ impl Dnsmasq {
             Err(error) => return Err(Error::file("read", path)(error)),
         };
         let pid = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
-        let info = match pid {
-            Some(pid) => self.spawner.inspect(pid)?,
-            None => None,
-        };
-        if let Some(info) = info.filter(|info| self.is_ours(info, &self.path(network, "conf")))
-            && let Some(process) = Process::open_same(info.id)?
-        {
+        if let Some(process) = pid.map_or(Ok(None), |pid| self.process(network, pid))? {
             return Ok(Some(process));
         }
         // It misleads nobody if it stays: the process that it names is looked at.
         let _ = remove(&path);
         Ok(None)
+    }
+
+    /// The network's dnsmasq, which may be known as the process of that number: it may have lost its pid file.
+    ///
+    /// # Errors
+    /// As [`Dnsmasq::find`].
+    pub fn find_known(&self, network: Uuid, known: Option<u32>) -> Result<Option<Process>> {
+        match (self.find(network)?, known) {
+            (None, Some(pid)) => self.process(network, pid),
+            (found, _) => Ok(found),
+        }
+    }
+
+    /// The process of that number, if it is the network's dnsmasq.
+    fn process(&self, network: Uuid, pid: u32) -> Result<Option<Process>> {
+        let info = self.spawner.inspect(pid)?.filter(|info| self.is_ours(info, &self.path(network, "conf")));
+        info.map_or(Ok(None), |info| Process::open_same(info.id))
+    }
+
+    /// The processes whose command lines name configurations of ours, by network.
+    fn strays(&self) -> Result<BTreeMap<Uuid, u32>> {
+        let proc = Path::new("/proc");
+        let entries = fs::read_dir(proc).map_err(Error::file("read", proc))?;
+        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        let network = |pid: u32| {
+            // One that ends meanwhile is none.
+            let cmdline = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            let conf = cmdline.split(|byte| *byte == 0).find_map(|arg| arg.strip_prefix(CONF_FILE))?;
+            let conf = Path::new(OsStr::from_bytes(conf));
+            let network = Uuid::try_parse(conf.file_stem()?.to_str()?).ok()?;
+            is_same_file(conf, &self.path(network, "conf")).then_some((network, pid))
+        };
+        Ok(pids.filter_map(network).collect())
     }
 
     /// All that run, for a daemon that starts. Each is told to read its files again, since who wrote them may have
@@ -164,20 +195,34 @@ impl Dnsmasq {
     /// # Errors
     /// As [`Dnsmasq::find`].
     pub fn running(&self) -> Result<Vec<Running>> {
-        let directory = Directory::open(&self.run_dir, FileMode::Shared)?;
-        let mut running = Vec::new();
-        for network in directory.names(".pid", usize::MAX)? {
-            let Ok(network) = Uuid::try_parse(&network) else { continue };
-            let Some(process) = self.find(network)? else { continue };
+        let mut networks = BTreeSet::new();
+        for (directory, kind) in [(&self.run_dir, ".pid"), (&self.dir, ".conf")] {
+            let names = Directory::open(directory, FileMode::Shared)?.names(kind, usize::MAX)?;
+            networks.extend(names.iter().filter_map(|name| Uuid::try_parse(name).ok()));
+        }
+        let (mut running, mut strays) = (Vec::new(), None);
+        for network in networks {
+            let (found, path) = (self.find(network)?, self.path(network, "conf"));
+            let known = found.is_some();
+            let process = match found {
+                None if path.exists() => {
+                    let strays = match &mut strays {
+                        Some(strays) => strays,
+                        none => none.insert(self.strays()?),
+                    };
+                    strays.get(&network).map_or(Ok(None), |pid| self.process(network, *pid))?
+                }
+                found => found,
+            };
+            let Some(process) = process else { continue };
             let mut files = BTreeMap::new();
             for path in READ_FILES.map(|kind| self.path(network, kind)) {
                 if let Some(text) = read(&path)? {
                     files.insert(path.to_string_lossy().into_owned(), text);
                 }
             }
-            let conf = self.path(network, "conf");
-            if modified(&conf)? > modified(&self.pid_path(network))? {
-                files.remove(conf.to_string_lossy().as_ref());
+            if !known || modified(&path)? > modified(&self.pid_path(network))? {
+                files.remove(path.to_string_lossy().as_ref());
             }
             if self.spawner.signal(process.id(), Signal::Hangup)? {
                 running.push(Running { network, process, files });
@@ -280,8 +325,8 @@ impl Dnsmasq {
             let real = self.program.canonicalize().unwrap_or_else(|_| self.program.clone());
             Some(name) == self.program.file_name() || Some(name) == real.file_name()
         });
-        let option = [b"--conf-file=", conf.as_os_str().as_bytes()].concat();
-        same_program && info.cmdline.iter().any(|arg| arg == OsStr::from_bytes(&option))
+        let mut named = info.cmdline.iter().filter_map(|arg| arg.as_bytes().strip_prefix(CONF_FILE));
+        same_program && named.any(|path| is_same_file(Path::new(OsStr::from_bytes(path)), conf))
     }
 
     /// Writes what is not there yet as it should be, and removes what the network has no more.
@@ -312,6 +357,11 @@ impl Dnsmasq {
 pub fn service_user() -> &'static str {
     let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
     if users.lines().any(|line| line.starts_with("dnsmasq:")) { "dnsmasq" } else { "nobody" }
+}
+
+/// Whether two paths are one file's, which the root directory may have been spelled otherwise for. It may be gone.
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    a == b || a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b))
 }
 
 /// A file's text; `None` when there is none.

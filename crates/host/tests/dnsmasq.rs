@@ -131,7 +131,7 @@ fn it_starts_answers_reloads_and_stops() {
         assert!(
             bed.ns.run("/usr/sbin/dnsmasq --version").contains(&format!("version {} ", dnsmasq.version().unwrap()))
         );
-        let process = dnsmasq.start(NETWORK, &bed.config("10.9.0.7")).unwrap();
+        let process = dnsmasq.start(NETWORK, None, &bed.config("10.9.0.7")).unwrap();
         assert!(process.alive().unwrap());
         // No waiting: it answers when start returns.
         assert_eq!(resolve(), Some([10, 9, 0, 7]));
@@ -171,7 +171,7 @@ fn it_is_found_again_by_another_daemon_and_told_what_changed() {
     with_bed(|bed| {
         let config = bed.config("10.9.0.7");
         let first = bed.dnsmasq();
-        let id = first.start(NETWORK, &config).unwrap().id();
+        let id = first.start(NETWORK, None, &config).unwrap().id();
         drop(first);
         // As if the daemon had died between writing and telling.
         fs::write(bed.file("addnhosts"), "10.9.0.9 guest\n").unwrap();
@@ -193,7 +193,7 @@ fn it_is_found_again_by_another_daemon_and_told_what_changed() {
         let running = second.running().unwrap();
         assert_eq!(running[0].files.keys().collect::<Vec<_>>(), [&bed.file("addnhosts").display().to_string()]);
         // Starting replaces.
-        let new = second.start(NETWORK, &config).unwrap();
+        let new = second.start(NETWORK, None, &config).unwrap();
         assert_ne!(new.id(), id);
         assert!(Process::open_same(id).unwrap().is_none());
         assert_eq!((bed.listening(), resolve()), (1, Some([10, 9, 0, 7])));
@@ -205,7 +205,7 @@ fn it_is_found_again_by_another_daemon_and_told_what_changed() {
 fn a_killed_one_is_noticed_and_a_foreign_process_is_never_taken_for_it() {
     with_bed(|bed| {
         let dnsmasq = bed.dnsmasq();
-        let process = dnsmasq.start(NETWORK, &bed.config("10.9.0.7")).unwrap();
+        let process = dnsmasq.start(NETWORK, None, &bed.config("10.9.0.7")).unwrap();
         bed.ns.run(&format!("kill -KILL {}", process.id().pid));
         assert!(process.wait(Duration::from_secs(5)).unwrap(), "its descriptor becomes readable");
         let pid_file = bed.path("run").join(format!("{NETWORK}.pid"));
@@ -242,20 +242,20 @@ fn refusals_say_what_dnsmasq_said_or_that_there_is_none() {
         let dnsmasq = bed.dnsmasq();
         let mut config = bed.config("10.9.0.7");
         config.files.get_mut(&config.conf_path).unwrap().push_str("no-such-option\n");
-        let error = dnsmasq.start(NETWORK, &config).unwrap_err().to_string();
+        let error = dnsmasq.start(NETWORK, None, &config).unwrap_err().to_string();
         assert!(error.starts_with("bad option at line 11 of "), "{error}");
         // Someone else has the port.
         let _taken = UdpSocket::bind("10.9.0.1:53").unwrap();
-        let error = dnsmasq.start(NETWORK, &bed.config("10.9.0.7")).unwrap_err().to_string();
+        let error = dnsmasq.start(NETWORK, None, &bed.config("10.9.0.7")).unwrap_err().to_string();
         assert!(error.ends_with("failed to create listening socket for 10.9.0.1: Address already in use"), "{error}");
         assert_eq!(bed.listening(), 0);
 
-        let error = bed.dnsmasq_at("/nonexistent/dnsmasq").start(NETWORK, &bed.config("10.9.0.7")).unwrap_err();
+        let error = bed.dnsmasq_at("/nonexistent/dnsmasq").start(NETWORK, None, &bed.config("10.9.0.7")).unwrap_err();
         assert!(error.to_string().contains("Debian's package dnsmasq-base"), "{error}");
         let error = bed.dnsmasq_at("/usr/bin/true").version().unwrap_err();
         assert_eq!(error.to_string(), "cannot run /usr/bin/true: it does not say that it is dnsmasq");
         config.files.insert("/etc/passwd".to_owned(), String::new());
-        assert!(matches!(dnsmasq.start(NETWORK, &config), Err(Error::Name { .. })));
+        assert!(matches!(dnsmasq.start(NETWORK, None, &config), Err(Error::Name { .. })));
     });
 }
 
@@ -263,12 +263,12 @@ fn refusals_say_what_dnsmasq_said_or_that_there_is_none() {
 fn one_whose_new_files_cant_be_written_goes_on() {
     with_bed(|bed| {
         let dnsmasq = bed.dnsmasq();
-        let process = dnsmasq.start(NETWORK, &bed.config("10.9.0.50")).unwrap();
+        let process = dnsmasq.start(NETWORK, None, &bed.config("10.9.0.50")).unwrap();
         let mut config = bed.config("10.9.0.50");
         let blocked = bed.path("lib").join(format!("{NETWORK}.dhcp-hosts"));
         fs::create_dir_all(blocked.join("in the way")).unwrap();
         config.files.insert(blocked.display().to_string(), String::new());
-        let error = dnsmasq.start(NETWORK, &config).unwrap_err();
+        let error = dnsmasq.start(NETWORK, None, &config).unwrap_err();
         assert!(matches!(&error, Error::File { path, .. } if *path == blocked), "{error}");
         assert_eq!(dnsmasq.find(NETWORK).unwrap().map(|p| p.id()), Some(process.id()));
         assert_eq!(resolve(), Some([10, 9, 0, 50]));
@@ -288,7 +288,7 @@ fn it_is_started_again_when_links_changed_while_it_listed_them() {
         fs::write(&program, script).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let dnsmasq = bed.dnsmasq_at(program.to_str().unwrap());
-        dnsmasq.start(NETWORK, &bed.config("10.9.0.50")).unwrap();
+        dnsmasq.start(NETWORK, None, &bed.config("10.9.0.50")).unwrap();
         assert!(tried.exists());
         assert_eq!(resolve(), Some([10, 9, 0, 50]));
     });
@@ -298,7 +298,7 @@ fn it_is_started_again_when_links_changed_while_it_listed_them() {
 fn one_that_does_not_end_is_killed() {
     with_bed(|bed| {
         let dnsmasq = bed.dnsmasq();
-        let process = dnsmasq.start(NETWORK, &bed.config("10.9.0.7")).unwrap();
+        let process = dnsmasq.start(NETWORK, None, &bed.config("10.9.0.7")).unwrap();
         // A stopped process takes no SIGTERM.
         bed.ns.run(&format!("kill -STOP {}", process.id().pid));
         dnsmasq.stop(NETWORK, &process).unwrap();

@@ -271,15 +271,18 @@ impl<'a> Host<'a> {
     }
 
     /// Processes of dnsmasq below this root, by network UUID.
+    /// The dnsmasqs of this root, by their command lines: one that was just started has no pid file yet, and one may have
+    /// lost it.
     pub(crate) fn dnsmasqs(&self) -> Vec<u32> {
-        let Ok(entries) = fs::read_dir(self.root.join("run/patchcord/dnsmasq")) else { return Vec::new() };
-        let pid_files = entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "pid"));
-        let pids = pid_files.filter_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok());
-        pids.filter(|pid: &u32| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&line).contains(&*self.root.to_string_lossy())
-        })
-        .collect()
+        let mark = format!("--conf-file={}/", self.root.display());
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let ours = processes.filter(|process| {
+            let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(&mark)
+        });
+        let mut pids: Vec<u32> = ours.filter_map(|process| process.file_name().to_str()?.parse().ok()).collect();
+        pids.sort_unstable();
+        pids
     }
 }
 
@@ -288,14 +291,8 @@ impl Drop for Host<'_> {
         if let Some(mut daemon) = self.daemon.take() {
             daemon.kill();
         }
-        // By their command lines: one that was just started has no pid file yet.
-        let mark = format!("--conf-file={}/", self.root.display());
-        for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
-            let number = process.file_name().to_str().and_then(|name| name.parse().ok());
-            if let (true, Some(dnsmasq)) = (String::from_utf8_lossy(&line).contains(&mark), number) {
-                let _ = kill_process(pid(dnsmasq), Signal::KILL);
-            }
+        for dnsmasq in self.dnsmasqs() {
+            let _ = kill_process(pid(dnsmasq), Signal::KILL);
         }
         if std::thread::panicking() {
             eprintln!("the daemon said:\n{}", self.log());
