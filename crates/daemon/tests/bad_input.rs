@@ -238,3 +238,30 @@ fn clients_that_send_garbage_or_go_away() {
         });
     });
 }
+
+#[test]
+fn users_cannot_keep_the_administrator_out() {
+    in_namespace(|ns| {
+        let host = Host::new(ns);
+        host.network(NET);
+        let socket = host.socket();
+        // As many as one user may have, by as many users as it takes.
+        let idle = |uid: u32| {
+            let socket = socket.clone();
+            let connect = move || {
+                let uid = rustix::process::Uid::from_raw(uid);
+                rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+                (0..64).map(|_| UnixStream::connect(&socket).unwrap()).collect::<Vec<_>>()
+            };
+            // A user of the thread's own, whoever runs the test.
+            std::thread::spawn(connect).join().unwrap()
+        };
+        let users: Vec<_> = (20_000..20_017).map(idle).collect();
+        for _ in 0..20 {
+            assert!(host.show("net").active);
+        }
+        let refusals = host.log().matches("too many native connections").count();
+        assert_eq!(refusals, 1, "those of the last user are refused, and the log is not filled with that");
+        drop(users);
+    });
+}

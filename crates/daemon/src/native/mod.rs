@@ -26,11 +26,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{Id, JoinSet};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 1024;
+/// Connections besides, for those who may do everything, so that nobody can keep them out.
+const RESERVED: usize = 64;
+/// How long nothing is said of connections that are refused, so that nobody can fill the log with them.
+const QUIET: Duration = Duration::from_secs(10);
 /// Connections of one user at once, save of those who may do everything.
 const MAX_PER_USER: usize = 64;
 
@@ -40,6 +44,7 @@ const MAX_PER_USER: usize = 64;
 pub async fn serve(listener: UnixListener, handle: Handle, access: Arc<Access>, importer: Arc<Importer>) {
     let mut connections = JoinSet::new();
     let mut users: HashMap<Id, u32> = HashMap::new();
+    let mut told = None;
     loop {
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -65,8 +70,15 @@ pub async fn serve(listener: UnixListener, handle: Handle, access: Arc<Access>, 
             }
         };
         let own = users.values().filter(|uid| **uid == peer.uid).count();
-        if users.len() >= MAX_CONNECTIONS || (own >= MAX_PER_USER && !peer.is_full()) {
-            warn!(uid = peer.uid, "too many native connections");
+        let refused = match peer.is_full() {
+            true => users.len() >= MAX_CONNECTIONS + RESERVED,
+            false => users.len() >= MAX_CONNECTIONS || own >= MAX_PER_USER,
+        };
+        if refused {
+            if told.is_none_or(|told: Instant| told.elapsed() > QUIET) {
+                warn!(uid = peer.uid, "too many native connections");
+                told = Some(Instant::now());
+            }
             continue;
         }
         let uid = peer.uid;
