@@ -57,8 +57,8 @@ pub enum ClientError {
     /// The connection broke.
     #[error("the connection to the daemon broke")]
     Io(#[from] io::Error),
-    /// The daemon closed the connection before it answered.
-    #[error("the daemon closed the connection before it answered")]
+    /// The daemon closed the connection.
+    #[error("the daemon closed the connection: it was restarted, or has more clients than it takes")]
     Closed,
     /// A reply was longer than the client takes.
     #[error(transparent)]

@@ -19,6 +19,11 @@ pub(crate) fn edit(daemon: &mut Daemon, name: &str) -> Result<Option<ChangedNetw
         if document.text == before {
             return Ok(None);
         }
+        if daemon.call(&GetNetworkXML { name: name.to_owned(), inactive: Some(true) })?.xml != before {
+            keep(file);
+            let error = CommandError::new(format!("network '{name}': somebody else changed it meanwhile"));
+            return Err(error.hint("edit it again, and take over what you wrote"));
+        }
         match daemon.submit(&DefineNetwork { xml: document.text.clone() }, &document) {
             Ok(reply) => return Ok(Some(reply)),
             Err(error) if io::stdin().is_terminal() => {

@@ -4,8 +4,9 @@ use crate::document::Document;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use patchcord_api::error::Refusal;
 use patchcord_api::{ClientError, SOCKET};
+use serde_json::json;
 use std::error::Error;
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// The status for what is refused or fails.
@@ -24,12 +25,14 @@ pub struct CommandError {
     hints: Vec<String>,
     /// The document at fault, and the range of bytes in it.
     place: Option<(Document, std::ops::Range<usize>)>,
+    /// What the daemon refused, with its name.
+    refused: Option<(String, Box<Refusal>)>,
 }
 
 impl CommandError {
     /// Something failed.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { exit: FAILED, message: message.into(), hints: Vec::new(), place: None }
+        Self { exit: FAILED, message: message.into(), hints: Vec::new(), place: None, refused: None }
     }
 
     /// The command line makes no sense.
@@ -84,9 +87,26 @@ impl CommandError {
         text
     }
 
-    /// Tells the user, and gives the exit status.
-    pub fn report(&self) -> ExitCode {
-        anstream::eprintln!("{}", self.render());
+    /// As a JSON document: what the daemon says of what it refuses, or else the cause alone.
+    fn document(&self) -> serde_json::Value {
+        let error = match &self.refused {
+            Some((name, refusal)) => {
+                let mut error = serde_json::to_value(refusal).unwrap_or_default();
+                error["name"] = name.as_str().into();
+                error
+            }
+            None => json!({ "cause": self.message, "hint": self.hints.first(), "exit": self.exit }),
+        };
+        json!({ "error": error })
+    }
+
+    /// Tells the user, and with `json` whatever reads the standard output, too; gives the exit status.
+    pub fn report(&self, json: bool) -> ExitCode {
+        // There may be nobody to tell.
+        if json {
+            let _ = writeln!(io::stdout(), "{}", self.document());
+        }
+        let _ = writeln!(anstream::stderr(), "{}", self.render());
         ExitCode::from(self.exit)
     }
 }
@@ -94,10 +114,11 @@ impl CommandError {
 impl From<ClientError> for CommandError {
     fn from(error: ClientError) -> Self {
         match error {
-            ClientError::Refused { refusal, .. } => {
-                let Refusal { exit, ref hint, .. } = *refusal;
-                let this = Self { exit, ..Self::new(refusal.to_string()) };
-                hint.iter().fold(this, CommandError::hint)
+            ClientError::Refused { name, refusal } => {
+                let mut this = Self { exit: refusal.exit, ..Self::new(refusal.to_string()) };
+                this.hints.extend(refusal.hint.clone());
+                this.refused = Some((name, refusal));
+                this
             }
             ClientError::Connect { path, source } => {
                 let this = Self::new(format!("can't connect to {}: {source}", path.display()));

@@ -6,8 +6,10 @@ use patchcord_cli::args::Cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match patchcord_cli::execute(Cli::parse()) {
+    let cli = Cli::parse();
+    let json = cli.json;
+    match patchcord_cli::execute(cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => error.report(),
+        Err(error) => error.report(json),
     }
 }

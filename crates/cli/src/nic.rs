@@ -44,7 +44,9 @@ pub(crate) fn execute(command: NicCommand, daemon: &mut Daemon, ui: Ui) -> Resul
             };
             let reply = daemon.submit(&attach, &document)?;
             ui.warnings(&reply.warnings);
-            ui.show(&reply.nic, |nic| format!("{}\n", nic.id))
+            let id = &reply.nic.id;
+            let shown = ui.show(&reply.nic, |nic| format!("{}\n", nic.id));
+            shown.map_err(|error| error.hint(format!("the NIC is attached all the same; its id is {id}")))
         }
         NicCommand::List => {
             let nics = daemon.call(&ListNICs { network: None })?.nics;

@@ -126,7 +126,7 @@ fn tree(topology: &Topology) -> String {
         branch("plugged into nothing".into(), &topology.unplugged);
     }
     if lines.is_empty() {
-        lines.push("there are no networks and no NICs".into());
+        lines.push("there are no networks and no NICs that you may see".into());
     }
     lines.join("\n") + "\n"
 }
@@ -205,7 +205,7 @@ pub(crate) mod tests {
         └─ y        52:54:00:00:00:01  pct0  parked   -
         ");
         insta::assert_snapshot!(tree(&Topology::new(Vec::new(), Vec::new())), @r"
-        there are no networks and no NICs
+        there are no networks and no NICs that you may see
         ");
     }
 }

@@ -50,7 +50,8 @@ impl Ui {
     pub(crate) fn warnings(self, warnings: &[String]) {
         let style = anstyle::AnsiColor::Yellow.on_default().bold();
         for warning in warnings {
-            anstream::eprintln!("{style}warning{style:#}: {warning}");
+            // There may be nobody to tell.
+            let _ = writeln!(anstream::stderr(), "{style}warning{style:#}: {warning}");
         }
     }
 }

@@ -364,6 +364,58 @@ fn edit_submits_what_the_editor_leaves() {
 }
 
 #[test]
+fn edit_takes_nothing_back_that_somebody_else_changed_meanwhile() {
+    let env = TestEnv::new();
+    env.lab();
+    let program = env!("CARGO_BIN_EXE_patchcord");
+    let root = env.path("");
+    let late = format!(
+        "{program} --root {} network update lab add portgroup '<portgroup name=\"late\"/>' --config",
+        root.display()
+    );
+    let editor = format!("{late} && sed -i s/a,b/staff/");
+    let refused = ended(env.patchcord(&["network", "edit", "lab"]).env("EDITOR", editor).output().unwrap());
+    assert_eq!(refused.status, 1, "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("somebody else changed it") && refused.stderr.contains("is kept in"),
+        "{}",
+        refused.stderr
+    );
+    let now = env.ok(&["network", "show", "--inactive", "lab"]);
+    assert!(now.contains("late") && !now.contains("staff"), "{now}");
+}
+
+#[test]
+fn what_is_refused_is_a_document_too() {
+    let env = TestEnv::new();
+    let refused = env.run(&["--json", "network", "start", "nosuch"]);
+    assert_eq!(refused.status, 3);
+    let document: serde_json::Value = serde_json::from_str(&refused.stdout).unwrap();
+    assert_eq!(document["error"]["name"], "NotFound");
+    assert_eq!(document["error"]["object"], "network 'nosuch'");
+    assert_eq!(document["error"]["exit"], 3);
+    assert!(refused.stderr.contains("there is no such network"), "{}", refused.stderr);
+    let unread = env.run(&["--json", "network", "define", "nosuch.xml"]);
+    let document: serde_json::Value = serde_json::from_str(&unread.stdout).unwrap();
+    assert!(document["error"]["cause"].as_str().unwrap().contains("nosuch.xml"), "{document}");
+}
+
+#[test]
+fn a_full_disk_under_what_it_prints_is_no_reason_to_break() {
+    let env = TestEnv::new();
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let status = env.patchcord(&["network", "start", "nosuch"]).stderr(full()).status().unwrap();
+    assert_eq!(status.code(), Some(3));
+    env.lab();
+    let nic = env.write("nic.xml", "<interface type='network'><source network='lab'/></interface>");
+    let attached = env.patchcord(&["nic", "attach", "--guest", "g", path(&nic)]).stdout(full()).output().unwrap();
+    let said = String::from_utf8(attached.stderr).unwrap();
+    assert_eq!(attached.status.code(), Some(1));
+    let id = env.json(&["nic", "list"])[0]["id"].as_str().unwrap().to_owned();
+    assert!(said.contains(&id), "{said}");
+}
+
+#[test]
 fn completions_and_man_pages_come_from_the_same_source() {
     let env = TestEnv::new();
     assert!(env.ok(&["completions", "bash"]).contains("undefine"));

@@ -8,6 +8,6 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     match helper::execute(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => error.report(),
+        Err(error) => error.report(false),
     }
 }
