@@ -167,7 +167,10 @@ impl Engine {
                 let devices = network.forward.devices.iter().map(|d| d.dev.as_str());
                 let absent: Vec<&str> = devices.filter(|d| self.observed.link_named(d).is_none()).collect();
                 if !absent.is_empty() {
-                    warnings.push(format!("not there: {}; NICs get others, or wait", absent.join(", ")));
+                    warnings.push(format!(
+                        "not there: {}; NICs get others, and are refused where there are none",
+                        absent.join(", ")
+                    ));
                 }
             }
             ForwardMode::Hostdev => {

@@ -201,8 +201,10 @@ impl Engine {
             live.virtualport = merged.virtualport;
             live.bandwidth = merged.bandwidth;
             live.vlan = merged.vlan;
-            live.trust_guest_rx_filters = live.trust_guest_rx_filters.or(merged.trust_guest_rx_filters.then_some(true));
-            live.port_isolated = live.port_isolated.or(merged.isolated.then_some(true));
+            // As it is, whatever it asked for; of what nobody asked for nothing is said.
+            let told = |asked: Option<bool>, is: bool| (is || asked.is_some()).then_some(is);
+            live.trust_guest_rx_filters = told(live.trust_guest_rx_filters, merged.trust_guest_rx_filters);
+            live.port_isolated = told(live.port_isolated, merged.isolated);
         }
         let source = |kind| xml::LiveSource { kind, bridge: None, dev: None, mode: None, function: None };
         let source = match desired::resolve(&self.intent, nic) {

@@ -204,9 +204,15 @@ pub(super) fn nic(intent: &Intent, observed: &Observed, nodes: &str, nic: &NicIn
             None => NicState::Pending,
             Some(Unplugged::Wanted) => NicState::Unplugged,
             Some(Unplugged::Parked) => NicState::Parked,
-            Some(Unplugged::Waiting | Unplugged::Lost | Unplugged::Misfit | Unplugged::Kept | Unplugged::Missed) => {
-                NicState::Waiting
-            }
+            Some(
+                Unplugged::Waiting
+                | Unplugged::Contradicts
+                | Unplugged::NotKeptApart
+                | Unplugged::Lost
+                | Unplugged::Misfit
+                | Unplugged::Kept
+                | Unplugged::Missed,
+            ) => NicState::Waiting,
         },
     };
     // A parked NIC is shown with what its network will give it again.

@@ -90,6 +90,10 @@ pub enum Unplugged {
     Parked,
     /// The bridge or device that it should be plugged into is not there.
     Waiting,
+    /// What it asks for does not go with its network: its portgroup is gone, say.
+    Contradicts,
+    /// The bridge or device does not keep apart the VLANs that it is to be in.
+    NotKeptApart,
     /// It was a macvtap, handed over by descriptor, and went with its device. Another one would be of no use to whoever
     /// holds those descriptors.
     Lost,
@@ -106,6 +110,14 @@ impl Unplugged {
     pub const fn cause(self) -> Option<&'static str> {
         match self {
             Self::Wanted | Self::Parked | Self::Waiting => None,
+            Self::Contradicts => Some(
+                "what it asks for does not go with its network as that is now (a portgroup that is gone, for one): \
+                 'patchcord network check' says what is in the way; change the NIC, or the network",
+            ),
+            Self::NotKeptApart => Some(
+                "the bridge or device that it would be plugged into does not keep VLANs apart (any more), and it is to be \
+                 in some",
+            ),
             Self::Lost => Some(
                 "its macvtap went with its device, and its guest's descriptors with that: detach the NIC and attach a \
                  new one",
@@ -335,12 +347,12 @@ fn is_ovs(merged: &Merged) -> bool {
 /// A tap in a bridge. A NIC whose configuration contradicts its network's, and so comes to nothing, is in none: better out
 /// than in without what keeps it apart.
 pub(super) fn bridge_port(nic: &NicIntent, merged: Option<&Merged>, network: Option<&Network>, bridge: &Link) -> Plug {
-    let Some(merged) = merged else { return Plug::Nothing(Unplugged::Waiting) };
+    let Some(merged) = merged else { return Plug::Nothing(Unplugged::Contradicts) };
     let own = network.is_some_and(|n| n.forward.mode.has_own_bridge());
     let vlans = match &merged.vlan {
         Some(vlan) if own || bridge.vlan.filtering => PortVlans::of(vlan),
         // A host bridge that filters no longer keeps nobody apart.
-        Some(_) => return Plug::Nothing(Unplugged::Waiting),
+        Some(_) => return Plug::Nothing(Unplugged::NotKeptApart),
         None => PortVlans::access(if own { NO_VLAN } else { bridge.vlan.default_pvid }),
     };
     let written = network.is_some_and(|n| n.bridge.mac_table_manager == Some(MacTableManager::Libvirt));
@@ -366,11 +378,10 @@ fn cord(
     (mode, device, mtu): (DirectMode, &Link, u32),
 ) -> Plug {
     let macvlan = nic.allocation.as_ref().and_then(Allocation::macvlan);
-    let (Some(mac), Some(macvlan), Some(merged)) = (nic.nic.mac, macvlan, merged) else {
-        return Plug::Nothing(Unplugged::Waiting);
-    };
+    let Some(merged) = merged else { return Plug::Nothing(Unplugged::Contradicts) };
+    let (Some(mac), Some(macvlan)) = (nic.nic.mac, macvlan) else { return Plug::Nothing(Unplugged::Waiting) };
     if !keeps_apart(merged, device, observed) {
-        return Plug::Nothing(Unplugged::Waiting);
+        return Plug::Nothing(Unplugged::NotKeptApart);
     }
     Plug::Cord(MacvlanSpec {
         name: macvlan.clone(),

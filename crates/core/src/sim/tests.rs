@@ -511,3 +511,37 @@ fn a_definition_keeps_its_bridge_whatever_the_network_has_for_the_time_being() {
     assert!(host.kernel.link_named("brlive").is_some());
     at_rest(&mut host);
 }
+
+#[test]
+fn a_nic_that_does_not_go_with_its_network_any_more_says_so() {
+    let mut host = host();
+    let lab = |portgroup: &str| {
+        network(&format!(
+            "<network><name>lab</name><portgroup name='{portgroup}'/><ip address='10.0.1.1' prefix='24'/></network>"
+        ))
+    };
+    host.ask(Command::Define(lab("staff"))).unwrap();
+    host.ask(Command::Start("lab".into())).unwrap();
+    let text = "<interface type='network'><source network='lab' portgroup='staff'/></interface>";
+    let web = nic(host.ask(attach("web", xml::read_nic(text).unwrap())).unwrap().body);
+    host.ask(Command::Stop("lab".into())).unwrap();
+    host.ask(Command::Define(lab("guests"))).unwrap();
+    host.ask(Command::Start("lab".into())).unwrap();
+    let web = nic(host.ask(Command::ShowNic(web.id)).unwrap().body);
+    assert_eq!(web.state, NicState::Waiting);
+    assert!(web.cause.is_some_and(|cause| cause.contains("portgroup that is gone")), "{web:?}");
+    at_rest(&mut host);
+}
+
+#[test]
+fn the_live_document_says_what_a_nic_has_and_not_what_it_asked_for() {
+    let mut host = host();
+    let isolated = "<network><name>lab</name><ip address='10.0.1.1' prefix='24'/><port isolated='yes'/></network>";
+    host.ask(Command::Create(network(isolated))).unwrap();
+    let text = "<interface type='network'><source network='lab'/><port isolated='no'/></interface>";
+    let Command::Attach(mut wanted) = attach("web", xml::read_nic(text).unwrap()) else { unreachable!() };
+    wanted.precedence = crate::merge::Precedence::Host;
+    let web = nic(host.ask(Command::Attach(wanted)).unwrap().body);
+    let Body::Xml(live) = host.ask(Command::NicXml { id: web.id, inactive: false }).unwrap().body else { panic!() };
+    assert!(live.contains("<port isolated='yes'/>"), "{live}");
+}
