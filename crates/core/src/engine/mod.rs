@@ -379,10 +379,12 @@ impl Engine {
     /// Whether somebody took away a network's own bridge, and it is being put back.
     fn is_being_mended(&self, object: Object) -> bool {
         let Object::Network(uuid) = object else { return false };
+        if self.work.get(&object).is_none_or(|work| work.flight.is_none()) {
+            return false;
+        }
         let active = self.intent.network(uuid).and_then(|network| network.active.as_ref());
         let own = active.filter(|active| active.forward.mode.has_own_bridge()).and_then(|n| n.bridge.name.as_ref());
         own.is_some_and(|bridge| self.observed.link_named(bridge.as_str()).is_none())
-            && self.work.get(&object).is_some_and(|work| work.flight.is_some())
     }
 
     /// The network that a NIC's document names.
