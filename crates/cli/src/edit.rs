@@ -9,18 +9,31 @@ use std::path::Path;
 use std::process::Command;
 use tempfile::NamedTempFile;
 
-/// Edits a network's definition; `None` when nothing was changed.
+/// Edits a network's definition; `None` when nothing was changed. What was written and is not taken on is kept.
 pub(crate) fn edit(daemon: &mut Daemon, name: &str) -> Result<Option<ChangedNetwork>, CommandError> {
-    let before = daemon.call(&GetNetworkXML { name: name.to_owned(), inactive: Some(true) })?.xml;
+    let before = definition(daemon, name)?;
     let file = scratch(&before)?;
+    let edited = until_taken_on(daemon, name, &before, file.path());
+    if edited.is_err() && std::fs::read(file.path()).is_ok_and(|text| text != before.as_bytes()) {
+        keep(file);
+    }
+    edited
+}
+
+/// Runs the editor, and submits what it leaves, as long as the user wants that.
+fn until_taken_on(
+    daemon: &mut Daemon,
+    name: &str,
+    before: &str,
+    file: &Path,
+) -> Result<Option<ChangedNetwork>, CommandError> {
     loop {
-        run_editor(file.path())?;
-        let document = Document::read(file.path())?;
+        run_editor(file)?;
+        let document = Document::read(file)?;
         if document.text == before {
             return Ok(None);
         }
-        if daemon.call(&GetNetworkXML { name: name.to_owned(), inactive: Some(true) })?.xml != before {
-            keep(file);
+        if definition(daemon, name)? != before {
             let error = CommandError::new(format!("network '{name}': somebody else changed it meanwhile"));
             return Err(error.hint("edit it again, and take over what you wrote"));
         }
@@ -32,16 +45,16 @@ pub(crate) fn edit(daemon: &mut Daemon, name: &str) -> Result<Option<ChangedNetw
                 let mut answer = String::new();
                 let read = io::stdin().lock().read_line(&mut answer);
                 if read.unwrap_or(0) == 0 || answer.trim_start().starts_with(['n', 'N']) {
-                    keep(file);
                     return Err(error);
                 }
             }
-            Err(error) => {
-                keep(file);
-                return Err(error);
-            }
+            Err(error) => return Err(error),
         }
     }
+}
+
+fn definition(daemon: &mut Daemon, name: &str) -> Result<String, CommandError> {
+    Ok(daemon.call(&GetNetworkXML { name: name.to_owned(), inactive: Some(true) })?.xml)
 }
 
 /// Runs the user's editor, which may have arguments in its name.
