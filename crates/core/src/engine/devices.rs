@@ -191,6 +191,9 @@ impl Engine {
         let Some(link) = self.observed.link_named(name.as_str()).filter(|l| !l.is_doomed()) else {
             return Err(Unusable::Absent);
         };
+        if name.as_str() == "lo" {
+            return Err(Unusable::Loopback);
+        }
         self.without_controller(link)?;
         if let Some(address) = self.observed.functions.with_link(name) {
             if self.intent.pool().holders(&Device::Pci(address)).next().is_some() {

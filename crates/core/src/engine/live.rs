@@ -52,8 +52,17 @@ impl Engine {
     ) -> Result<(), Error> {
         let Sides { uuid, known, definition, active } = self.sides(name, live, config)?;
         let mut intent = known.clone();
+        let both = definition.is_some() && active.is_some();
+        let of = |what: &'static str| {
+            move |error: Error| match both && error.hint.is_none() {
+                true => error.hint(what),
+                false => error,
+            }
+        };
         if let Some(definition) = definition {
-            let changed = definition.update(part.command, part.section, part.parent, part.xml)?;
+            let changed = definition.update(part.command, part.section, part.parent, part.xml);
+            let changed =
+                changed.map_err(of("that is its definition's; with --live alone only what runs is changed"))?;
             if changed.bridge.name != definition.bridge.name {
                 self.bridge_is_nobodys(uuid, &changed)?;
             }
@@ -62,7 +71,9 @@ impl Engine {
         if let Some(active) = active {
             let mut given = active.clone();
             without_found_functions(&mut given);
-            let mut changed = given.update(part.command, part.section, part.parent, part.xml)?;
+            let changed = given.update(part.command, part.section, part.parent, part.xml);
+            let mut changed =
+                changed.map_err(of("that is what runs; with --config alone only its definition is changed"))?;
             self.list_functions(&mut changed);
             if changed.bridge.name != active.bridge.name {
                 self.bridge_is_nobodys(uuid, &changed)?;

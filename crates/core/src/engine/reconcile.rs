@@ -181,7 +181,8 @@ impl Engine {
                 let made = plan.steps.iter().any(|s| matches!(s.op, Op::MakeBridge(_)));
                 work.made_bridge |= made;
                 if let Object::Nic(id) = object {
-                    let made = plan.steps.iter().any(|s| matches!(s.op, Op::MakeTap(_) | Op::MakeMacvtap(_)));
+                    // There is one all the time, whatever it is plugged into; a macvtap may not have had a device before.
+                    let made = plan.steps.iter().any(|s| matches!(s.op, Op::MakeTap(_)));
                     work.made_tap |= made && self.intent.nic(id).is_some_and(|nic| nic.confirmed);
                 }
                 if let (true, Object::Network(uuid)) = (made, object) {

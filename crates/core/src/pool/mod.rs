@@ -44,6 +44,8 @@ pub enum Access {
 pub enum Unusable {
     /// It is not there.
     Absent,
+    /// It is the host's loopback, which leads nowhere.
+    Loopback,
     /// It has no carrier, and such devices are to be passed over.
     NoCarrier,
     /// Who held it is leaving it just now, and comes back if that fails.

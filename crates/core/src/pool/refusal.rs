@@ -18,7 +18,7 @@ impl Unusable {
         match self {
             Self::Leaving | Self::LinkHeld(_) | Self::GivenAway(_) => UsedBy::Nics,
             Self::PortOf(_) | Self::Carries(_) | Self::TakenBy(_) | Self::HostsOwn(..) => UsedBy::Host,
-            Self::Absent | Self::NoCarrier | Self::NotRestored(_) | Self::NoFunction => UsedBy::Nobody,
+            Self::Absent | Self::Loopback | Self::NoCarrier | Self::NotRestored(_) | Self::NoFunction => UsedBy::Nobody,
         }
     }
 }
@@ -35,6 +35,7 @@ impl fmt::Display for Unusable {
             }
             Self::PortOf(controller) => write!(f, "is a port of {controller}, which takes all its frames"),
             Self::Carries(macvlan) => write!(f, "carries {macvlan}, which is not ours, and is wanted exclusively"),
+            Self::Loopback => f.write_str("is the host's loopback, which leads nowhere"),
             Self::NoFunction => f.write_str("is no virtual function of a device of this host's"),
             Self::LinkHeld(link) => write!(f, "has the link {link}, which NICs sit on"),
             Self::HostsOwn(link, address) => write!(f, "has the link {link}, on which the host has {address}"),

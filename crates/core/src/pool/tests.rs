@@ -142,6 +142,7 @@ fn what_others_use_is_in_use_and_what_is_out_of_order_is_not_there() {
         Unusable::NoCarrier,
         Unusable::NotRestored("no".into()),
         Unusable::NoFunction,
+        Unusable::Loopback,
         Unusable::PortOf("br0".into()),
         Unusable::Carries("mv0".into()),
         Unusable::TakenBy("mv0".into()),
@@ -167,6 +168,7 @@ fn what_others_use_is_in_use_and_what_is_out_of_order_is_not_there() {
     NoDevice: NIC of guest 'web': no device can be used: eth1 has no carrier; list other devices, or wait for one to come with startupPolicy='optional' on <source>
     NoDevice: NIC of guest 'web': no device can be used: eth1 could not be made what it was before its last guest, which is tried again: no; list other devices, or wait for one to come with startupPolicy='optional' on <source>
     NoDevice: NIC of guest 'web': no device can be used: eth1 is no virtual function of a device of this host's; list other devices, or wait for one to come with startupPolicy='optional' on <source>
+    NoDevice: NIC of guest 'web': no device can be used: eth1 is the host's loopback, which leads nowhere; list other devices, or wait for one to come with startupPolicy='optional' on <source>
     InUse: NIC of guest 'web': no device is free: eth0 is not there; eth1 is a port of br0, which takes all its frames; free one of them on the host, or list more
     InUse: NIC of guest 'web': eth1 is a port of br0, which takes all its frames; free it on the host, or use another
     InUse: NIC of guest 'web': eth1 carries mv0, which is not ours, and is wanted exclusively; free it on the host, or use another

@@ -431,3 +431,14 @@ fn a_device_that_is_being_left_is_not_given_out_before_that_is_done() {
     assert!(refused.to_string().contains("eth2 is being given back just now"), "{refused}");
     at_rest(&mut host);
 }
+
+#[test]
+fn the_loopback_is_no_device_for_guests() {
+    let mut host = host();
+    host.add_link("lo", crate::plan::LinkKind::Other(String::new()));
+    host.see_everything();
+    host.settle();
+    let direct = xml::read_nic("<interface type='direct'><source dev='lo' mode='bridge'/></interface>").unwrap();
+    let error = host.ask(attach("web", direct)).unwrap_err();
+    assert!(error.to_string().contains("lo is the host's loopback"), "{error}");
+}

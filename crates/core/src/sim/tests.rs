@@ -545,3 +545,26 @@ fn the_live_document_says_what_a_nic_has_and_not_what_it_asked_for() {
     let Body::Xml(live) = host.ask(Command::NicXml { id: web.id, inactive: false }).unwrap().body else { panic!() };
     assert!(live.contains("<port isolated='yes'/>"), "{live}");
 }
+
+#[test]
+fn an_update_of_both_sides_says_which_of_them_is_in_the_way() {
+    let mut host = host();
+    host.ask(Command::Define(nat("lab", 1))).unwrap();
+    host.ask(Command::Start("lab".into())).unwrap();
+    let update = |live, config| Command::Update {
+        network: "lab".into(),
+        command: if live && config { UpdateCommand::Delete } else { UpdateCommand::AddLast },
+        section: UpdateSection::IpDhcpHost,
+        parent: None,
+        xml: "<host mac='52:54:00:00:00:01' ip='10.0.1.7'/>".into(),
+        live,
+        config,
+    };
+    for (live, side) in [(true, "definition"), (false, "what runs")] {
+        host.ask(update(live, !live)).unwrap();
+        let error = host.ask(update(true, true)).unwrap_err();
+        assert!(error.hint.as_ref().is_some_and(|hint| hint.contains(side)), "{error:?}");
+        host.ask(Command::Stop("lab".into())).unwrap();
+        host.ask(Command::Start("lab".into())).unwrap();
+    }
+}
