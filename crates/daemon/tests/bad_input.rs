@@ -206,6 +206,7 @@ fn clients_that_send_garbage_or_go_away() {
         host.network(NET);
         let before = host.state();
         let mut garbage: Vec<Vec<u8>> = vec![
+            b"{\"method\":\"org.patchcord.Switch.StopNetwork\",\"parameters\":{\"name\":1}}\0".to_vec(),
             b"\0\0\0".to_vec(),
             b"GET / HTTP/1.1\r\n\r\n\0".to_vec(),
             b"{\"method\":12}\0".to_vec(),
@@ -220,6 +221,14 @@ fn clients_that_send_garbage_or_go_away() {
             let _ = stream.shutdown(std::net::Shutdown::Write);
             let mut answer = Vec::new();
             let _ = stream.read_to_end(&mut answer);
+            let answer = String::from_utf8(answer).unwrap();
+            let (begins, is_whole) = (&bytes[..bytes.len().min(60)], bytes.ends_with(&[0]));
+            let says = ["org.patchcord.Switch.", "org.varlink.service."].iter().any(|error| answer.contains(error));
+            assert_eq!(says, is_whole, "{:?}: {answer}", String::from_utf8_lossy(begins));
+            assert!(
+                !answer.contains("InvalidParameter") || answer.contains("nome") || answer.contains("string"),
+                "{answer}"
+            );
         }
         assert_eq!(before, host.state());
         // A client that asks for descriptors and is gone before they come leaves no NIC.

@@ -104,6 +104,10 @@ async fn converse(stream: UnixStream, session: &Session) -> Result<(), Broken> {
                 connection.send(&session::too_long(error), &[]).await?;
                 return Err(error.into());
             }
+            Err(Broken::Garbage(error)) => {
+                connection.send(&session::garbage(&error), &[]).await?;
+                return Err(error.into());
+            }
             Err(broken) => return Err(broken),
         };
         match session.answer(call).await {

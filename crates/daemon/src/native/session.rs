@@ -275,14 +275,22 @@ pub(super) fn too_long(error: TooLong) -> Reply {
     refusal(&error.hint(format!("a document may have {MAX_DOCUMENT} bytes")))
 }
 
+/// What who sends something else than a call is told, before the connection ends: where the next one begins is not known.
+pub(super) fn garbage(error: &serde_json::Error) -> Reply {
+    let error = Error::new(ErrorKind::InvalidArgument, "the message", format!("it is no varlink call: {error}"));
+    refusal(&error.hint("a call is {\"method\": …, \"parameters\": {…}} in JSON, and ends with a NUL byte"))
+}
+
 fn service_error(name: &str, parameters: Value) -> Reply {
     Reply { parameters, error: Some(format!("{}.{name}", service::INTERFACE)), continues: false }
 }
 
 fn invalid_parameter(error: &serde_json::Error) -> Reply {
-    // serde puts the name between backquotes; without one, its whole sentence has to do.
+    // Of one that is missing or unknown serde puts the name between backquotes. Of one that has another type it does not say
+    // the name, so that its whole sentence has to do.
     let text = error.to_string();
-    let parameter = text.split('`').nth(1).unwrap_or(&text);
+    let named = ["missing field", "unknown field"].iter().any(|begins| text.starts_with(begins));
+    let parameter = text.split('`').nth(1).filter(|_| named).unwrap_or(&text);
     service_error("InvalidParameter", json!({ "parameter": parameter }))
 }
 
