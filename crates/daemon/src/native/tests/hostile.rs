@@ -1,6 +1,6 @@
 //! Clients that break the rules, or stretch them.
 
-use super::super::MAX_CONNECTIONS;
+use super::super::{MAX_CONNECTIONS, RESERVED};
 use super::{Door, root};
 use patchcord_api::methods::ListNetworks;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -17,17 +17,20 @@ fn a_client_that_breaks_the_rules_harms_only_itself() {
         // Closed with unread bytes is a reset.
         raw.read_to_end(&mut rest).map_or(true, |_| rest.is_empty())
     };
+    // What is said before the connection ends.
+    let told = |garbage: &[u8]| {
+        let (mut raw, mut answer) = (door.raw(), String::new());
+        raw.write_all(garbage).unwrap();
+        raw.read_to_string(&mut answer).unwrap();
+        answer
+    };
     for garbage in
         [&b"\0"[..], b"\xff\xfe\0", b"[]\0", b"{\"method\":1}\0", b"null\0", b"{}\0", b"GET / HTTP/1.1\r\n\r\n\0"]
     {
-        let mut raw = door.raw();
-        raw.write_all(garbage).unwrap();
-        assert!(closed(raw), "{garbage:?} is answered");
+        assert!(told(garbage).contains("it is no varlink call"), "{garbage:?}");
     }
     let deep = [vec![b'['; 200_000], vec![0]].concat();
-    let mut raw = door.raw();
-    raw.write_all(&deep).unwrap();
-    assert!(closed(raw));
+    assert!(told(&deep).contains("it is no varlink call"));
 
     // Endless: refused at the limit, not kept until memory ends.
     let mut raw = door.raw();
@@ -97,8 +100,10 @@ fn descriptors_that_a_client_sends_are_closed() {
 #[test]
 fn one_connection_too_many_is_closed() {
     let door = Door::open(None, "");
-    let mut all: Vec<_> = (0..=MAX_CONNECTIONS).map(|_| door.raw()).collect();
-    assert_eq!(all[MAX_CONNECTIONS].read(&mut [0; 1]).unwrap(), 0);
+    // Who runs the test may do everything, so that there are some more.
+    let most = MAX_CONNECTIONS + RESERVED;
+    let mut all: Vec<_> = (0..=most).map(|_| door.raw()).collect();
+    assert_eq!(all[most].read(&mut [0; 1]).unwrap(), 0);
     // When some have gone, there is room again.
     all.clear();
     let end = std::time::Instant::now() + Duration::from_secs(20);
