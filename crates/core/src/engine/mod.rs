@@ -161,6 +161,8 @@ pub struct Engine {
     concerned: Concerned,
     /// Devices that NICs are leaving, or have just left.
     left: BTreeMap<Uuid, BTreeSet<Device>>,
+    /// NICs by descriptor that had no tap when the daemon started: it went with the one before, so that nobody has it open.
+    untapped: BTreeSet<Uuid>,
     /// The reservations that NICs under way claimed, by NIC, and until when they hold.
     redeemed: BTreeMap<Uuid, (crate::intent::NicIntent, Now)>,
     /// What switches were asked for, by NIC.
@@ -230,6 +232,7 @@ impl Engine {
             untold: BTreeMap::new(),
             concerned: Concerned::default(),
             left: BTreeMap::new(),
+            untapped: BTreeSet::new(),
             redeemed: BTreeMap::new(),
             associations: BTreeMap::new(),
             functions: BTreeMap::new(),

@@ -183,7 +183,8 @@ impl Engine {
                 if let Object::Nic(id) = object {
                     // There is one all the time, whatever it is plugged into; a macvtap may not have had a device before.
                     let made = plan.steps.iter().any(|s| matches!(s.op, Op::MakeTap(_)));
-                    work.made_tap |= made && self.intent.nic(id).is_some_and(|nic| nic.confirmed);
+                    let had_one = made && !self.untapped.remove(&id);
+                    work.made_tap |= had_one && self.intent.nic(id).is_some_and(|nic| nic.confirmed);
                 }
                 if let (true, Object::Network(uuid)) = (made, object) {
                     let active = self.intent.network(uuid).and_then(|n| n.active.as_ref());

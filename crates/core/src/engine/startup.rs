@@ -88,6 +88,9 @@ impl Engine {
         let macvlans = macvlans.filter_map(|a| a.macvlan()?.as_str().strip_prefix("pcm")?.parse().ok());
         self.numbers.macvlan = macvlans.max().map_or(0, |n: u32| n.wrapping_add(1));
         self.numbers.turn = self.intent.nics().map(|n| n.turn).max().unwrap_or(0) + 1;
+        let by_descriptor = self.intent.nics().filter(|nic| nic.handover == Handover::Descriptor);
+        let untapped = by_descriptor.filter(|nic| self.observed.link_marked(MarkKind::Tap, nic.id).is_none());
+        self.untapped = untapped.map(|nic| nic.id).collect();
         self.look_at_everything();
         self.look_at_leftover_ports();
         self.look_at_untold();

@@ -476,6 +476,16 @@ fn a_tap_that_is_made_anew_is_told_of_as_what_it_is() {
     assert!(host.kernel.link_marked(MarkKind::Tap, web.id).is_some());
     let told = |e: &Event| matches!(e, Event::Drift { what, repaired: false, .. } if what.contains("cut off"));
     assert_eq!(host.events.iter().filter(|e| told(e)).count(), 1, "{:?}", host.events);
+    // One that nobody had fetched goes with the daemon, and nobody is cut off.
+    let Command::Attach(mut idle) = attach("idle", nic_on("lab")) else { unreachable!() };
+    idle.handover = Handover::Descriptor;
+    let idle = nic(host.ask(Command::Attach(idle)).unwrap().body);
+    host.events.clear();
+    host.crash();
+    assert!(host.kernel.link_marked(MarkKind::Tap, idle.id).is_none());
+    at_rest(&mut host);
+    assert!(host.kernel.link_marked(MarkKind::Tap, idle.id).is_some());
+    assert!(!host.events.iter().any(told), "{:?}", host.events);
 }
 
 #[test]
